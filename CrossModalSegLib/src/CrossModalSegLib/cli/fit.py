@@ -1,0 +1,206 @@
+"""`crossmodalseg fit`: one case, from its scribbles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from CrossModalSegLib.cli.console import progress_bar, say
+
+if TYPE_CHECKING:
+    from CrossModalSegLib.cohort import LoadedCase
+    from CrossModalSegLib.fitting.fit_case import FitResult
+    from CrossModalSegLib.inference.model_folder import LoadedModel
+    from CrossModalSegLib.labels import LabelTable
+    from CrossModalSegLib.volume import Volume
+
+EXAMPLE = "crossmodalseg fit --ct ct.nii.gz --mr mr.nii.gz --scribbles scribbles.seg.nrrd --out tumour"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Segment one case from scribbles: a first answer within seconds, better ones while time remains.
+
+    The output folder appears when all is done and holds segmentation.nii.gz, segmentation.seg.nrrd (opens in 3D Slicer
+    with names and colours), overlay.png, curve.png, report.json and, for methods that train one, model/.
+
+    Attributes:
+        scribbles: .seg.nrrd with one segment a class and one named "Background", or a label map: 1..K are the classes,
+            --background and --unlabelled say what the rest means.
+        out: folder to write.
+        ct: CT image: NIfTI, NRRD, MHA, or a DICOM series folder.
+        mr: MR image on the same grid.
+        image: a single image of any kind, instead of --ct and --mr.
+        model: model folder or name to start from; the model that ships with the library where not given.
+        labels: names of the classes 1..K of a label map, in this order.
+        unlabelled: value in a label map where nothing is drawn.
+        background: value in a label map of background scribbles.
+        minutes: time the fit may take, after loading.
+        preview_every: seconds between previews, which replace each other in OUT-preview.seg.nrrd; 0 writes none.
+        method: "cmfnet" tunes the shipped network on the case, "scratch" trains a CmFNet on the case alone, "pce" is
+            the baseline with partial cross-entropy alone.
+        seed: of everything random.
+        resample: bring the other images and the scribbles onto the grid of the first image.
+        probabilities: write the probability of each class.
+        uncertainty: write the uncertainty, 0 (sure) to 1.
+        device: "auto" takes a CUDA GPU where there is one.
+        overwrite: replace an existing output folder, all of it.
+        quiet: show no progress.
+    """
+
+    scribbles: Path
+    out: Path
+    ct: Path | None = None
+    mr: Path | None = None
+    image: Path | None = None
+    model: str | None = None
+    labels: tuple[str, ...] = ()
+    unlabelled: int = 255
+    background: int = 0
+    minutes: float = 2.0
+    preview_every: float = 20.0
+    method: Literal["cmfnet", "scratch", "pce"] = "cmfnet"
+    seed: int = 0
+    resample: bool = False
+    probabilities: bool = False
+    uncertainty: bool = False
+    device: str = "auto"
+    overwrite: bool = False
+    quiet: bool = False
+
+
+def run(args: Arguments) -> None:
+    """Check, fit, write."""
+    from CrossModalSegLib.cli.outputs import check_new_folder
+
+    _check_numbers(args)
+    check_new_folder(args.out, args.overwrite)
+    loaded, table = _load(args)
+    model = _model(args)
+    began = time.perf_counter()
+    with _Preview(args.out, table, args.preview_every > 0, began) as preview:
+        result = _fit(args, loaded, table, model, preview)
+        _write(args, loaded, table, result, time.perf_counter() - began)
+        preview.is_done = True
+    for line in _volumes(result.labels, table):
+        say(line)
+    say(f"segmentation: {args.out / 'segmentation.seg.nrrd'}")
+    say(f"to look at: {args.out / 'overlay.png'}")
+
+
+def _check_numbers(args: Arguments) -> None:
+    from CrossModalSegLib.errors import InputError
+
+    if not args.minutes > 0:
+        raise InputError(f"--minutes should be above 0, got {args.minutes:g}.")
+    if not args.preview_every >= 0:
+        raise InputError(f"--preview-every should be 0 or above, got {args.preview_every:g}.")
+
+
+def _load(args: Arguments) -> tuple[LoadedCase, LabelTable]:
+    from CrossModalSegLib.cli.images import load_single, named_images
+    from CrossModalSegLib.cli.scribble_files import scribble_table
+    from CrossModalSegLib.labels import ScribbleConvention, check_scribbles
+
+    images = named_images(args.ct, args.mr, args.image)
+    convention = ScribbleConvention(args.unlabelled, args.background)
+    table = scribble_table(args.scribbles, args.labels, convention)
+    loaded = load_single(images, table, scribbles=args.scribbles, convention=convention, resample=args.resample)
+    check_scribbles(loaded.scribbles.array, table)
+    return loaded, table
+
+
+def _model(args: Arguments) -> LoadedModel | None:
+    if args.model is None:
+        return None
+    from CrossModalSegLib.inference.model_folder import load_model
+
+    return load_model(args.model)
+
+
+def _fit(
+    args: Arguments,
+    loaded: LoadedCase,
+    table: LabelTable,
+    model: LoadedModel | None,
+    on_preview: Callable[[Volume], None],
+) -> FitResult:
+    from CrossModalSegLib.cli.devices import choose_device
+    from CrossModalSegLib.fitting.fit_case import FitConfig, fit_case
+
+    config = FitConfig(
+        method=args.method,
+        seconds=60.0 * args.minutes,
+        preview_every=args.preview_every or float("inf"),
+        seed=args.seed,
+        probabilities=args.probabilities,
+        uncertainty=args.uncertainty,
+    )
+    device = choose_device(args.device)
+    with progress_bar(args.quiet) as progress:
+        return fit_case(loaded, table, config, model=model, device=device, progress=progress, on_preview=on_preview)
+
+
+def _write(args: Arguments, loaded: LoadedCase, table: LabelTable, result: FitResult, seconds: float) -> None:
+    from CrossModalSegLib.cli.fit_files import write_fit
+    from CrossModalSegLib.cli.segmentation_files import write_probabilities
+    from CrossModalSegLib.cli.versions import installed_versions
+    from CrossModalSegLib.io import write_volume
+    from CrossModalSegLib.output import atomic_folder, write_json
+
+    with atomic_folder(args.out, overwrite=args.overwrite) as folder:
+        write_fit(result, loaded, table, folder)
+        if result.probabilities is not None and args.probabilities:
+            write_probabilities(result.probabilities, loaded.grid, table, folder)
+        if result.uncertainty is not None and args.uncertainty:
+            write_volume(result.uncertainty, folder / "uncertainty.nii.gz")
+        report = {
+            "method": args.method,
+            "seed": args.seed,
+            "images": {"ct": args.ct, "mr": args.mr, "image": args.image},
+            "scribbles": args.scribbles,
+            "labels": table.to_json(),
+            "seconds": round(seconds, 1),
+            "stages": result.stages,
+            "versions": installed_versions(),
+        }
+        write_json(report, folder / "report.json")
+
+
+def _volumes(labels: Volume, table: LabelTable) -> Iterator[str]:
+    for label in table.labels:
+        yield f"{label.name}: {float((labels.array == label.value).sum()) * labels.voxel_ml:.1f} ml"
+
+
+class _Preview:
+    """Writes each better answer beside the output; the file goes away when the output stands."""
+
+    def __init__(self, out: Path, table: LabelTable, is_wanted: bool, began: float) -> None:
+        self.path = out.with_name(f"{out.name}-preview.seg.nrrd")
+        self.is_done = False
+        self._table, self._is_wanted, self._began, self._count = table, is_wanted, began, 0
+
+    def __call__(self, labels: Volume) -> None:
+        if not self._is_wanted:
+            return
+        from CrossModalSegLib.io import write_segmentation
+
+        write_segmentation(labels, self._table, self.path)
+        if self._count == 0:
+            say(f"first answer after {time.perf_counter() - self._began:.0f} s: {self.path}")
+        self._count += 1
+
+    def __enter__(self) -> _Preview:
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        if self._count and (self.is_done or not _is_interrupt(ending[0])):
+            self.path.unlink(missing_ok=True)
+
+
+def _is_interrupt(kind: object) -> bool:
+    """Whoever stops a fit by hand keeps its last preview, which is complete in itself."""
+    return isinstance(kind, type) and not issubclass(kind, Exception)

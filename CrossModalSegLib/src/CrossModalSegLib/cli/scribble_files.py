@@ -1,0 +1,69 @@
+"""Scribble files: plain label maps in the internal convention, or segments with one named "Background"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from CrossModalSegLib.cli.label_names import table_for, without_background
+from CrossModalSegLib.errors import LabelError
+from CrossModalSegLib.io import read_segmentation, read_volume, write_segmentation, write_volume
+from CrossModalSegLib.io.segmentation_io import is_slicer_segmentation
+from CrossModalSegLib.labels import BACKGROUND, UNLABELLED, Label, LabelTable, ScribbleConvention, whole_numbers
+from CrossModalSegLib.volume import Volume
+
+_BACKGROUND_COLOR = (128, 174, 128)
+
+
+def write_scribbles(scribbles: Volume, table: LabelTable, path: Path) -> None:
+    """Write internal scribbles.
+
+    Args:
+        scribbles: uint8: 0 background, 1..K, 255 unlabelled.
+        table: the classes.
+        path: a name that ends in .seg.nrrd gives segments with one named "Background"; other names give the values.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if not is_slicer_segmentation(path):
+        write_volume(scribbles, path)
+        return
+    last = len(table) + 1
+    painted = np.where(scribbles.array == BACKGROUND, last, scribbles.array).astype(np.uint8)
+    painted[scribbles.array == UNLABELLED] = 0
+    background = Label(last, "Background", _BACKGROUND_COLOR)
+    write_segmentation(scribbles.with_array(painted), LabelTable((*table.labels, background)), path)
+
+
+def scribble_table(path: Path, names: tuple[str, ...], convention: ScribbleConvention) -> LabelTable:
+    """The classes of a scribble file.
+
+    Args:
+        path: .seg.nrrd, whose segments have names, or a plain label map.
+        names: from the command line; the first is value 1. Where there are none, the file's own, or numbers.
+        convention: what the values of a plain label map mean.
+
+    Raises:
+        LabelError: there is no class, or there are fewer names than classes.
+        InputError: the file cannot be read.
+    """
+    if is_slicer_segmentation(path):
+        _, stored = read_segmentation(path)
+        if stored is None:
+            raise LabelError(f"'{path}' holds no segments. Paint one for each class, and one named 'Background'.")
+        table = without_background(stored)
+        return table_for(names, table, 0)
+    values = np.unique(whole_numbers(read_volume(path).array, "The scribbles"))
+    classes = [
+        int(value) for value in values if value > 0 and value not in (convention.unlabelled, convention.background)
+    ]
+    if classes and classes[-1] >= UNLABELLED:
+        raise LabelError(
+            f"The scribbles in '{path}' hold the value {classes[-1]}, which cannot be a class. If it means 'not "
+            f"painted', add --unlabelled {classes[-1]}."
+        )
+    if not classes and not names:
+        raise LabelError(f"The scribbles in '{path}' hold no class. Draw a stroke in each class, from value 1 up.")
+    return table_for(names, None, classes[-1] if classes else 0)

@@ -1,0 +1,37 @@
+"""The files of a segmentation: labels, and on request probabilities and uncertainty."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from CrossModalSegLib.io import write_volume
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.volume import Volume
+
+
+def write_probabilities(probabilities: np.ndarray, grid: Volume, table: LabelTable, folder: Path) -> list[Path]:
+    """Write one image a class.
+
+    Args:
+        probabilities: (K + 1, k, j, i) float32 on the grid.
+        grid: gives the place of the voxels.
+        table: the classes.
+        folder: where `probability_<value>_<name>.nii.gz` go, background as value 0.
+
+    Returns:
+        The files.
+    """
+    paths = []
+    for value, (name, array) in enumerate(zip(("background", *table.names), probabilities, strict=True)):
+        path = folder / f"probability_{value}_{file_name_part(name)}.nii.gz"
+        write_volume(grid.with_array(np.asarray(array, dtype=np.float32)), path)
+        paths.append(path)
+    return paths
+
+
+def file_name_part(name: str) -> str:
+    """A label name with everything that file names should not hold replaced by "_"."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "label"

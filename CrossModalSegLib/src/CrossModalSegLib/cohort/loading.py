@@ -1,0 +1,108 @@
+"""The volumes of a case, checked to fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CrossModalSegError
+from ..io import read_mask_segments, read_scribble_segments, read_volume
+from ..io.segmentation_io import is_slicer_segmentation
+from ..labels import UNLABELLED, LabelTable, check_mask
+from ..volume import Volume, place_on_grid, require_same_geometry, resample_like, resample_scribbles, same_geometry
+from .cohort import Case, Cohort
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCase:
+    """The volumes of one case, all on the grid of the first image.
+
+    Attributes:
+        name: of the case.
+        images: by modality, in the order of the cohort.
+        scribbles: uint8 in the internal convention, or None.
+        mask: uint8 0..K, or None.
+    """
+
+    name: str
+    images: dict[str, Volume]
+    scribbles: Volume | None
+    mask: Volume | None
+
+    @property
+    def grid(self) -> Volume:
+        """The image whose grid all share: the first."""
+        return next(iter(self.images.values()))
+
+
+def load_case(case: Case, cohort: Cohort, resample: bool = False) -> LoadedCase:
+    """Read the volumes of a case and check that they fit together.
+
+    Args:
+        case: one of the cohort.
+        cohort: names the modalities, labels and the scribble convention.
+        resample: whether to bring everything onto the grid of the first modality: images linearly, masks by nearest
+            neighbour, scribbles without losing a voxel. Otherwise different grids are an error.
+
+    Returns:
+        The volumes. Segments that 3D Slicer stored as a cropped box are placed back in either case.
+
+    Raises:
+        InputError: a file is missing, damaged, 4D, in colour, or holds NaN or infinities.
+        GeometryError: grids differ and `resample` is false.
+        LabelError: scribbles or mask hold unknown values.
+    """
+    with _named(case.name):
+        images = _load_images(case, cohort.modalities, resample)
+        grid = next(iter(images.values()))
+        scribbles = None if case.scribbles is None else _load_scribbles(case.scribbles, cohort, grid, resample)
+        mask = None if case.mask is None else _load_mask(case.mask, cohort.labels, grid, resample)
+    return LoadedCase(case.name, images, scribbles, mask)
+
+
+def _load_images(case: Case, modalities: tuple[str, ...], resample: bool) -> dict[str, Volume]:
+    images = {modality: read_volume(case.images[modality]) for modality in modalities}
+    grid = images[modalities[0]]
+    if resample:
+        return {name: each if same_geometry(grid, each) else resample_like(each, grid) for name, each in images.items()}
+    require_same_geometry(**images)
+    return images
+
+
+def _load_scribbles(path: Path, cohort: Cohort, grid: Volume, resample: bool) -> Volume:
+    if is_slicer_segmentation(path):
+        scribbles = read_scribble_segments(path, cohort.labels)
+        scribbles = place_on_grid(scribbles, grid, UNLABELLED) or scribbles
+    else:
+        scribbles = read_volume(path)
+        scribbles = scribbles.with_array(cohort.convention.to_internal(scribbles.array, cohort.labels.num_classes))
+    if same_geometry(grid, scribbles):
+        return grid.with_array(scribbles.array)
+    if not resample:
+        require_same_geometry(image=grid, scribbles=scribbles)
+    return resample_scribbles(scribbles, grid)
+
+
+def _load_mask(path: Path, table: LabelTable, grid: Volume, resample: bool) -> Volume:
+    if is_slicer_segmentation(path):
+        mask = read_mask_segments(path, table)
+        mask = place_on_grid(mask, grid) or mask
+    else:
+        mask = read_volume(path)
+        mask = mask.with_array(check_mask(mask.array, table))
+    if same_geometry(grid, mask):
+        return grid.with_array(mask.array)
+    if not resample:
+        require_same_geometry(image=grid, mask=mask)
+    return resample_like(mask, grid, "nearest", fill=0)
+
+
+@contextmanager
+def _named(case: str) -> Iterator[None]:
+    """Say which case an error is about, and keep its kind."""
+    try:
+        yield
+    except CrossModalSegError as error:
+        raise type(error)(f"In the case '{case}': {error}") from error

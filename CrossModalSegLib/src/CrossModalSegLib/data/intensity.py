@@ -1,0 +1,66 @@
+"""Image values to [0, 1]: a Hounsfield window for CT, percentiles for everything else."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+# Percentiles of larger volumes are taken over an evenly spread sample of about this many voxels.
+PERCENTILE_VOXELS = 4_000_000
+
+
+def is_ct(modality: str) -> bool:
+    """Whether a modality of this name holds Hounsfield units."""
+    return modality.lower().startswith("ct")
+
+
+def normalize_image(
+    array: np.ndarray, modality: str, ct_window: tuple[float, float], percentiles: tuple[float, float]
+) -> np.ndarray:
+    """Image values clipped to a range and scaled to [0, 1].
+
+    Args:
+        array: (k, j, i), any real dtype: HU for CT, arbitrary units otherwise.
+        modality: Name of the modality; names that begin with "ct" use the window.
+        ct_window: HU that become 0 and 1. A "CT" without any negative value is not in HU (air has -1000): it is
+            scaled by percentiles, and a warning says so.
+        percentiles: The percentiles that become 0 and 1.
+
+    Returns:
+        float32 of the array's shape, in [0, 1]; zeros for a constant image.
+    """
+    low, high = _value_range(array, modality, ct_window, percentiles)
+    result = np.array(array, np.float32)
+    if not high > low:
+        return np.zeros_like(result)
+    np.clip(result, low, high, out=result)
+    result -= np.float32(low)
+    result /= np.float32(high - low)
+    return np.clip(result, 0.0, 1.0, out=result)
+
+
+def _value_range(
+    array: np.ndarray, modality: str, ct_window: tuple[float, float], percentiles: tuple[float, float]
+) -> tuple[float, float]:
+    if is_ct(modality):
+        if array.min() < 0:
+            return ct_window
+        logger.warning(
+            "The %s image has no negative value, so it is not in Hounsfield units: it is scaled by the percentiles "
+            "%g and %g instead of the window %g to %g HU.",
+            modality,
+            *percentiles,
+            *ct_window,
+        )
+    low, high = np.percentile(_sample(array), percentiles)
+    return float(low), float(high)
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    if array.size <= PERCENTILE_VOXELS:
+        return array
+    # An odd step does not fall onto the same columns of every row.
+    return array.reshape(-1)[:: (array.size // PERCENTILE_VOXELS) | 1]

@@ -1,0 +1,39 @@
+"""The errors of the library.
+
+Every message is a full sentence for the person at the keyboard: what was expected, what was got, and what to do.
+The command line ends with exit code 2 on any of them, and with 130 on `Cancelled`.
+"""
+
+from __future__ import annotations
+
+
+class CrossModalSegError(Exception):
+    """Base of every error that the library raises on purpose."""
+
+
+class InputError(CrossModalSegError):
+    """An input file, an array or an option cannot be used."""
+
+
+class GeometryError(InputError):
+    """A grid is not usable, or two grids differ."""
+
+
+class LabelError(InputError):
+    """A label map, a scribble map or a label table is not usable."""
+
+
+class CohortError(InputError):
+    """A cohort file, or a case of it, is not usable."""
+
+
+class ModelError(CrossModalSegError):
+    """A trained model is missing, corrupt, foreign, or does not fit the inputs."""
+
+
+class OutputError(CrossModalSegError):
+    """An output cannot be written."""
+
+
+class Cancelled(CrossModalSegError):
+    """The person asked the running work to stop."""

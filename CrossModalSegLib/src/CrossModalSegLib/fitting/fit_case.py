@@ -1,0 +1,321 @@
+"""Fit one case from its scribbles: a first answer within seconds, better ones while time remains.
+
+The default method, "cmfnet", starts from a prompted CmFNet that ships with the library, answers at once, and then
+tunes it on the case with the paper's hybrid supervision. "scratch" trains an ordinary CmFNet on the case alone, "pce" a
+V-Net with partial cross-entropy alone (the paper's baseline). A share of the scribbled slices is held out, and the
+answer that agrees best with them is the one that is returned: it is never worse there than the first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from CrossModalSegLib.cohort import LoadedCase
+from CrossModalSegLib.data.preprocess import PreparedCase
+from CrossModalSegLib.errors import InputError, ModelError
+from CrossModalSegLib.fitting.judge import Judge, split_scribbles
+from CrossModalSegLib.fitting.prompted import MODALITIES, honour_scribbles
+from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
+from CrossModalSegLib.fitting.tuning import Loss, PromptedTuner, PromptedTuning, ScratchTuner, ScratchTuning, Tuner
+from CrossModalSegLib.fitting.working_case import WorkingCase, working_case
+from CrossModalSegLib.inference.model_folder import load_model
+from CrossModalSegLib.inference.uncertainty import normalized_entropy
+from CrossModalSegLib.labels import LabelTable, check_scribbles
+from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
+from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
+from CrossModalSegLib.models.vnet import VNet, VNetConfig
+from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
+from CrossModalSegLib.volume import Volume
+
+Method = Literal["cmfnet", "scratch", "pce"]
+DEFAULT_PRIOR = "scribble-prior"
+FIRST_ANSWER = "first answer"
+# The prior is good already: a weaker CRF than the paper's, and Dice against the imbalance of single classes.
+PROMPTED_LOSS = HybridConfig(lambda_ct=0.02, lambda_mr=0.02, dice_weight=1.0)
+SCRATCH_LOSS = HybridConfig(dice_weight=1.0)
+PARTIAL_LOSS = HybridConfig(imr=False, imc=False)
+OnPreview = Callable[[Volume, "Stage"], None]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a case is fitted.
+
+    Attributes:
+        method: "cmfnet": the prompted CmFNet, tuned on the case; "scratch": a CmFNet trained on the case alone with the
+            hybrid loss; "pce": a V-Net trained on the case alone with partial cross-entropy.
+        seconds: Time for tuning or training; the first answer and the writing of the result come on top.
+        preview_every: Seconds between two answers.
+        held_out: Share of the scribbled slices that only judges.
+        patience: Answers without a better one after which the fit stops early; 0 uses all the time.
+        base_channels: Width of a network trained from scratch.
+        tuning, scratch: Settings of the optimisation.
+        seed: Of every random choice.
+    """
+
+    method: Method = "cmfnet"
+    seconds: float = 150.0
+    preview_every: float = 30.0
+    held_out: float = 0.2
+    patience: int = 0
+    base_channels: int = 8
+    tuning: PromptedTuning = PromptedTuning()
+    scratch: ScratchTuning = ScratchTuning()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in ("cmfnet", "scratch", "pce"):
+            raise InputError(f'The fit method is "cmfnet", "scratch" or "pce"; got "{self.method}".')
+        if self.seconds < 0 or self.preview_every <= 0:
+            raise InputError("The seconds of a fit must be 0 or more, and those between previews more than 0.")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"The held-out share of the scribbled slices lies within 0 and 1; got {self.held_out}.")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One answer of a fit.
+
+    Attributes:
+        name: "first answer" or "step N".
+        seconds: Since the fit began.
+        agreement: Mean over the classes of the soft Dice with the held-out scribbles, 0 to 1; None when nothing is
+            held out.
+        is_best: Whether this answer was the best so far.
+    """
+
+    name: str
+    seconds: float
+    agreement: float | None
+    is_best: bool
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """What a fit gives, on the case's own grid.
+
+    Attributes:
+        labels: uint8, 0 background and 1..K; scribbled voxels have the class the user said.
+        probabilities: (K + 1, k, j, i) float32, or None.
+        uncertainty: float32 entropy over ln(K + 1), or None.
+        network: The tuned network, on the CPU.
+        history: Loss terms by step.
+        stages: The answers in order.
+    """
+
+    labels: Volume
+    probabilities: np.ndarray | None
+    uncertainty: Volume | None
+    network: torch.nn.Module
+    history: list[dict[str, float]] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+
+
+def fit_case(
+    loaded: LoadedCase,
+    table: LabelTable,
+    config: FitConfig | None = None,
+    *,
+    prior: str | Path = DEFAULT_PRIOR,
+    device: torch.device | str = "cpu",
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+    on_preview: OnPreview | None = None,
+) -> FitResult:
+    """Segment a case from its scribbles.
+
+    Args:
+        loaded: One image, or CT and MR, on one grid, with scribbles.
+        table: The classes of the scribbles.
+        config: Method, time and seed.
+        prior: The prompted model that "cmfnet" starts from: its folder or name.
+        device: Where to compute.
+        probabilities, uncertainty: Whether the result holds them.
+        progress: Called with whole seconds done and in all.
+        cancel: Stops the fit; the best answer so far is returned. Before the first answer, `Cancelled` is raised.
+        on_preview: Called with the labels of each best answer so far, on the case's own grid.
+
+    Raises:
+        LabelError: A class or the background has no scribble, or a scribble has no class.
+        ModelError: The prior is missing, damaged, or not a prompted model.
+        Cancelled: Cancelled before the first answer.
+    """
+    config, cancel, progress = config or FitConfig(), cancel or CancelToken(), progress or SilentProgress()
+    if loaded.scribbles is None:
+        raise InputError(f"The case {loaded.name} has no scribbles to fit: give a scribble file.")
+    if len(loaded.images) > MODALITIES:
+        raise InputError(f"A fit takes one image, or CT and MR; the case {loaded.name} has {len(loaded.images)}.")
+    check_scribbles(loaded.scribbles.array, table)
+    started = time.monotonic()
+    working = working_case(loaded)
+    judge = split_scribbles(working.prepared.scribbles, config.held_out, np.random.default_rng(config.seed))
+    tuner = _tuner(config, working.prepared, judge.shown, table.num_classes, prior, torch.device(device))
+    search = _Search(working, judge, tuner, config, started, progress, cancel, on_preview)
+    best = search.run()
+    return _result(best, working, loaded, search, probabilities, uncertainty)
+
+
+class _Search:
+    """The loop of a fit: steps, answers now and then, the best of them."""
+
+    def __init__(
+        self,
+        working: WorkingCase,
+        judge: Judge,
+        tuner: Tuner,
+        config: FitConfig,
+        started: float,
+        progress: Progress,
+        cancel: CancelToken,
+        on_preview: OnPreview | None,
+    ) -> None:
+        self._working, self._judge, self._config, self._started = working, judge, config, started
+        self._progress, self._cancel, self._on_preview = progress, cancel, on_preview
+        self.tuner = tuner
+        self.history: list[dict[str, float]] = []
+        self.stages: list[Stage] = []
+        self._best: np.ndarray = np.empty(0)
+        self._best_agreement = -1.0
+        self._best_weights: dict[str, torch.Tensor] = {}
+
+    def run(self) -> np.ndarray:
+        """Probabilities (K + 1, k, j, i) of the best answer on the working grid, from all scribbles."""
+        scribbles = self._working.prepared.scribbles
+        if self._config.method == "cmfnet":
+            self._best = self.tuner.predict(scribbles, self._cancel)
+            self._show(Stage(FIRST_ANSWER, self._elapsed(), None, True))
+            self._consider(FIRST_ANSWER)
+        self._tune()
+        self.tuner.network.load_state_dict(self._best_weights)
+        return self._best
+
+    def _tune(self) -> None:
+        """Steps until the time is over, the patience is spent or someone cancels."""
+        begun = last = time.monotonic()
+        while (now := time.monotonic()) - begun < self._config.seconds and not self._cancel.cancelled:
+            self.history.append({"step": len(self.history) + 1, **self.tuner.step()})
+            total = max(1, round(self._config.seconds))
+            self._progress(min(round(now - begun), total), total, "fit", {"loss": self.history[-1]["total"]})
+            if time.monotonic() - last >= self._config.preview_every:
+                self._consider(self._step_name)
+                last = time.monotonic()
+                if self._is_out_of_patience():
+                    return
+        if not self.stages or self.stages[-1].name != self._step_name:
+            self._consider(self._step_name)
+
+    @property
+    def _step_name(self) -> str:
+        return f"step {len(self.history)}"
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _consider(self, name: str) -> None:
+        """Judge the present network; keep its weights and its answer from all scribbles when it is the best."""
+        agreement = self._judge.agreement(self.tuner.predict(self._judge.shown)) if self._judge.can_judge else None
+        is_best = agreement is None or agreement > self._best_agreement
+        if is_best:
+            self._best_agreement = self._best_agreement if agreement is None else agreement
+            self._best_weights = {n: t.detach().clone() for n, t in self.tuner.network.state_dict().items()}
+            if name != FIRST_ANSWER:
+                self._best = self.tuner.predict(self._working.prepared.scribbles)
+        self.stages.append(Stage(name, self._elapsed(), agreement, is_best))
+        if is_best and name != FIRST_ANSWER:
+            self._show(self.stages[-1])
+
+    def _show(self, stage: Stage) -> None:
+        if self._on_preview is not None:
+            honoured = honour_scribbles(self._working.restore(self._best), self._scribbles_in_box())
+            self._on_preview(_labels(honoured, self._working), stage)
+
+    def _scribbles_in_box(self) -> np.ndarray:
+        return self._working.grid.array[self._working.box]
+
+    def _is_out_of_patience(self) -> bool:
+        recent = self.stages[-self._config.patience :] if self._config.patience else []
+        return bool(recent) and len(self.stages) > self._config.patience and not any(s.is_best for s in recent)
+
+
+def _tuner(
+    config: FitConfig,
+    case: PreparedCase,
+    shown: np.ndarray,
+    num_classes: int,
+    prior: str | Path,
+    device: torch.device,
+) -> Tuner:
+    torch.manual_seed(config.seed)
+    if config.method == "cmfnet":
+        return PromptedTuner(
+            load_prior(prior), case, shown, num_classes, _loss(PROMPTED_LOSS), config.tuning, config.seed, device
+        )
+    modalities, width = len(case.images), config.base_channels
+    if config.method == "scratch":
+        network, loss = CmFNet(CmFNetConfig(num_classes, modalities, base_channels=width)), SCRATCH_LOSS
+    else:
+        network, loss = VNet(VNetConfig(num_classes, modalities, base_channels=width)), PARTIAL_LOSS
+    return ScratchTuner(network, replace(case, scribbles=shown), _loss(loss), config.scratch, config.seed, device)
+
+
+def load_prior(prior: str | Path) -> CmFNet:
+    """A fresh copy of a prompted network.
+
+    Raises:
+        ModelError: Missing, damaged, or not a prompted model.
+    """
+    network = load_model(prior).network
+    config = getattr(network, "config", None)
+    if not isinstance(config, CmFNetConfig) or (config.num_classes, config.prompt_channels) != (2, PROMPT_CHANNELS):
+        raise ModelError(
+            f"The model '{prior}' does not read scribbles as prompts, so a fit cannot start from it: leave it out, "
+            "or name a model that `crossmodalseg train prior` or a fit made."
+        )
+    return network
+
+
+def _loss(config: HybridConfig) -> Loss:
+    return partial(_hybrid, config)
+
+
+def _hybrid(
+    config: HybridConfig,
+    logits: dict[str, Tensor],
+    images: Tensor,
+    scribbles: Tensor,
+    spacing: tuple[float, float, float],
+) -> dict[str, Tensor]:
+    return hybrid_loss(logits, images, scribbles, config, spacing)
+
+
+def _result(
+    best: np.ndarray,
+    working: WorkingCase,
+    loaded: LoadedCase,
+    search: _Search,
+    probabilities: bool,
+    uncertainty: bool,
+) -> FitResult:
+    restored = honour_scribbles(working.restore(best), loaded.scribbles.array[working.box])
+    full = None
+    if probabilities:
+        full = working.place(restored)
+        full[0] += 1 - full.sum(axis=0)
+    entropy = working.grid.with_array(working.place(normalized_entropy(restored))) if uncertainty else None
+    network = search.tuner.network.cpu().eval()
+    return FitResult(_labels(restored, working), full, entropy, network, search.history, search.stages)
+
+
+def _labels(restored: np.ndarray, working: WorkingCase) -> Volume:
+    return working.grid.with_array(working.place(restored.argmax(axis=0).astype(np.uint8)))

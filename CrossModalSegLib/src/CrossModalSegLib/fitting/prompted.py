@@ -1,0 +1,112 @@
+"""Segmenting from scribbles with a prompted, class-agnostic CmFNet: one class after the other, then all together."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from CrossModalSegLib.fitting.prompts import prompt_maps
+from CrossModalSegLib.fitting.regions import Box, class_box
+from CrossModalSegLib.labels import UNLABELLED
+from CrossModalSegLib.models.cmfnet import CmFNet
+from CrossModalSegLib.progress import CancelToken
+
+MODALITIES = 2
+ABSENT_LOGIT = -12.0
+
+
+def two_images(images: np.ndarray) -> np.ndarray:
+    """(2, k, j, i): a single image goes into both branches."""
+    return images if len(images) == MODALITIES else np.repeat(images[:1], MODALITIES, axis=0)
+
+
+def class_boxes(
+    scribbles: np.ndarray, num_classes: int, spacing: tuple[float, float, float], divisor: int
+) -> dict[int, Box]:
+    """The box of each scribbled class, by its value."""
+    values = [value for value in range(1, num_classes) if (scribbles == value).any()]
+    return {value: class_box(scribbles, value, spacing, divisor) for value in values}
+
+
+def class_logits(
+    network: CmFNet,
+    images: np.ndarray,
+    scribbles: np.ndarray,
+    value: int,
+    spacing: tuple[float, float, float],
+    device: torch.device,
+) -> np.ndarray:
+    """How much each voxel looks like the scribbled class.
+
+    Args:
+        network: A prompted CmFNet with two classes.
+        images: (M, k, j, i) float32 in [0, 1].
+        scribbles: (k, j, i) uint8, internal convention.
+        value: The class.
+        spacing: mm, (k, j, i).
+        device: Where the network is.
+
+    Returns:
+        (k, j, i) float32, the log-odds of the class; `ABSENT_LOGIT` outside of its box.
+    """
+    box = class_box(scribbles, value, spacing, network.divisor)
+    cropped, drawn = two_images(images)[(slice(None), *box)], scribbles[box]
+    inputs = np.concatenate([cropped, prompt_maps(cropped, drawn, value)])
+    logits = np.full(scribbles.shape, ABSENT_LOGIT, np.float32)
+    logits[box] = _log_odds(network, inputs, device)
+    return logits
+
+
+def pad_to_multiple(array: np.ndarray, divisor: int, fill: int | None = None) -> np.ndarray:
+    """The last three axes enlarged at their ends to multiples of `divisor`, by repeating the edge or with `fill`."""
+    widths = [(0, 0)] * (array.ndim - 3) + [(0, -n % divisor) for n in array.shape[-3:]]
+    return np.pad(array, widths, mode="edge") if fill is None else np.pad(array, widths, constant_values=fill)
+
+
+@torch.inference_mode()
+def _log_odds(network: CmFNet, inputs: np.ndarray, device: torch.device) -> np.ndarray:
+    """Class 1 minus class 0 logits (k, j, i) of inputs (C, k, j, i), padded to the network's divisor by repetition."""
+    shape = inputs.shape[1:]
+    x = torch.from_numpy(pad_to_multiple(inputs, network.divisor))[None].to(device)
+    network.eval()
+    with torch.autocast(device.type, torch.bfloat16):
+        logits = network.segment(x)
+    odds = (logits[0, 1] - logits[0, 0]).float().cpu().numpy()
+    return odds[tuple(slice(n) for n in shape)]
+
+
+def segment_prompted(
+    network: CmFNet,
+    images: np.ndarray,
+    scribbles: np.ndarray,
+    num_classes: int,
+    spacing: tuple[float, float, float],
+    device: torch.device,
+    cancel: CancelToken | None = None,
+) -> np.ndarray:
+    """Probabilities of all classes from their scribbles.
+
+    Args:
+        num_classes: K + 1. Classes without a scribble get the probability of something absent.
+
+    Returns:
+        (K + 1, k, j, i) float32; the classes' log-odds against a background of 0, through a softmax.
+    """
+    logits = np.zeros((num_classes, *scribbles.shape), np.float32)
+    for value in range(1, num_classes):
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        if (scribbles == value).any():
+            logits[value] = class_logits(network, images, scribbles, value, spacing, device)
+        else:
+            logits[value] = ABSENT_LOGIT
+    return torch.from_numpy(logits).softmax(dim=0).numpy()
+
+
+def honour_scribbles(probabilities: np.ndarray, scribbles: np.ndarray) -> np.ndarray:
+    """Probabilities (K + 1, k, j, i) with every scribbled voxel given to the class that the user said."""
+    honoured = probabilities.copy()
+    for value in np.unique(scribbles[scribbles != UNLABELLED]):
+        honoured[:, scribbles == value] = 0
+        honoured[value, scribbles == value] = 1
+    return honoured

@@ -1,0 +1,205 @@
+"""What a network learns from the scribbles of one case.
+
+A `PromptedTuner` starts from weights that already follow scribbles in any image. It hides some of the scribbled slices
+from the prompts and asks the network for them: the very task it has between the slices that the user drew on. A
+`ScratchTuner` trains a network on the scribbles alone, as the paper does with a cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from CrossModalSegLib.data.augment import Augmentation, AugmentationLevel
+from CrossModalSegLib.data.patches import PatchSampler, stack_patches
+from CrossModalSegLib.data.preprocess import PreparedCase
+from CrossModalSegLib.errors import Cancelled
+from CrossModalSegLib.fitting.prompted import class_boxes, pad_to_multiple, segment_prompted, two_images
+from CrossModalSegLib.fitting.prompts import prompt_maps
+from CrossModalSegLib.fitting.regions import Box
+from CrossModalSegLib.inference.predictor import predict
+from CrossModalSegLib.labels import UNLABELLED
+from CrossModalSegLib.models.cmfnet import CmFNet
+from CrossModalSegLib.progress import CancelToken
+
+# (logits by branch, images (N, M, k, j, i), scribbles (N, k, j, i) int64, spacing mm) -> named terms with "total".
+Loss = Callable[[dict[str, Tensor], Tensor, Tensor, tuple[float, float, float]], dict[str, Tensor]]
+MAX_GRADIENT_NORM = 5.0
+
+
+@dataclass(frozen=True)
+class PromptedTuning:
+    """How a prompted network is tuned.
+
+    Attributes:
+        patch: Largest patch (k, j, i).
+        learning_rate: Of AdamW.
+        hidden_share: Probability that a scribbled slice is hidden from the prompts.
+    """
+
+    patch: tuple[int, int, int] = (32, 96, 96)
+    learning_rate: float = 2e-4
+    hidden_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class ScratchTuning:
+    """How a network is trained on one case.
+
+    Attributes:
+        patch: (k, j, i).
+        batch_size: Patches a step.
+        learning_rate: Of AdamW.
+        augmentation: Its level.
+    """
+
+    patch: tuple[int, int, int] = (16, 96, 96)
+    batch_size: int = 2
+    learning_rate: float = 1e-3
+    augmentation: AugmentationLevel = "light"
+
+
+class Tuner(Protocol):
+    """A network that learns from one case and can segment it at any time."""
+
+    network: nn.Module
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step; the loss terms by name."""
+
+    def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
+        """Probabilities (K + 1, k, j, i) float32 of the working case.
+
+        Args:
+            shown: (k, j, i) uint8, the scribbles that a prompted network may see.
+        """
+
+
+class PromptedTuner:
+    """Tunes a class-agnostic prompted network on the slices it was not shown."""
+
+    def __init__(
+        self,
+        network: CmFNet,
+        case: PreparedCase,
+        scribbles: np.ndarray,
+        num_classes: int,
+        loss: Loss,
+        config: PromptedTuning,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Prepare the class boxes.
+
+        Args:
+            network: Two classes, `PROMPT_CHANNELS` prompt channels; is changed in place.
+            case: Images and spacing.
+            scribbles: (k, j, i) uint8 to learn from: the case's, or a part of them.
+        """
+        self.network = network.to(device)
+        self._case, self._scribbles, self._num_classes = case, scribbles, num_classes
+        self._images = two_images(case.images)
+        self._boxes = class_boxes(scribbles, num_classes, case.spacing, network.divisor)
+        self._loss, self._config, self._device = loss, config, device
+        self._rng = np.random.default_rng(seed)
+        self._optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+
+    def step(self) -> dict[str, float]:
+        value = int(self._rng.choice(list(self._boxes)))
+        box = self._random_patch(value)
+        images, scribbles = self._images[(slice(None), *box)], self._scribbles[box]
+        shown = self._hide_slices(scribbles, value)
+        inputs = np.concatenate([images, prompt_maps(images, shown, value)])
+        target = np.where(scribbles == UNLABELLED, UNLABELLED, scribbles == value).astype(np.int64)
+        inputs, target = self._flip(inputs, target)
+        inputs = pad_to_multiple(inputs, self.network.divisor)
+        target = pad_to_multiple(target, self.network.divisor, UNLABELLED)
+        self.network.train()
+        x, y = torch.from_numpy(inputs)[None].to(self._device), torch.from_numpy(target)[None].to(self._device)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            logits = self.network(x)
+        return optimise(self.network, self._optimizer, self._loss(logits, x[:, :2], y, self._case.spacing))
+
+    def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
+        return segment_prompted(
+            self.network, self._case.images, shown, self._num_classes, self._case.spacing, self._device, cancel
+        )
+
+    def _random_patch(self, value: int) -> Box:
+        """A patch within the class's box that holds one of its scribbled voxels."""
+        box = self._boxes[value]
+        voxels = np.argwhere(self._scribbles[box] == value)
+        voxel = voxels[self._rng.integers(len(voxels))]
+        starts = []
+        for at, side, size in zip(voxel, box, self._config.patch):
+            length = side.stop - side.start
+            low, high = max(0, at - size + 1), min(at, max(0, length - size))
+            starts.append(side.start + int(self._rng.integers(low, max(low, high) + 1)))
+        return tuple(
+            slice(start, min(start + size, side.stop)) for start, size, side in zip(starts, self._config.patch, box)
+        )
+
+    def _hide_slices(self, scribbles: np.ndarray, value: int) -> np.ndarray:
+        """The scribbles without those of random slices; at least one slice keeps the class."""
+        slices = np.flatnonzero((scribbles != UNLABELLED).any(axis=(1, 2)))
+        hidden = slices[self._rng.random(len(slices)) < self._config.hidden_share]
+        with_class = np.flatnonzero((scribbles == value).any(axis=(1, 2)))
+        hidden = np.setdiff1d(hidden, [self._rng.choice(with_class)])
+        shown = scribbles.copy()
+        shown[hidden] = UNLABELLED
+        return shown
+
+    def _flip(self, inputs: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        axes = [axis for axis in (-1, -2, -3) if self._rng.random() < 0.5]
+        return np.flip(inputs, axes).copy(), np.flip(target, axes).copy()
+
+
+class ScratchTuner:
+    """Trains any network of the calling convention on patches around the scribbles of one case."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        case: PreparedCase,
+        loss: Loss,
+        config: ScratchTuning,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.network = network.to(device)
+        self._case, self._loss, self._device, self._batch_size = case, loss, device, config.batch_size
+        self._sampler = PatchSampler([case], config.patch, seed=seed)
+        self._augment = Augmentation(config.augmentation)
+        self._optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+
+    def step(self) -> dict[str, float]:
+        images, labels = stack_patches([self._augment(self._sampler.sample()) for _ in range(self._batch_size)])
+        images, labels = images.to(self._device), labels.to(self._device)
+        self.network.train()
+        with torch.autocast(self._device.type, torch.bfloat16):
+            logits = self.network(images)
+        return optimise(self.network, self._optimizer, self._loss(logits, images, labels, self._case.spacing))
+
+    def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
+        return predict(self.network, self._case.images, device=self._device, cancel=cancel)
+
+
+def optimise(network: nn.Module, optimizer: torch.optim.Optimizer, terms: dict[str, Tensor]) -> dict[str, float]:
+    """One step down the gradient of terms["total"]; the terms as numbers.
+
+    Raises:
+        Cancelled: The loss is not finite; the network still has the weights of before the step.
+    """
+    total = terms["total"]
+    if not torch.isfinite(total):
+        raise Cancelled("The loss is no longer a finite number: fit again with a smaller learning rate.")
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
+    optimizer.step()
+    return {name: float(term.detach()) for name, term in terms.items()}

@@ -1,0 +1,184 @@
+"""Images from and to files: NIfTI, NRRD, MetaImage, and folders of DICOM slices."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import GeometryError, InputError, OutputError
+from ..output import atomic_path
+from ..volume import Volume, describe, same_geometry, volume_from_itk, volume_to_itk
+from .dicom_series import read_dicom_series
+from .integrity import check_complete
+
+READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read a 3D image.
+
+    Args:
+        path: a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.
+
+    Returns:
+        The image with the number type of its file (floats where the file asks for rescaling).
+
+    Raises:
+        InputError: the file is missing, truncated, corrupt, of another kind, 4D, in colour, or holds NaN or infinities.
+        GeometryError: the image has no usable place in space.
+    """
+    path = Path(path)
+    volume = read_dicom_series(path) if _is_folder(path) else volume_from_itk(_single_valued(read_itk(path), path))
+    _check_finite(volume.array, path)
+    return volume
+
+
+def write_volume(volume: Volume, path: str | Path, compress: bool = True) -> None:
+    """Write a 3D image; it appears complete or not at all.
+
+    bool becomes uint8 and float16 becomes float32; other types stay.
+
+    Args:
+        volume: the image.
+        path: ends in .nii, .nii.gz, .nrrd or .mha.
+        compress: whether to compress (.nii.gz always is, .nii never).
+
+    Raises:
+        OutputError: the suffix is unknown, the place is not writable, no space is left, or the image holds NaN or
+            infinities, which could not be read again.
+        GeometryError: the image is sheared (a tilted gantry), which NIfTI readers cannot take.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    strange = _count_strange(volume.array)
+    if strange:
+        raise OutputError(
+            f"'{path}' is not written: {strange} voxels that are NaN or infinite could not be read again."
+        )
+    image = volume_to_itk(volume)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        image = _nifti_image(volume, image, path)
+    write_itk(image, path, compress)
+
+
+def read_itk(path: Path) -> sitk.Image:
+    """Read an image file of any dimension as it is, after checking that it is complete.
+
+    Raises:
+        InputError: the file is missing, truncated, corrupt, or of another kind.
+        GeometryError: the axes of a NIfTI file are not orthogonal.
+    """
+    _check_is_file(path)
+    check_complete(path)
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise _read_error(path, str(error)) from error
+
+
+def write_itk(image: sitk.Image, path: Path, compress: bool) -> None:
+    """Write an image with its metadata; it appears complete or not at all.
+
+    Raises:
+        OutputError: the place is not writable, or no space is left.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), compress)
+            check_complete(temporary)  # ITK writes half a NIfTI file on a full disk and says nothing
+        except (RuntimeError, InputError) as error:
+            raise OutputError(
+                f"'{path}' could not be written completely; is the disk full or the folder read-only?"
+            ) from error
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' is no usable path ({error}).") from error
+
+
+def _check_is_file(path: Path) -> None:
+    try:
+        is_file, exists = path.is_file(), path.exists()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} is no usable path ({error}).") from error
+    if not exists:
+        raise InputError(f"The file '{path}' does not exist.")
+    if not is_file:
+        raise InputError(f"'{path}' is not a file.")
+    if not path.name.lower().endswith(READABLE):
+        hint = " For DICOM, name the folder of the series." if path.suffix.lower() in ("", ".dcm", ".ima") else ""
+        raise InputError(f"'{path}' is of an unknown kind; {', '.join(READABLE)} files can be read.{hint}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"The file '{path}' may not be read; change its permissions.")
+
+
+def _check_suffix(path: Path) -> None:
+    if not path.name.lower().endswith(WRITABLE):
+        raise OutputError(f"'{path}' should end in one of {', '.join(WRITABLE)}, by which the format is chosen.")
+
+
+def _read_error(path: Path, message: str) -> InputError:
+    if "orthonormal" in message:
+        return GeometryError(
+            f"The axes of '{path}' are not orthogonal, so that its place in space cannot be read exactly. Resample it "
+            "to an orthogonal grid, or correct its sform and qform, with the program that wrote it."
+        )
+    if "Error reading" in message or "cannot be read" in message:
+        return InputError(f"'{path}' is truncated or corrupt; copy it again.")
+    return InputError(f"'{path}' cannot be read as an image; it is corrupt or not of the kind that its name says.")
+
+
+def _single_valued(image: sitk.Image, path: Path) -> sitk.Image:
+    """The image as 3D with one value a voxel; a fourth axis of length 1 is dropped."""
+    components = image.GetNumberOfComponentsPerPixel()
+    if components != 1:
+        raise InputError(
+            f"'{path}' holds {components} values per voxel (colour or vectors); one was expected. Convert it to grey."
+        )
+    if image.GetDimension() > 3 and all(n == 1 for n in image.GetSize()[3:]):
+        extractor = sitk.ExtractImageFilter()
+        extractor.SetSize([*image.GetSize()[:3], *[0] * (image.GetDimension() - 3)])
+        extractor.SetDirectionCollapseToStrategy(sitk.ExtractImageFilter.DIRECTIONCOLLAPSETOSUBMATRIX)
+        try:
+            image = extractor.Execute(image)
+        except RuntimeError as error:
+            raise GeometryError(f"'{path}' has a fourth axis in space; extract the 3D image first.") from error
+    if image.GetDimension() != 3:
+        raise InputError(
+            f"'{path}' is {image.GetDimension()}D with {' by '.join(map(str, image.GetSize()))} voxels; a 3D image was "
+            "expected. Extract one volume first."
+        )
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(f"'{path}' holds complex numbers; real ones were expected. Save its magnitude.")
+    return image
+
+
+def _check_finite(array: np.ndarray, path: Path) -> None:
+    strange = _count_strange(array)
+    if strange:
+        raise InputError(f"'{path}' holds {strange} voxels that are NaN or infinite; replace them by a number first.")
+
+
+def _count_strange(array: np.ndarray) -> int:
+    return int(array.size - np.count_nonzero(np.isfinite(array))) if array.dtype.kind == "f" else 0
+
+
+def _nifti_image(volume: Volume, image: sitk.Image, path: Path) -> sitk.Image:
+    """The image with exactly orthonormal axes, since ITK coerces others in a NIfTI file without a word."""
+    left, _, right = np.linalg.svd(volume.direction)
+    affine = volume.affine.copy()
+    affine[:3, :3] = left @ right * np.asarray(volume.spacing[::-1])
+    if not same_geometry(volume, Volume(volume.array, affine)):
+        raise GeometryError(
+            f"'{path.name}' cannot hold this image: its axes are sheared, as of a tilted gantry ({describe(volume)}). "
+            "Write a .nrrd or .mha file, or resample it to an orthogonal grid."
+        )
+    image.SetDirection((left @ right).ravel().tolist())
+    return image

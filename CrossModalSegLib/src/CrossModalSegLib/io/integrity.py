@@ -1,0 +1,198 @@
+"""Checks of image files that ITK does not make: it reads a truncated NIfTI file, and NaN in one, as zeros."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..errors import InputError
+
+_CHUNK = 1 << 20
+_LONGEST_HEADER = 1 << 20
+_NIFTI_HEADER = 540
+_FLOAT_TYPES = {16: "f4", 64: "f8"}
+
+
+def check_complete(path: Path) -> None:
+    """Check that an image file holds all the bytes that its header announces, and that compressed bytes are intact.
+
+    NIfTI, MetaImage and NRRD files are checked. Voxels that are NaN or infinite are looked for in NIfTI files only,
+    where ITK would read them as zeros.
+
+    Args:
+        path: an existing file.
+
+    Raises:
+        InputError: the file is truncated, corrupt, not of the kind that its name says, or a NIfTI file with NaN.
+    """
+    name = path.name.lower()
+    try:
+        if name.endswith((".nii", ".nii.gz")):
+            _check_nifti(path)
+        elif name.endswith((".mha", ".mhd")):
+            _check_meta(path)
+        elif name.endswith(".nrrd"):
+            _check_nrrd(path)
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror or error}).") from error
+
+
+def _check_nifti(path: Path) -> None:
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        chunks = _inflated(file, path) if zipped else iter(lambda: file.read(_CHUNK), b"")
+        start = b""
+        while len(start) < _NIFTI_HEADER and (chunk := next(chunks, b"")):
+            start += chunk
+        header = _nifti_header(path, start)
+        present, strange = _count(itertools.chain([start], chunks), header)
+    if present < header.offset + header.length:
+        raise _truncated(path)
+    if strange:
+        raise InputError(f"'{path}' holds {strange} voxels that are NaN or infinite; replace them by a number first.")
+
+
+@dataclass(frozen=True)
+class _NiftiHeader:
+    """What matters here of a header: where voxels begin, their bytes in all, and their type if it is a float."""
+
+    offset: int
+    length: int
+    float_type: np.dtype | None
+
+
+def _count(chunks: Iterator[bytes], header: _NiftiHeader) -> tuple[int, int]:
+    """Bytes in all, and voxels that are NaN or infinite, which ITK would read as zeros."""
+    present = strange = 0
+    rest = b""
+    for chunk in chunks:
+        begin, end = header.offset - present, header.offset + header.length - present
+        present += len(chunk)
+        if header.float_type is None:
+            continue
+        rest += chunk[max(0, begin) : max(0, end)]
+        whole = len(rest) - len(rest) % header.float_type.itemsize
+        values = np.frombuffer(rest[:whole], header.float_type)
+        strange += len(values) - int(np.count_nonzero(np.isfinite(values)))
+        rest = rest[whole:]
+    return present, strange
+
+
+def _inflated(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """What a gzip file holds, from here to its end; its checksums are verified on the way."""
+    inflater = zlib.decompressobj(wbits=31)
+    data = file.read(_CHUNK)
+    while data:
+        try:
+            part = inflater.decompress(data)
+        except zlib.error as error:
+            raise _damaged(path) from error
+        if part:
+            yield part
+        data = inflater.unused_data or file.read(_CHUNK)
+        if inflater.eof and data:
+            if not data.startswith(b"\x1f\x8b"):
+                return  # padding after the last member is harmless
+            inflater = zlib.decompressobj(wbits=31)
+    if not inflater.eof:
+        raise _truncated(path)
+
+
+def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
+    """Read a NIfTI-1 or NIfTI-2 header."""
+    if len(start) < 348:
+        raise _truncated(path)
+    for order in "<>":
+        size = struct.unpack_from(order + "i", start)[0]
+        if size == 348:
+            dims = struct.unpack_from(order + "8h", start, 40)
+            code, bits = struct.unpack_from(order + "2h", start, 70)
+            offset = int(_finite(struct.unpack_from(order + "f", start, 108)[0]))
+            break
+        if size == 540 and len(start) >= _NIFTI_HEADER:
+            code, bits = struct.unpack_from(order + "2h", start, 12)
+            dims = struct.unpack_from(order + "8q", start, 16)
+            offset = struct.unpack_from(order + "q", start, 168)[0]
+            break
+    else:
+        raise InputError(f"'{path}' is not a NIfTI file, though its name says so; rename or convert it.")
+    if not 1 <= dims[0] <= 7 or any(n < 1 for n in dims[1 : dims[0] + 1]) or bits < 1:
+        raise InputError(f"'{path}' has a corrupt NIfTI header: its dimensions are {dims[1:]}.")
+    length = math.prod(dims[1 : dims[0] + 1]) * bits // 8
+    float_type = _FLOAT_TYPES.get(code)
+    return _NiftiHeader(max(offset, 0), length, np.dtype(order + float_type) if float_type else None)
+
+
+def _finite(value: float) -> float:
+    return value if abs(value) < 1e15 else 0.0
+
+
+def _check_meta(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+    fields, length = _meta_header(start)
+    if "elementdatafile" not in fields:
+        raise InputError(f"'{path}' is not a MetaImage file, though its name says so; rename or convert it.")
+    if fields.get("compresseddata", "").lower() != "true":
+        return
+    local = fields["elementdatafile"].lower() == "local"
+    _check_zlib(path if local else path.parent / fields["elementdatafile"], length if local else 0, path)
+
+
+def _meta_header(start: bytes) -> tuple[dict[str, str], int]:
+    """Fields by lower-case key, and the length of the header in bytes."""
+    fields: dict[str, str] = {}
+    length = 0
+    for line in start.split(b"\n"):
+        length += len(line) + 1
+        key, _, value = line.decode("utf-8", "replace").partition("=")
+        fields[key.strip().lower()] = value.strip()
+        if key.strip().lower() == "elementdatafile":
+            break
+    return fields, length
+
+
+def _check_zlib(data_path: Path, offset: int, path: Path) -> None:
+    if not data_path.is_file():
+        raise InputError(f"'{path}' names '{data_path.name}' as its data file, which does not exist beside it.")
+    inflater = zlib.decompressobj(wbits=47)
+    with data_path.open("rb") as file:
+        file.seek(offset)
+        while not inflater.eof:
+            data = file.read(_CHUNK)
+            if not data:
+                raise _truncated(path)
+            try:
+                inflater.decompress(data)
+            except zlib.error as error:
+                raise _damaged(path) from error
+
+
+def _check_nrrd(path: Path) -> None:
+    """Verify the checksum of gzip content; ITK checks the length of all kinds, and the magic."""
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+        end = start.find(b"\n\n")
+        header = start[: max(end, 0)].lower()
+        if not header.startswith(b"nrrd") or b"\nencoding: gz" not in header or b"\ndata file" in header:
+            return
+        file.seek(end + 2)
+        for _ in _inflated(file, path):
+            pass
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"'{path}' is corrupt: its compressed content is damaged; copy it again.")
+
+
+def _truncated(path: Path) -> InputError:
+    return InputError(f"'{path}' is truncated: it holds fewer bytes than its header announces; copy it again.")

@@ -1,0 +1,1 @@
+"""Training losses: scribble supervision, regularisation and consistency."""

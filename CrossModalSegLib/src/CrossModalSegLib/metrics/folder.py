@@ -1,0 +1,208 @@
+"""Measures of a folder of segmentations against a folder of references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..io.segmentation_io import read_segmentation
+from ..labels import LabelTable
+from .segmentation import (
+    DEFAULT_TOLERANCES_MM,
+    STATUS_TEXT,
+    LabelMetrics,
+    MetricsReport,
+    evaluate_segmentation,
+    mean_of,
+)
+from .text_table import number, text_table
+
+SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+@dataclass(frozen=True)
+class CaseMetrics:
+    """Name and measures of one case."""
+
+    name: str
+    report: MetricsReport
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """Measures of all cases of a folder, in the order of their names."""
+
+    cases: tuple[CaseMetrics, ...]
+
+    @property
+    def mean_dsc(self) -> float | None:
+        """Mean over the labels of the means over the cases."""
+        return mean_of([mean_of([label.dsc for label in labels]) for labels in self.by_label().values()])
+
+    def by_label(self) -> dict[str, list[LabelMetrics]]:
+        """Measures of all cases, for each label name."""
+        collected: dict[str, list[LabelMetrics]] = {}
+        for case in self.cases:
+            for label in case.report.labels:
+                collected.setdefault(label.name, []).append(label)
+        return collected
+
+    def to_json(self) -> dict[str, object]:
+        """The report as JSON values."""
+        return {
+            "mean_dsc": self.mean_dsc,
+            "labels": {name: _summary(labels) for name, labels in self.by_label().items()},
+            "cases": [{"name": case.name, **case.report.to_json()} for case in self.cases],
+        }
+
+    def table(self) -> str:
+        """A plain-text table: mean ± standard deviation over the cases for each label."""
+        tolerances = self.cases[0].report.tolerances_mm
+        header = ["label", "DSC", "ASD mm", "HD95 mm", *(f"NSD {t:g} mm" for t in tolerances), "cases", "remarks"]
+        rows = []
+        for name, labels in self.by_label().items():
+            nsd = [_spread([label.nsd[index] for label in labels], 3) for index in range(len(tolerances))]
+            rows.append(
+                [
+                    name,
+                    _spread([label.dsc for label in labels], 3),
+                    _spread([label.asd_mm for label in labels], 2),
+                    _spread([label.hd95_mm for label in labels], 2),
+                    *nsd,
+                    str(sum(label.dsc is not None for label in labels)),
+                    _remarks(labels),
+                ]
+            )
+        rows.append(["mean", number(self.mean_dsc, 3), *[""] * (len(header) - 2)])
+        return text_table(header, rows)
+
+
+def evaluate_folder(
+    prediction_dir: str | Path,
+    mask_dir: str | Path,
+    table: LabelTable | None = None,
+    tolerances_mm: tuple[float, ...] = DEFAULT_TOLERANCES_MM,
+    on_case: Callable[[int, int, str], None] | None = None,
+) -> FolderReport:
+    """Measure every segmentation of a folder against the file of the same name in another folder.
+
+    Names are compared without their suffix, so `case1.seg.nrrd` pairs with `case1.nii.gz`.
+
+    Args:
+        prediction_dir: folder with segmentations.
+        mask_dir: folder with reference masks.
+        table: the labels; None takes those stored in the files, or else numbers.
+        tolerances_mm: distances at which NSD is given.
+        on_case: called with (done, total, name) before each case.
+
+    Returns:
+        Measures of all cases.
+
+    Raises:
+        InputError: a folder is missing or empty, or files have no partner.
+        GeometryError: a pair is not on the same grid.
+        LabelError: a file holds unknown labels.
+    """
+    predictions, masks = label_files(prediction_dir), label_files(mask_dir)
+    _require_pairs(predictions, masks, Path(prediction_dir), Path(mask_dir))
+    cases = []
+    for index, name in enumerate(sorted(predictions)):
+        if on_case is not None:
+            on_case(index, len(predictions), name)
+        cases.append(CaseMetrics(name, evaluate_files(predictions[name], masks[name], table, tolerances_mm)))
+    return FolderReport(tuple(cases))
+
+
+def evaluate_files(
+    prediction: str | Path,
+    mask: str | Path,
+    table: LabelTable | None = None,
+    tolerances_mm: tuple[float, ...] = DEFAULT_TOLERANCES_MM,
+) -> MetricsReport:
+    """Measure one segmentation file against one reference file; see `evaluate_folder` for the arguments.
+
+    Raises:
+        InputError: a file cannot be read; the message names both files.
+    """
+    predicted, predicted_table = read_segmentation(Path(prediction))
+    reference, reference_table = read_segmentation(Path(mask))
+    labels = table or predicted_table or reference_table or _numbered(predicted.array, reference.array)
+    try:
+        return evaluate_segmentation(predicted, reference, labels, tolerances_mm)
+    except InputError as error:
+        raise type(error)(f"{error} (prediction: {prediction}; mask: {mask})") from error
+
+
+def label_files(folder: str | Path) -> dict[str, Path]:
+    """Segmentation files of a folder by name without suffix.
+
+    Raises:
+        InputError: the folder does not exist, holds no such file, or two files of the same name.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"A folder with segmentations was expected, but {folder} is not a folder.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((ending for ending in SUFFIXES if path.name.lower().endswith(ending)), None)
+        if suffix is None or not path.is_file():
+            continue
+        name = path.name[: -len(suffix)]
+        if name in files:
+            raise InputError(
+                f"{folder} holds two files for the case {name!r}: {files[name].name} and {path.name}. Keep one of them."
+            )
+        files[name] = path
+    if not files:
+        raise InputError(
+            f"{folder} holds no segmentation; files with the endings {', '.join(SUFFIXES)} are looked for."
+        )
+    return files
+
+
+def _require_pairs(predictions: dict[str, Path], masks: dict[str, Path], prediction_dir: Path, mask_dir: Path) -> None:
+    """Raise InputError that names the cases which only one of the folders holds."""
+    complaints = [
+        f"{', '.join(sorted(only)[:10])}{' …' if len(only) > 10 else ''} only in {folder}"
+        for only, folder in ((set(predictions) - set(masks), prediction_dir), (set(masks) - set(predictions), mask_dir))
+        if only
+    ]
+    if complaints:
+        raise InputError(
+            f"Predictions and masks are paired by file name, and some have no partner: {'; '.join(complaints)}. "
+            "Rename, add or remove these files."
+        )
+
+
+def _numbered(*arrays: np.ndarray) -> LabelTable:
+    """Labels "label 1" … up to the highest value that occurs."""
+    highest = max(1, *(int(array.max()) for array in arrays))
+    return LabelTable.from_names([f"label {value}" for value in range(1, highest + 1)])
+
+
+def _summary(labels: list[LabelMetrics]) -> dict[str, object]:
+    """Means and counts of one label over the cases."""
+    return {
+        "dsc": mean_of([label.dsc for label in labels]),
+        "asd_mm": mean_of([label.asd_mm for label in labels]),
+        "hd95_mm": mean_of([label.hd95_mm for label in labels]),
+        "counts": {status: sum(label.status == status for label in labels) for status in STATUS_TEXT},
+    }
+
+
+def _spread(values: list[float | None], digits: int) -> str:
+    """Mean ± standard deviation (population) of the values that exist."""
+    present = [value for value in values if value is not None]
+    if not present:
+        return number(None, digits)
+    return f"{np.mean(present):.{digits}f} ± {np.std(present):.{digits}f}"
+
+
+def _remarks(labels: list[LabelMetrics]) -> str:
+    """Which cases do not have both masks, in words."""
+    counts = {status: sum(label.status == status for label in labels) for status in STATUS_TEXT if status != "ok"}
+    return ", ".join(f"{count} {STATUS_TEXT[status]}" for status, count in counts.items() if count)

@@ -1,0 +1,1 @@
+"""Segmentation networks: CmFNet, its V-Net branches and the compared networks."""

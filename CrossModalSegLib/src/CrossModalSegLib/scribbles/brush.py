@@ -1,0 +1,60 @@
+"""Drawing curves on the pixels of one slice."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.interpolate import splev, splprep
+
+STEP_PX = 0.5
+
+
+def polyline_length(points: np.ndarray) -> float:
+    """Length in pixels of a polyline of points (n, 2)."""
+    return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
+
+
+def resample_polyline(points: np.ndarray, step: float = STEP_PX) -> np.ndarray:
+    """Points every `step` pixels along the polyline (n, 2), both ends included."""
+    if len(points) < 2:
+        return points
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    wanted = np.linspace(0.0, along[-1], max(2, int(np.ceil(along[-1] / step)) + 1))
+    return np.column_stack([np.interp(wanted, along, points[:, axis]) for axis in range(2)])
+
+
+def spline_through(controls: np.ndarray, step: float = STEP_PX) -> np.ndarray:
+    """Dense points (m, 2) on an interpolating spline through controls (n, 2); cubic from four controls on."""
+    moved = np.concatenate([[True], np.linalg.norm(np.diff(controls, axis=0), axis=1) > 1e-6])
+    controls = controls[moved]
+    if len(controls) < 3:
+        return resample_polyline(controls, step)
+    knots, _ = splprep(controls.T, k=min(3, len(controls) - 1), s=0)
+    count = max(2, int(np.ceil(polyline_length(controls) / step)))
+    return resample_polyline(np.column_stack(splev(np.linspace(0.0, 1.0, count), knots)), step)
+
+
+def draw_points(points: np.ndarray, shape: tuple[int, int], diameter: float = 1.0) -> np.ndarray:
+    """Stamp a round brush at every point.
+
+    Args:
+        points: (n, 2) row and column in pixels, n may be 0; points outside of the canvas are allowed.
+        shape: rows and columns of the canvas.
+        diameter: of the brush, in pixels; the pixel nearest to a point is always painted.
+
+    Returns:
+        Boolean canvas (rows, columns).
+    """
+    canvas = np.zeros(shape, dtype=bool)
+    if len(points) == 0:
+        return canvas
+    nearest = np.rint(points).astype(np.intp)
+    reach = int(np.ceil(diameter / 2))
+    for row in range(-reach, reach + 1):
+        for column in range(-reach, reach + 1):
+            pixels = nearest + np.array([row, column])
+            touched = np.linalg.norm(pixels - points, axis=1) < diameter / 2
+            if row == 0 and column == 0:
+                touched[:] = True
+            inside = touched & (pixels >= 0).all(axis=1) & (pixels < shape).all(axis=1)
+            canvas[pixels[inside, 0], pixels[inside, 1]] = True
+    return canvas

@@ -1,0 +1,1 @@
+"""Training from scribbles or masks: configurations, methods, the loop, and checkpoints without pickle."""

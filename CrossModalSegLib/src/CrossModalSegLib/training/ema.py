@@ -1,0 +1,47 @@
+"""An exponential moving average of a network's weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """A copy of a network whose weights follow those of the original.
+
+    averaged <- d * averaged + (1 - d) * original, d = min(decay, (1 + t) / (10 + t)) after t updates: the average
+    follows closely at first, so that it is not held back by the random initialisation.
+
+    Attributes:
+        network: The copy; in evaluation mode, without gradients.
+        decay: The limit of d.
+        updates: t.
+    """
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(source).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, source: nn.Module) -> None:
+        """Take the present weights of the original in; buffers, such as running statistics, are copied."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averaged, present = list(self.network.parameters()), list(source.parameters())
+        torch._foreach_lerp_(averaged, present, 1.0 - decay)
+        for own, other in zip(self.network.buffers(), source.buffers(), strict=True):
+            own.copy_(other)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and number of updates."""
+        return {"updates": self.updates, "network": self.network.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.updates = state["updates"]
+        self.network.load_state_dict(state["network"])

@@ -1,0 +1,122 @@
+"""The result of a training: a model folder with its history and curve."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import platform
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from CrossModalSegLib.cohort import Cohort
+from CrossModalSegLib.config import to_dict
+from CrossModalSegLib.inference.model_card import ModelCard
+from CrossModalSegLib.inference.model_folder import save_model
+from CrossModalSegLib.output import atomic_folder, write_json
+from CrossModalSegLib.training.config import TrainingConfig
+from CrossModalSegLib.training.run import TrainingRun
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("CrossModalSegLib", "torch", "monai", "numpy", "scipy", "SimpleITK", "lightning", "safetensors")
+
+
+def export_model(
+    out: Path, run: TrainingRun, cohort: Cohort, *, description: Mapping[str, Any], validated_on: str
+) -> Path:
+    """Write the model folder, complete or not at all.
+
+    Args:
+        out: Where.
+        run: The finished training; the weights of its best validation are exported, the last ones without any.
+        cohort: What it was trained on.
+        description: Names of the cases, for the provenance.
+        validated_on: What the references of the validation were.
+
+    Returns:
+        `out`.
+    """
+    network = copy.deepcopy(run.evaluated_network)
+    if run.best_weights is not None:
+        network.load_state_dict(run.best_weights)
+    card = make_card(out, network, run, cohort, description, validated_on)
+    history = run.history.to_json()
+    with atomic_folder(out) as folder:
+        save_model(folder, network, card)
+        write_json(history, folder / "history.json")
+        write_json(to_dict(run.config), folder / "training.json")
+        _write_curve(history, folder / "curve.png")
+    return out
+
+
+def make_card(
+    out: Path,
+    network: nn.Module,
+    run: TrainingRun,
+    cohort: Cohort,
+    description: Mapping[str, Any],
+    validated_on: str,
+) -> ModelCard:
+    """The card of a trained network."""
+    config: TrainingConfig = run.config
+    return ModelCard(
+        name=_model_name(out),
+        architecture=config.network_name,
+        network=to_dict(network.config),
+        modalities=cohort.modalities,
+        labels=cohort.labels,
+        preprocessing=config.preprocessing,
+        patch=config.patch_size,
+        provenance={
+            "method": config.method,
+            "settings": to_dict(config),
+            "cases": dict(description),
+            "steps": run.total_steps,
+            "seconds": run.history.steps[-1]["seconds"] if run.history.steps else 0.0,
+            "device": _device_name(run),
+            "processes": run.fabric.world_size,
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+        metrics=_metrics(run, validated_on),
+        seed=config.seed,
+        versions=library_versions(),
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a result depends on."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def _write_curve(history: Mapping[str, Any], path: Path) -> None:
+    try:
+        from CrossModalSegLib.report.curve import write_curve  # here: matplotlib takes a second
+    except ModuleNotFoundError as error:
+        logger.warning("The curve is not drawn: %s.", error)
+        return
+    write_curve(history, path)
+
+
+def _metrics(run: TrainingRun, validated_on: str) -> dict[str, Any]:
+    if run.best_dice is None:
+        return {"validated_on": "none"}
+    best = max(run.history.validation, key=lambda entry: -1.0 if entry["dice"] is None else entry["dice"])
+    return {"validated_on": validated_on, **best}
+
+
+def _device_name(run: TrainingRun) -> str:
+    device = run.fabric.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+
+
+def _model_name(out: Path) -> str:
+    """The folder's name, with what a model name cannot hold replaced."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", out.name).lstrip("._-")[:64]
+    return name or "model"

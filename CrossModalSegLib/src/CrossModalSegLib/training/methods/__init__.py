@@ -1,0 +1,1 @@
+"""Ways to learn from scribbles or masks: one file a method, all with the interface of `method.Method`."""

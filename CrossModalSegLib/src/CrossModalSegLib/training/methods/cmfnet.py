@@ -1,0 +1,28 @@
+"""The hybrid-supervised learning of CmFNet (Eqs. 3 to 9), with every switch of Table VII."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
+from CrossModalSegLib.training.batches import Batch
+from CrossModalSegLib.training.methods.method import Method, MethodSetting
+
+
+class HybridSupervision(Method):
+    """L = L_ssl + L_imr + L_imc on the three branches of CmFNet."""
+
+    default_network: ClassVar[str] = "cmfnet"
+    required_outputs: ClassVar[tuple[str, ...]] = ("out", "ct", "mr")
+
+    def __init__(self, setting: MethodSetting, config: HybridConfig) -> None:
+        super().__init__(setting)
+        self.config = config
+
+    def loss(self, batch: Batch, outputs: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """See `Method`; "ssl", "imr" and "imc" are weighted as they enter the total."""
+        epoch = step / self.setting.steps_per_epoch
+        return hybrid_loss(outputs, batch.images, batch.labels, self.config, spacing=batch.spacing, epoch=epoch)

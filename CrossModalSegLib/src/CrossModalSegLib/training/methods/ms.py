@@ -1,0 +1,41 @@
+"""Mumford-Shah regularisation (Kim and Ye, IEEE TIP 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from CrossModalSegLib.losses.mumford_shah import DEFAULT_WEIGHT_MEAN, mumford_shah
+from CrossModalSegLib.training.batches import Batch
+from CrossModalSegLib.training.methods.method import MethodSetting
+from CrossModalSegLib.training.methods.pce import PartialCrossEntropy
+
+
+@dataclass(frozen=True)
+class MsConfig:
+    """Mumford-Shah.
+
+    Attributes:
+        weight: Of the energy, which is a mean over voxels.
+        contour_weight: Of the contours' length within the energy.
+    """
+
+    weight: float = DEFAULT_WEIGHT_MEAN
+    contour_weight: float = 1.0
+
+
+class MumfordShah(PartialCrossEntropy):
+    """L = pCE + weight * Mumford-Shah energy of the probabilities."""
+
+    def __init__(
+        self, setting: MethodSetting, config: MsConfig, dice_weight: float = 0.0, deep_supervision: bool = True
+    ) -> None:
+        super().__init__(setting, dice_weight, deep_supervision)
+        self.config = config
+
+    def regularization(self, batch: Batch, outputs: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """See `PartialCrossEntropy`."""
+        energy = mumford_shah(outputs["out"].softmax(1), batch.images, self.config.contour_weight)
+        return {"ms": self.config.weight * energy}

@@ -1,0 +1,49 @@
+"""The states of all global random generators, as a checkpoint holds them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """States of Python, NumPy, torch and the present CUDA device."""
+    legacy = np.random.get_state(legacy=False)
+    legacy["state"]["key"] = legacy["state"]["key"].tolist()
+    state = {"python": random.getstate(), "numpy": legacy, "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_rng_state(state: Mapping[str, Any]) -> None:
+    """Put what `rng_state` gave back."""
+    legacy = dict(state["numpy"])
+    legacy["state"] = {**legacy["state"], "key": np.array(legacy["state"]["key"], np.uint32)}
+    random.setstate(state["python"])
+    np.random.set_state(legacy)
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def isolated_rng() -> Iterator[None]:
+    """Leave the caller's random generators as they were: a library does not reseed a program."""
+    before = rng_state()
+    try:
+        yield
+    finally:
+        restore_rng_state(before)

@@ -1,0 +1,58 @@
+"""What all tests share: the real images, grids that are hard on geometry, and hypothesis' settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from CrossModalSegLib.volume import Volume
+
+settings.register_profile(
+    "project",
+    deadline=None,
+    max_examples=40,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images: CROSSMODALSEG_DATA, or shared/data beside the repository."""
+    named = os.environ.get("CROSSMODALSEG_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real images are not here ({folder}); set CROSSMODALSEG_DATA to their folder")
+    return folder
+
+
+def rotation(x: float, y: float, z: float) -> np.ndarray:
+    """(3, 3) rotation by angles about the axes, radians."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos((x, y, z)), np.sin((x, y, z))
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def grid_affine(
+    spacing_ijk: tuple[float, float, float], angles: tuple[float, float, float], origin: object
+) -> np.ndarray:
+    """(4, 4) affine of a rotated grid."""
+    affine = np.eye(4)
+    affine[:3, :3] = rotation(*angles) * np.asarray(spacing_ijk)
+    affine[:3, 3] = origin
+    return affine
+
+
+@pytest.fixture
+def oblique_volume() -> Volume:
+    """Rotated, anisotropic, float32: shape (5, 7, 9), spacing (4.5, 1.1, 0.8) mm."""
+    array = np.random.default_rng(0).normal(size=(5, 7, 9)).astype(np.float32)
+    return Volume(array, grid_affine((0.8, 1.1, 4.5), (0.3, -0.2, 0.5), (-31.5, 12.25, 840.0)))

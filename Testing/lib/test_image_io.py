@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import gzip
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import grid_affine
+from CrossModalSegLib.errors import CrossModalSegError, GeometryError, InputError, OutputError
+from CrossModalSegLib.io import image_io, read_volume, write_volume
+from CrossModalSegLib.volume import Volume, resample_orthogonal, same_geometry, volume_to_itk
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+def noise(shape: tuple[int, int, int] = (12, 20, 16), dtype: type = np.int16) -> Volume:
+    array = np.random.default_rng(1).integers(-1000, 1000, size=shape).astype(dtype)
+    return Volume(array, grid_affine((0.8, 1.1, 4.5), (0.3, -0.2, 0.5), (-31.5, 12.25, 840.0)))
+
+
+# --- round trips -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("compress", [True, False])
+def test_round_trip_of_an_oblique_anisotropic_volume(
+    tmp_path: Path, oblique_volume: Volume, suffix: str, compress: bool
+):
+    path = tmp_path / "Bilder von Jürgen 图像" / f"a b{suffix}"
+    write_volume(oblique_volume, path, compress)
+    back = read_volume(path)
+    assert np.array_equal(back.array, oblique_volume.array)
+    assert same_geometry(back, oblique_volume, 1e-3)
+    assert back.spacing == pytest.approx((4.5, 1.1, 0.8), abs=1e-5)
+    assert names(path.parent) == [path.name]
+
+
+@settings(max_examples=25)
+@given(
+    spacing=st.tuples(*[st.floats(0.2, 8)] * 3),
+    angles=st.tuples(*[st.floats(-np.pi, np.pi)] * 3),
+    origin=st.tuples(*[st.floats(-1500, 1500)] * 3),
+    mirrored=st.booleans(),
+    suffix=st.sampled_from(SUFFIXES),
+)
+def test_round_trip_of_any_rotation(tmp_path: Path, spacing, angles, origin, mirrored, suffix):
+    affine = grid_affine(spacing, angles, origin)
+    affine[:3, 2] *= -1 if mirrored else 1
+    volume = Volume(np.arange(60, dtype=np.int16).reshape(3, 4, 5), affine)
+    path = tmp_path / f"x{suffix}"
+    write_volume(volume, path)
+    back = read_volume(path)
+    assert np.array_equal(back.array, volume.array)
+    assert same_geometry(back, volume)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.float32, np.float64]
+)
+def test_number_types_stay(tmp_path: Path, suffix: str, dtype: type):
+    volume = Volume(np.arange(24).reshape(2, 3, 4).astype(dtype), np.eye(4))
+    write_volume(volume, tmp_path / f"x{suffix}")
+    back = read_volume(tmp_path / f"x{suffix}")
+    assert back.array.dtype == dtype
+    assert np.array_equal(back.array, volume.array)
+
+
+def test_bool_and_half_are_widened(tmp_path: Path):
+    write_volume(Volume(np.ones((2, 2, 2), bool), np.eye(4)), tmp_path / "b.nii.gz")
+    assert read_volume(tmp_path / "b.nii.gz").array.dtype == np.uint8
+    write_volume(Volume(np.ones((2, 2, 2), np.float16), np.eye(4)), tmp_path / "h.nii.gz")
+    assert read_volume(tmp_path / "h.nii.gz").array.dtype == np.float32
+
+
+def test_detached_headers_can_be_read(tmp_path: Path):
+    volume = noise()
+    for name in ("x.mhd", "x.nhdr"):
+        sitk.WriteImage(volume_to_itk(volume), str(tmp_path / name), True)
+        assert np.array_equal(read_volume(tmp_path / name).array, volume.array)
+    (tmp_path / "x.zraw").unlink()
+    with pytest.raises(InputError, match="names 'x.zraw' as its data file, which does not exist"):
+        read_volume(tmp_path / "x.mhd")
+
+
+def test_nifti_rescaling_is_applied(tmp_path: Path):
+    write_volume(Volume(np.full((2, 2, 2), 10, np.int16), np.eye(4)), tmp_path / "x.nii")
+    data = bytearray((tmp_path / "x.nii").read_bytes())
+    struct.pack_into("<2f", data, 112, 0.5, -3.0)
+    (tmp_path / "x.nii").write_bytes(data)
+    assert read_volume(tmp_path / "x.nii").array[0, 0, 0] == 2.0
+
+
+def test_real_images_keep_their_place(real_data: Path, tmp_path: Path):
+    path = real_data / "chaos_mr" / "chaos01_T2.nii.gz"
+    volume = read_volume(path)
+    image = sitk.ReadImage(str(path))
+    last = [n - 1 for n in image.GetSize()]
+    assert (volume.affine @ [*last, 1])[:3] == pytest.approx(image.TransformIndexToPhysicalPoint(last), abs=1e-3)
+    write_volume(volume, tmp_path / "x.nrrd")
+    assert same_geometry(read_volume(tmp_path / "x.nrrd"), volume)
+
+
+# --- a tilted gantry ---------------------------------------------------------------------------------------------
+
+
+def sheared() -> Volume:
+    affine = np.diag([0.9, 0.9, 5.0, 1.0])
+    affine[1, 2] = 5.0 * np.tan(np.radians(15))
+    return Volume(np.arange(2 * 30 * 20, dtype=np.int16).reshape(2, 30, 20), affine)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_sheared_grids_survive_where_the_format_can(tmp_path: Path, suffix: str):
+    write_volume(sheared(), tmp_path / f"x{suffix}")
+    assert same_geometry(read_volume(tmp_path / f"x{suffix}"), sheared())
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_sheared_grids_are_refused_where_nifti_would_bend_them(tmp_path: Path, suffix: str):
+    with pytest.raises(GeometryError, match=r"cannot hold this image: its axes are sheared.*\.nrrd or \.mha"):
+        write_volume(sheared(), tmp_path / f"x{suffix}")
+    assert names(tmp_path) == []
+    write_volume(resample_orthogonal(sheared()), tmp_path / f"x{suffix}")
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_missing_files_and_unknown_kinds(tmp_path: Path):
+    with pytest.raises(InputError, match=r"The file '.*no such ä\.nii\.gz' does not exist"):
+        read_volume(tmp_path / "no such ä.nii.gz")
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(InputError, match=r"unknown kind; \.nii, .* files can be read"):
+        read_volume(tmp_path / "a.txt")
+    (tmp_path / "a.dcm").write_text("hello")
+    with pytest.raises(InputError, match="For DICOM, name the folder of the series"):
+        read_volume(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="no usable path|does not exist"):
+        read_volume("a\0.nii")
+    with pytest.raises(InputError, match="no usable path"):
+        read_volume("a" * 5000 + ".nii")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.999])
+def test_truncated_files(tmp_path: Path, suffix: str, compress: bool, share: float):
+    path = tmp_path / f"x{suffix}"
+    write_volume(noise(), path, compress)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(InputError, match="truncated|corrupt|not a|cannot be read as an image"):
+        read_volume(path)
+    if share == 0.5:
+        with pytest.raises(InputError, match="is truncated"):
+            read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_damaged_compressed_files(tmp_path: Path, suffix: str):
+    path = tmp_path / f"x{suffix}"
+    write_volume(noise(), path)
+    data = bytearray(path.read_bytes())
+    middle = len(data) * 2 // 3
+    data[middle : middle + 200] = bytes(200)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="corrupt"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".mhd", ".nhdr"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 4000, b"hello", b"\x1f\x8b" + b"x" * 500, gzip.compress(b"x" * 4000)])
+def test_foreign_files(tmp_path: Path, suffix: str, content: bytes):
+    (tmp_path / f"x{suffix}").write_bytes(content)
+    with pytest.raises(InputError, match="truncated|corrupt|not a|cannot be read as an image"):
+        read_volume(tmp_path / f"x{suffix}")
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(SUFFIXES), st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
+def test_damaged_headers_give_a_volume_or_our_error(tmp_path: Path, suffix: str, changes: list[tuple[int, int]]):
+    path = tmp_path / f"x{suffix}"
+    write_volume(Volume(np.zeros((2, 3, 4), np.int16), np.eye(4)), path, compress=False)
+    data = bytearray(gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes())
+    for place, value in changes:
+        data[place % len(data)] = value
+    path.write_bytes(gzip.compress(data) if suffix == ".nii.gz" else data)
+    try:
+        read_volume(path)
+    except CrossModalSegError:
+        return
+
+
+def test_bgzip_style_files_of_several_members(tmp_path: Path):
+    write_volume(noise(), tmp_path / "x.nii")
+    data = (tmp_path / "x.nii").read_bytes()
+    (tmp_path / "x.nii.gz").write_bytes(gzip.compress(data[:1000]) + gzip.compress(data[1000:]) + gzip.compress(b""))
+    assert np.array_equal(read_volume(tmp_path / "x.nii.gz").array, noise().array)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nan_and_infinities(tmp_path: Path, value: float, dtype: type, suffix: str):
+    """ITK reads them as zeros from NIfTI files, which would hide them."""
+    array = np.zeros((2, 3, 4), dtype)
+    array[1, 1, 1:3] = value
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"x{suffix}"))
+    with pytest.raises(InputError, match="holds 2 voxels that are NaN or infinite"):
+        read_volume(tmp_path / f"x{suffix}")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nan_is_not_written_silently(tmp_path: Path, suffix: str):
+    array = np.full((2, 2, 2), np.nan, np.float32)
+    with pytest.raises(OutputError, match="8 voxels that are NaN or infinite"):
+        write_volume(Volume(array, np.eye(4)), tmp_path / f"x{suffix}")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_4d_images(tmp_path: Path, suffix: str):
+    image = sitk.GetImageFromArray(np.zeros((2, 3, 4, 5), np.float32), isVector=False)
+    sitk.WriteImage(image, str(tmp_path / f"x{suffix}"))
+    with pytest.raises(InputError, match="is 4D with 5 by 4 by 3 by 2 voxels; a 3D image was expected"):
+        read_volume(tmp_path / f"x{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_fourth_axis_of_length_one_is_dropped(tmp_path: Path, suffix: str):
+    array = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5)
+    sitk.WriteImage(sitk.GetImageFromArray(array, isVector=False), str(tmp_path / f"x{suffix}"))
+    assert np.array_equal(read_volume(tmp_path / f"x{suffix}").array, array[0])
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_2d_and_colour_images(tmp_path: Path, suffix: str):
+    sitk.WriteImage(sitk.Image([4, 5], sitk.sitkInt16), str(tmp_path / f"flat{suffix}"))
+    with pytest.raises(InputError, match="is 2D"):
+        read_volume(tmp_path / f"flat{suffix}")
+    sitk.WriteImage(sitk.Image([4, 5, 6], sitk.sitkVectorUInt8, 3), str(tmp_path / f"rgb{suffix}"))
+    with pytest.raises(InputError, match="3 values per voxel .* one was expected. Convert it to grey"):
+        read_volume(tmp_path / f"rgb{suffix}")
+
+
+def test_an_sform_that_is_not_orthonormal(tmp_path: Path):
+    write_volume(noise(), tmp_path / "x.nii")
+    data = bytearray((tmp_path / "x.nii").read_bytes())
+    struct.pack_into("<2h", data, 252, 0, 1)
+    struct.pack_into("<12f", data, 280, -1, 0.01, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0)
+    (tmp_path / "x.nii").write_bytes(data)
+    with pytest.raises(GeometryError, match=r"axes of '.*x\.nii' are not orthogonal.*correct its sform and qform"):
+        read_volume(tmp_path / "x.nii")
+
+
+# --- bad output --------------------------------------------------------------------------------------------------
+
+
+def test_unknown_suffix(tmp_path: Path):
+    for name in ("x.png", "x.mhd", "x"):
+        with pytest.raises(OutputError, match=r"should end in one of \.nii, \.nii\.gz, \.nrrd, \.mha"):
+            write_volume(noise(), tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_space_left(tmp_path: Path, suffix: str):
+    """A limit on the size of files stands in for a full disk; ITK itself writes half a NIfTI file and says nothing."""
+    pytest.importorskip("resource", reason="POSIX limits")
+    code = (
+        "import resource, signal, sys\n"
+        "import numpy as np\n"
+        "from CrossModalSegLib.io import write_volume\n"
+        "from CrossModalSegLib.volume import Volume\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "array = np.random.default_rng(0).integers(0, 30000, (20, 40, 40)).astype(np.int16)\n"
+        "write_volume(Volume(array, np.eye(4)), sys.argv[1])\n"
+    )
+    (tmp_path / f"x{suffix}").write_text("old")
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / f"x{suffix}"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert "could not be written completely; is the disk full" in result.stderr
+    assert names(tmp_path) == [f"x{suffix}"]
+    assert (tmp_path / f"x{suffix}").read_text() == "old"
+
+
+def test_a_failing_writer_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(image: sitk.Image, name: str, compress: bool) -> None:
+        Path(name).write_bytes(b"half")
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(image_io.sitk, "WriteImage", fail)
+    with pytest.raises(OutputError, match="could not be written completely"):
+        write_volume(noise(), tmp_path / "x.nrrd")
+    assert names(tmp_path) == []
+
+
+# --- DICOM -------------------------------------------------------------------------------------------------------
+
+
+def write_series(
+    folder: Path,
+    volume: Volume,
+    uid: str = "1.2.826.0.1.3680043.2.1125.1",
+    skip: tuple[int, ...] = (),
+    description: str = "abdomen",
+) -> list[Path]:
+    """Write slices under random names with positions of the volume's own affine, sheared or not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shuffled = random.Random(3).sample(range(10_000), volume.shape[0])
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    files = []
+    direction, spacing = volume.direction, volume.spacing
+    for k in range(volume.shape[0]):
+        if k in skip:
+            continue
+        image = sitk.GetImageFromArray(volume.array[k : k + 1])
+        image.SetSpacing((spacing[2], spacing[1], spacing[0]))
+        tags = {
+            "0008|0060": "CT",
+            "0008|103e": description,
+            "0020|000e": uid,
+            "0020|000d": "1.2.826.0.1.3680043.2.1125",
+            "0008|0018": f"{uid}.{k + 1}",
+            "0020|0013": str(shuffled[k]),
+            "0020|0032": "\\".join(f"{x:.8g}" for x in (volume.affine @ [0, 0, k, 1])[:3]),
+            "0020|0037": "\\".join(f"{x:.8g}" for x in (*direction[:, 0], *direction[:, 1])),
+            "0028|1052": "-1024",
+            "0028|1053": "1",
+        }
+        for key, value in tags.items():
+            image.SetMetaData(key, value)
+        files.append(folder / f"IM{shuffled[k]:05d}.dcm")
+        writer.SetFileName(str(files[-1]))
+        writer.Execute(image)
+    return files
+
+
+def check_series(folder: Path, volume: Volume) -> None:
+    """Slices may come back in either order along k, at the same places."""
+    back = read_volume(folder)
+    affine = volume.affine.copy()
+    array = volume.array
+    if back.affine[:3, 2] @ affine[:3, 2] < 0:
+        affine[:3, 3] += affine[:3, 2] * (len(array) - 1)
+        affine[:3, 2] *= -1
+        array = array[::-1]
+    assert np.array_equal(back.array, array)
+    assert same_geometry(back, Volume(array, affine))
+
+
+def test_dicom_folder_with_files_named_in_random_order(tmp_path: Path):
+    volume = Volume(noise().array, np.diag([0.8, 1.1, 4.5, 1.0]))
+    folder = tmp_path / "Scan vom 3. März"
+    write_series(folder, volume)
+    (folder / "notes.txt").write_text("not DICOM")
+    check_series(folder, volume)
+
+
+def test_oblique_dicom(tmp_path: Path):
+    write_series(tmp_path / "d", noise())
+    check_series(tmp_path / "d", noise())
+
+
+def test_dicom_in_descending_order(tmp_path: Path):
+    affine = noise().affine.copy()
+    affine[:3, 2] *= -1
+    write_series(tmp_path / "d", Volume(noise().array, affine))
+    check_series(tmp_path / "d", Volume(noise().array, affine))
+
+
+def test_dicom_of_a_tilted_gantry_keeps_its_shear(tmp_path: Path):
+    affine = noise().affine.copy()
+    affine[:3, 2] += affine[:3, 1] / 1.1 * 4.5 * np.tan(np.radians(20))
+    write_series(tmp_path / "d", Volume(noise().array, affine))
+    check_series(tmp_path / "d", Volume(noise().array, affine))
+
+
+def test_dicom_survives_nifti(tmp_path: Path):
+    write_series(tmp_path / "d", noise())
+    volume = read_volume(tmp_path / "d")
+    write_volume(volume, tmp_path / "x.nii.gz")
+    assert same_geometry(read_volume(tmp_path / "x.nii.gz"), volume)
+
+
+def test_dicom_with_a_missing_slice(tmp_path: Path):
+    write_series(tmp_path / "d", noise(), skip=(5,))
+    with pytest.raises(
+        GeometryError, match="not equally spaced: the distances run from 4.5 to 9 mm. Are files missing"
+    ):
+        read_volume(tmp_path / "d")
+
+
+def test_dicom_with_two_series(tmp_path: Path):
+    write_series(tmp_path / "d", noise())
+    (tmp_path / "d").rename(tmp_path / "e")
+    write_series(tmp_path / "d", noise(), uid="1.2.826.0.1.3680043.2.1125.2", description="localiser")
+    for file in (tmp_path / "e").iterdir():
+        file.rename(tmp_path / "d" / f"e{file.name}")
+    with pytest.raises(InputError, match=r"holds 2 series: '.*' \(12 files\); '.*' \(12 files\). Put one series"):
+        read_volume(tmp_path / "d")
+
+
+def test_dicom_with_doubled_slices(tmp_path: Path):
+    files = write_series(tmp_path / "d", noise())
+    (tmp_path / "d" / "again.dcm").write_bytes(files[0].read_bytes())
+    with pytest.raises(GeometryError, match="Several slices .* lie at the same place"):
+        read_volume(tmp_path / "d")
+
+
+def test_dicom_with_a_damaged_file(tmp_path: Path):
+    files = write_series(tmp_path / "d", noise())
+    data = files[3].read_bytes()
+    files[3].write_bytes(data[: len(data) - 300])
+    with pytest.raises(InputError, match="damaged|not equally spaced"):
+        read_volume(tmp_path / "d")
+
+
+def test_empty_and_foreign_folders(tmp_path: Path):
+    with pytest.raises(InputError, match="holds no DICOM series"):
+        read_volume(tmp_path)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(InputError, match="holds no DICOM series"):
+        read_volume(tmp_path)

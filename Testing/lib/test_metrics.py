@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import (
+    compute_average_surface_distance,
+    compute_dice,
+    compute_hausdorff_distance,
+    compute_surface_dice,
+)
+from numpy.testing import assert_allclose
+
+from CrossModalSegLib.errors import GeometryError, InputError, LabelError
+from CrossModalSegLib.io.segmentation_io import write_segmentation
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.metrics import evaluate_files, evaluate_folder, evaluate_segmentation
+from CrossModalSegLib.volume import Volume
+
+ONE = LabelTable.from_names(["liver"])
+TWO = LabelTable.from_names(["liver", "spleen"])
+
+
+def _volume(array: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Volume:
+    return Volume(np.asarray(array, dtype=np.uint8), np.diag([*spacing[::-1], 1.0]))
+
+
+def _cube(
+    start: tuple[int, int, int], size: int = 6, shape: tuple[int, int, int] = (16, 18, 20), value: int = 1
+) -> np.ndarray:
+    array = np.zeros(shape, dtype=np.uint8)
+    array[tuple(slice(first, first + size) for first in start)] = value
+    return array
+
+
+def test_two_voxels_two_mm_apart() -> None:
+    first, second = np.zeros((3, 3, 4)), np.zeros((3, 3, 4))
+    first[1, 1, 1] = second[1, 1, 2] = 1
+    liver = evaluate_segmentation(_volume(first, (5, 3, 2)), _volume(second, (5, 3, 2)), ONE).by_name("liver")
+    assert liver.dsc == 0.0
+    assert liver.asd_mm == 2.0
+    assert liver.hd95_mm == 2.0
+    assert liver.status == "ok"
+    assert_allclose(liver.volume_ml, 0.03)
+    assert_allclose(liver.reference_ml, 0.03)
+
+
+def test_equal_masks_are_perfect() -> None:
+    report = evaluate_segmentation(_volume(_cube((3, 3, 3))), _volume(_cube((3, 3, 3))), ONE)
+    liver = report.labels[0]
+    assert (liver.dsc, liver.asd_mm, liver.hd95_mm, liver.nsd) == (1.0, 0.0, 0.0, (1.0, 1.0))
+
+
+def test_cube_shifted_across_slices_uses_the_spacing() -> None:
+    """A 6³ cube moved by one slice of 3 mm; 152 of its 216 voxels are border, 36 of these at 3 mm on either side."""
+    spacing = (3.0, 1.0, 1.0)
+    report = evaluate_segmentation(_volume(_cube((3, 5, 5)), spacing), _volume(_cube((4, 5, 5)), spacing), ONE)
+    liver = report.labels[0]
+    assert_allclose(liver.dsc, 5 / 6)
+    # The lid is 3 mm away but for its rim, which lies 3 mm from the other's rim too; the foot's inside is at most 2 mm
+    # from the side walls: rings of 20, 12 and 4 voxels of which the outermost touches the other's border.
+    far, foot = 36 * 3.0, 12 * 1.0 + 4 * 2.0
+    assert_allclose(liver.asd_mm, (far + foot) / 152, rtol=1e-6)
+    assert liver.hd95_mm == 3.0
+    moved = evaluate_segmentation(_volume(_cube((3, 5, 5)), spacing), _volume(_cube((3, 5, 6)), spacing), ONE).labels[0]
+    assert moved.hd95_mm == 1.0
+    assert moved.nsd == (1.0, 1.0)
+    assert liver.nsd[0] < liver.nsd[1] < 1.0
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")  # MONAI calls itself so
+@pytest.mark.parametrize("shift", [0, 3])
+def test_cropped_measures_equal_those_of_monai_on_whole_volumes(shift: int) -> None:
+    """Random blobs, inside and (shift 3) cut by the border of the grid."""
+    spacing = (2.5, 0.8, 1.1)
+    rng = np.random.default_rng(shift)
+    masks = [np.zeros((20, 30, 28), dtype=np.uint8) for _ in range(2)]
+    for mask in masks:
+        for value in (1, 2):
+            corner = rng.integers(4, 8, 3) + (0 if value == 1 else 6) - shift * 2
+            low = np.maximum(corner, 0)
+            block = mask[tuple(slice(int(start), int(start) + 7) for start in low)]
+            block[rng.random(block.shape) < 0.9] = value
+    report = evaluate_segmentation(_volume(masks[0], spacing), _volume(masks[1], spacing), TWO)
+    one_hot = [torch.from_numpy(np.stack([mask == value for value in (1, 2)])[None]).float() for mask in masks]
+    options = {"include_background": True, "spacing": spacing}
+    columns = [
+        ([label.dsc for label in report.labels], compute_dice(*one_hot)),
+        (
+            [label.asd_mm for label in report.labels],
+            compute_average_surface_distance(*one_hot, symmetric=True, **options),
+        ),
+        ([label.hd95_mm for label in report.labels], compute_hausdorff_distance(*one_hot, percentile=95, **options)),
+        *(
+            (
+                [label.nsd[index] for label in report.labels],
+                compute_surface_dice(*one_hot, class_thresholds=[t, t], use_subvoxels=True, **options),
+            )
+            for index, t in enumerate((1.0, 2.0))
+        ),
+    ]
+    for ours, theirs in columns:
+        assert_allclose(ours, theirs.numpy()[0], rtol=1e-5)
+
+
+def test_empty_masks_are_reported_and_never_silent() -> None:
+    prediction, mask = _cube((1, 1, 1), value=1), _cube((1, 1, 1), value=2)
+    table = LabelTable.from_names(["liver", "spleen", "stomach"])
+    report = evaluate_segmentation(_volume(prediction), _volume(mask), table)
+    liver, spleen, stomach = report.labels
+    assert [label.status for label in report.labels] == ["mask_empty", "prediction_empty", "both_empty"]
+    assert (liver.dsc, liver.asd_mm, liver.hd95_mm, liver.nsd) == (0.0, None, None, (0.0, 0.0))
+    assert (spleen.dsc, spleen.volume_ml, spleen.reference_ml) == (0.0, 0.0, 0.216)
+    assert (stomach.dsc, stomach.nsd) == (None, (None, None))
+    assert report.mean_dsc == 0.0
+    assert report.mean_asd_mm is None
+    assert report.counts == {"ok": 0, "both_empty": 1, "prediction_empty": 1, "mask_empty": 1}
+    text = report.table()
+    assert "missed" in text
+    assert "not in reference" in text
+    assert "nan" not in text.lower()
+
+
+def test_labels_that_neither_holds_do_not_change_the_mean() -> None:
+    report = evaluate_segmentation(_volume(_cube((1, 1, 1))), _volume(_cube((1, 1, 1))), TWO)
+    assert report.mean_dsc == 1.0
+    assert report.mean_nsd == (1.0, 1.0)
+
+
+def test_report_as_json_and_table() -> None:
+    report = evaluate_segmentation(_volume(_cube((1, 1, 1))), _volume(_cube((1, 1, 2))), TWO, tolerances_mm=(0.5,))
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert data["labels"][0]["name"] == "liver"
+    assert data["labels"][0]["nsd@0.5mm"] == report.labels[0].nsd[0]
+    assert data["mean"]["dsc"] == report.mean_dsc
+    assert data["counts"]["both_empty"] == 1
+    lines = report.table().splitlines()
+    assert lines[0].split()[:3] == ["label", "DSC", "ASD"]
+    assert lines[2].split()[:2] == ["liver", "0.833"]
+    assert lines[-1].startswith("mean")
+    with pytest.raises(LabelError, match="no label 'heart'"):
+        report.by_name("heart")
+
+
+def test_other_grids_labels_and_tolerances_are_refused() -> None:
+    cube = _cube((1, 1, 1))
+    with pytest.raises(GeometryError, match="prediction"):
+        evaluate_segmentation(_volume(cube), _volume(cube, (2, 1, 1)), ONE)
+    with pytest.raises(LabelError, match="The prediction holds the values 3, but the labels are 0"):
+        evaluate_segmentation(_volume(cube * 3), _volume(cube), TWO)
+    halves = Volume(np.where(cube, np.nan, 0.5), np.eye(4))
+    with pytest.raises(LabelError, match=r"The mask holds the values 0\.5, nan"):
+        evaluate_segmentation(_volume(cube), halves, TWO)
+    with pytest.raises(InputError, match="tolerances must be numbers of mm"):
+        evaluate_segmentation(_volume(cube), _volume(cube), ONE, tolerances_mm=(-1.0,))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two cases: one perfect, one that misses the spleen; other suffixes in the two folders; a name with a blank."""
+    predictions, masks = tmp_path / "prédiction", tmp_path / "masks"
+    predictions.mkdir()
+    masks.mkdir()
+    both = _cube((1, 1, 1)) + _cube((9, 9, 9), value=2)
+    for name, predicted in (("case 1", both), ("case 2", _cube((1, 1, 1)))):
+        write_segmentation(_volume(predicted), TWO, predictions / f"{name}.seg.nrrd")
+        write_segmentation(_volume(both), TWO, masks / f"{name}.nii.gz")
+    return predictions, masks
+
+
+def test_folder_is_paired_by_name(folders: tuple[Path, Path]) -> None:
+    seen = []
+    report = evaluate_folder(*folders, on_case=lambda *event: seen.append(event))
+    assert [case.name for case in report.cases] == ["case 1", "case 2"]
+    assert seen == [(0, 2, "case 1"), (1, 2, "case 2")]
+    assert report.mean_dsc == 0.75
+    assert list(report.by_label()) == ["liver", "spleen"]
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert data["labels"]["spleen"]["counts"]["prediction_empty"] == 1
+    assert "0.500 ± 0.500" in report.table()
+    assert "1 missed" in report.table()
+
+
+def test_files_without_stored_names_get_numbers(folders: tuple[Path, Path]) -> None:
+    report = evaluate_files(folders[1] / "case 1.nii.gz", folders[1] / "case 1.nii.gz")
+    assert [label.name for label in report.labels] == ["label 1", "label 2"]
+
+
+def test_folder_errors_name_the_files(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, masks = folders
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no segmentation"):
+        evaluate_folder(tmp_path / "empty", masks)
+    with pytest.raises(InputError, match="is not a folder"):
+        evaluate_folder(tmp_path / "nowhere", masks)
+    write_segmentation(_volume(_cube((1, 1, 1))), TWO, predictions / "case 3.nrrd")
+    with pytest.raises(InputError, match="case 3 only in .*diction"):
+        evaluate_folder(predictions, masks)
+    write_segmentation(_volume(_cube((1, 1, 1))), TWO, predictions / "case 3.seg.nrrd")
+    with pytest.raises(InputError, match="two files for the case 'case 3'"):
+        evaluate_folder(predictions, masks)
+
+
+def test_a_case_on_another_grid_is_named(folders: tuple[Path, Path]) -> None:
+    predictions, masks = folders
+    write_segmentation(_volume(_cube((1, 1, 1)), (2, 1, 1)), TWO, masks / "case 2.nii.gz")
+    with pytest.raises(GeometryError, match=r"case 2\.seg\.nrrd"):
+        evaluate_folder(predictions, masks)

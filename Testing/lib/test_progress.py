@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from CrossModalSegLib.errors import Cancelled
+from CrossModalSegLib.progress import CancelToken, SilentProgress, TqdmProgress
+
+
+def test_silence(capsys: pytest.CaptureFixture[str]):
+    SilentProgress()(1, 2, "training", {"loss": 0.5})
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_shows_message_values_and_end(capsys: pytest.CaptureFixture[str]):
+    with TqdmProgress() as progress:
+        for done in range(1, 4):
+            progress(done, 3, "training", {"loss": 0.123456})
+    text = capsys.readouterr().err
+    assert "training" in text
+    assert "loss=0.1235" in text
+    assert "3/3" in text
+
+
+def test_a_new_message_is_a_new_bar(capsys: pytest.CaptureFixture[str]):
+    with TqdmProgress() as progress:
+        progress(2, 2, "reading")
+        progress(1, 4, "training")
+    text = capsys.readouterr().err
+    assert "reading: 100%" in text
+    assert "training:  25%" in text
+
+
+def test_cancelling_from_another_thread():
+    token = CancelToken()
+    token.raise_if_cancelled()
+    assert not token.cancelled
+    thread = threading.Thread(target=token.cancel)
+    thread.start()
+    thread.join()
+    assert token.cancelled
+    with pytest.raises(Cancelled, match="stopped on request"):
+        token.raise_if_cancelled()

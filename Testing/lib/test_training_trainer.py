@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_cohort import make_cohort, tiny_config
+
+from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
+from CrossModalSegLib.inference.model_folder import load_model
+from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.training.trainer import train
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return make_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def cpu(cohort, out, config, **kwargs):
+    return train(cohort, out, config, accelerator="cpu", **kwargs)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_training_ends_with_a_model_folder(cohort, tmp_path):
+    events = []
+    out = cpu(cohort, tmp_path / "modèle 1", tiny_config(), progress=lambda *event: events.append(event))
+    assert out == tmp_path / "modèle 1"
+    assert {"model.safetensors", "model.json", "history.json", "training.json"} <= {p.name for p in out.iterdir()}
+    assert [p.name for p in tmp_path.iterdir()] == ["modèle 1"]
+    model = load_model(out)
+    assert model.card.modalities == ("ct", "mr") and model.card.architecture == "cmfnet"
+    assert model.card.metrics["validated_on"] == "masks" and model.card.seed == 0
+    assert len(model.card.provenance["cases"]["training"]) == 2 and "torch" in model.card.versions
+    history = json.loads((out / "history.json").read_text())
+    assert history["steps"][-1]["step"] == 4 and {"total", "ssl", "imr", "imc"} <= history["steps"][-1].keys()
+    assert [entry["step"] for entry in history["validation"]] == [2, 4]
+    steps = [event for event in events if event[2] == "Training"]
+    assert [event[:2] for event in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps[-1][3]["loss"] > 0 and "dice" in steps[-1][3]
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_threads_and_the_callers_state(cohort, tmp_path):
+    torch.manual_seed(1)
+    first = cpu(cohort, tmp_path / "a", tiny_config(steps=2))
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
+    second = cpu(cohort, tmp_path / "b", tiny_config(steps=2, num_workers=3))
+    other = cpu(cohort, tmp_path / "c", tiny_config(steps=2, seed=1))
+    for name, tensor in weights(first).items():
+        assert torch.equal(tensor, weights(second)[name])
+    assert any(not torch.equal(tensor, weights(other)[name]) for name, tensor in weights(first).items())
+
+
+class StopAfter:
+    """Raises at a step's report."""
+
+    def __init__(self, step, error):
+        self.step, self.error = step, error
+
+    def __call__(self, done, total, message="", values=None):
+        if message == "Training" and done == self.step:
+            raise self.error
+
+
+@pytest.mark.parametrize("method", ["cmfnet", "ustm", "s2l", "dmsps"])
+def test_a_stopped_and_resumed_training_gives_the_weights_of_an_uninterrupted_one(cohort, tmp_path, method):
+    config = tiny_config(method=method, steps=5, second_stage=None if method == "ustm" else stage())
+    whole = cpu(cohort, tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        cpu(cohort, tmp_path / "parts", config, progress=StopAfter(2, KeyboardInterrupt()))
+    with pytest.raises(Cancelled):
+        cpu(cohort, tmp_path / "parts", config, resume=True, progress=StopAfter(4, Cancelled("enough")))
+    assert not (tmp_path / "parts").exists()
+    parts = cpu(cohort, tmp_path / "parts", config, resume=True)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(parts)[name]), name
+    histories = [json.loads((folder / "history.json").read_text()) for folder in (whole, parts)]
+    assert histories[0]["validation"] == histories[1]["validation"]
+    assert [entry["total"] for entry in histories[0]["steps"]] == [entry["total"] for entry in histories[1]["steps"]]
+
+
+def stage():
+    from CrossModalSegLib.training.pseudo_labels import SecondStage
+
+    return SecondStage(share=0.5, max_uncertainty=1.0)
+
+
+def test_a_cancel_token_stops_after_a_complete_step(cohort, tmp_path):
+    cancel = CancelToken()
+
+    def progress(done, total, message="", values=None):
+        if message == "Training":
+            cancel.cancel()
+
+    with pytest.raises(Cancelled, match="resume"):
+        cpu(cohort, tmp_path / "out", tiny_config(), progress=progress, cancel=cancel)
+    checkpoints = tmp_path / "out.training" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000001"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_training_is_not_overwritten(cohort, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        cpu(cohort, tmp_path / "out", tiny_config(), progress=StopAfter(1, KeyboardInterrupt()))
+    with pytest.raises(OutputError, match="resume it, or delete"):
+        cpu(cohort, tmp_path / "out", tiny_config())
+    with pytest.raises(InputError, match="config.learning_rate was 0.001 and is now 0.5"):
+        cpu(cohort, tmp_path / "out", tiny_config(learning_rate=0.5), resume=True)
+    with pytest.raises(InputError, match="config.hybrid.alpha1 was"):
+        from CrossModalSegLib.losses.hybrid import HybridConfig
+
+        cpu(cohort, tmp_path / "out", tiny_config(hybrid=HybridConfig(alpha1=0.1)), resume=True)
+    cpu(cohort, tmp_path / "out", tiny_config(checkpoint_minutes=1.0, num_workers=2), resume=True)
+    with pytest.raises(OutputError, match="exists and is not empty.*finished"):
+        cpu(cohort, tmp_path / "out", tiny_config(), resume=True)
+
+
+def test_an_existing_output_is_left_alone(cohort, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="exists and is not empty"):
+        cpu(cohort, tmp_path, tiny_config())
+    assert not tmp_path.with_name(f"{tmp_path.name}.training").exists()
+
+
+def test_missing_annotations_are_named(tmp_path):
+    unscribbled = make_cohort(tmp_path / "a", 2, scribbled=False)
+    with pytest.raises(CohortError, match="learns from scribbles, but these cases have none: case0, case1"):
+        cpu(unscribbled, tmp_path / "out", tiny_config())
+    unmasked = make_cohort(tmp_path / "b", 2, masked=False)
+    with pytest.raises(CohortError, match="method full learns from masks, but these cases have none: case0, case1"):
+        cpu(unmasked, tmp_path / "out", tiny_config(method="full"))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.training").exists()
+
+
+def test_what_is_not_there_is_named(cohort, tmp_path):
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match='"cuda" was asked for'):
+            train(cohort, tmp_path / "out", tiny_config(), accelerator="cuda")
+    with pytest.raises(InputError, match="fold 7"):
+        cpu(cohort, tmp_path / "out", tiny_config(fold=7))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": (16, 16, 20)}, "multiples of 16"),
+        ({"method": "dmsps", "network": "vnet"}, 'use "dual_decoder_vnet"'),
+        ({"method": "cmfnet", "network": "vnet"}, 'use "cmfnet"'),
+        ({"network_options": {"num_classes": 3}}, "follows from the cohort"),
+        ({"network_options": {"base_channels": 2}}, "too small for the network"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(cohort, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        cpu(cohort, tmp_path / "out", tiny_config(**changes))
+
+
+def test_divergence_is_an_error_and_reaches_no_checkpoint(cohort, tmp_path):
+    config = tiny_config(optimizer="sgd", learning_rate=1e30, gradient_clip=None, checkpoint_minutes=0.0, steps=8)
+    with pytest.raises(ModelError, match="diverged"):
+        cpu(cohort, tmp_path / "out", config)
+    found = list((tmp_path / "out.training" / "checkpoints").glob("step-*"))
+    for path in found:
+        assert all(torch.isfinite(t).all() for n, t in load_file(path / "state.safetensors").items() if "sum" in n)
+
+
+def test_without_validation_cases_scribbled_slices_are_held_out(cohort, tmp_path):
+    config = tiny_config(validation_share=0.0, scribble_share=0.3, steps=2)
+    out = cpu(cohort, tmp_path / "out", config)
+    assert load_model(out).card.metrics["validated_on"] == "held-out scribbles"
+
+
+def test_training_lowers_the_loss(cohort, tmp_path):
+    config = tiny_config(method="pce", steps=25, learning_rate=1e-2, ema_decay=None, validate_every=25)
+    out = cpu(cohort, tmp_path / "out", config)
+    steps = json.loads((out / "history.json").read_text())["steps"]
+    assert steps[-1]["total"] < 0.8 * steps[0]["total"]
+    assert np.isfinite([entry["total"] for entry in steps]).all()
