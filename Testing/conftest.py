@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import HealthCheck, settings
 
 from CrossModalSegLib.volume import Volume
@@ -20,6 +21,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("project")
+
+# The volumes here are tiny: threads would only wait for each other.
+sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.errors import ModelError, OutputError
 from CrossModalSegLib.inference.model_card import ModelCard
@@ -25,6 +23,7 @@ from CrossModalSegLib.inference.model_folder import (
 )
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.models.factory import build_network
+from safetensors.torch import load_file, save_file
 
 CONFIG = {"num_classes": 3, "modalities": 2, "base_channels": 2}
 
@@ -117,7 +116,7 @@ def test_flipped_bits(folder):
     content = bytearray(path.read_bytes())
     content[-100] ^= 0xFF
     path.write_bytes(bytes(content))
-    with pytest.raises(ModelError, match="not those its model.json was written for"):
+    with pytest.raises(ModelError, match=r"not those its model\.json was written for"):
         load_model(folder)
 
 
@@ -191,7 +190,7 @@ def test_a_card_that_is_not_one(folder, text):
 
 def test_missing_files(folder, tmp_path):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="has no model.safetensors"):
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         load_model(folder)
     with pytest.raises(ModelError, match="not a model folder"):
         load_model(tmp_path)

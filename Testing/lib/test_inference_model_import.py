@@ -5,7 +5,6 @@ import zipfile
 
 import pytest
 import torch
-
 from CrossModalSegLib.errors import ModelError, OutputError
 from CrossModalSegLib.inference import model_import
 from CrossModalSegLib.inference.model_card import ModelCard
@@ -106,7 +105,7 @@ def test_what_is_no_model(source, tmp_path):
         import_model(tmp_path / "nothing", tmp_path / "models")
     with zipfile.ZipFile(tmp_path / "half.zip", "w") as out:
         out.write(source / "model.json", "model.json")
-    with pytest.raises(ModelError, match="has no model.safetensors"):
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         import_model(tmp_path / "half.zip", tmp_path / "models")
     whole = archive(source, tmp_path / "whole.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])

@@ -6,10 +6,6 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
-
 from CrossModalSegLib.errors import Cancelled, CrossModalSegError, InputError
 from CrossModalSegLib.inference.memory import MemoryProfile
 from CrossModalSegLib.inference.predictor import (
@@ -22,6 +18,9 @@ from CrossModalSegLib.inference.predictor import (
     predict_slabs,
 )
 from CrossModalSegLib.progress import CancelToken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
 
 class Pointwise(nn.Module):
@@ -69,6 +68,14 @@ def test_windows_do_not_change_a_pointwise_network(patch, overlap):
     network, volume = Pointwise(), images()
     result = predict(network, volume, patch=patch, overlap=overlap, precision="fp32")
     assert result.shape == (3, 11, 21, 18) and result.dtype == np.float32
+    np.testing.assert_allclose(result, direct(network, volume), atol=2e-6)
+
+
+def test_a_network_for_one_size_gets_windows_of_that_size():
+    network, volume = Pointwise(), images()
+    network.fixed_patch = (16, 16, 16)
+    result = predict(network, volume, precision="fp32")
+    assert set(network.sizes) == {(16, 16, 16)}
     np.testing.assert_allclose(result, direct(network, volume), atol=2e-6)
 
 
@@ -146,7 +153,7 @@ def test_other_errors_of_the_network_are_not_swallowed():
 def test_progress_counts_windows_and_cancelling_stops_between_them():
     network, seen, token = Pointwise(), [], CancelToken()
 
-    def progress(done, total, message="", values=None):
+    def progress(done, total, _message="", _values=None):
         seen.append((done, total))
         if done == 3:
             token.cancel()
@@ -188,6 +195,15 @@ def test_the_largest_window_within_the_budget_is_chosen():
     window = fitting_window(shape, 16, profile, 200_000_000)
     assert profile.need(int(np.prod(window))) <= 200_000_000 and np.prod(window) > 64 * 64 * 64
     assert fitting_window(shape, 16, profile, 0) == (32, 32, 32)
+    assert all(fitting_window((8, 8, 8), 16, profile, budget) == (16, 16, 16) for budget in (0, 10**9))
+
+
+def test_windows_tile_evenly():
+    profile = MemoryProfile(bytes_per_voxel=130.0, fixed_bytes=0.0, num_classes=8)
+    shape = (300, 512, 512)
+    window = fitting_window(shape, 16, profile, 3 * 2**30)
+    computed = np.prod([len(_starts(n, w, 0.25)) * w for n, w in zip(shape, window)])
+    assert computed / np.prod(shape) < 2.2
 
 
 def test_the_result_is_part_of_the_budget():

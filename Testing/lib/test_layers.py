@@ -51,7 +51,8 @@ def test_imports_go_down_only():
     result = subprocess.run(
         [sys.executable, "-c", script, "--config", str(PROJECT / "pyproject.toml"), "--no-cache"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
         cwd=PROJECT,
     )

@@ -34,7 +34,7 @@ def check(model, channels, classes=2):
     torch.testing.assert_close(model.segment(images), model(images)["out"])
 
 
-@pytest.mark.parametrize(("ct_depth", "mr_depth"), itertools.product((3, 4, 5, 6), repeat=2))
+@pytest.mark.parametrize(("ct_depth", "mr_depth"), [*itertools.product((3, 4, 5, 6), repeat=2)])
 def test_every_combination_of_table_5(ct_depth, mr_depth):
     check(network(ct_depth=ct_depth, mr_depth=mr_depth), 2)
 

@@ -13,7 +13,7 @@ from CrossModalSegLib.models.dual_decoder_vnet import DualDecoderVNet, DualDecod
 from CrossModalSegLib.models.factory import NETWORKS, build_network, network_config
 from CrossModalSegLib.models.m_cnn import MCNN, MCNNConfig
 from CrossModalSegLib.models.mm_unet import MMUNetConfig
-from CrossModalSegLib.models.monai_networks import DynUNetConfig, UNETRConfig, UNetPlusPlusConfig
+from CrossModalSegLib.models.monai_networks import DynUNetConfig, UNetPlusPlusConfig, UNETRConfig
 
 SHAPE = (16, 32, 32)
 SMALL = {
@@ -32,6 +32,8 @@ SMALL = {
 
 
 def small(name, classes=3, modalities=2, **options):
+    if name == "unetr":
+        pytest.importorskip("einops", reason="MONAI's transformer needs einops, which is not installed")
     torch.manual_seed(0)
     return build_network(name, to_dict(network_config(name, classes, modalities, **{**SMALL[name], **options})))
 
@@ -87,6 +89,12 @@ def test_every_default_configuration_survives_the_factory(name):
         network = build_network(name, to_dict(config_class()))
     assert type(network) is network_class
     assert network.config == config_class()
+
+
+def test_unetr_without_einops_is_told(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install einops"):
+        build_network("unetr", to_dict(UNETRConfig()))
 
 
 def test_unetr_takes_its_patch_only():

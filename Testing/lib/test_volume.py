@@ -226,6 +226,15 @@ def _field(grid: Volume, field: tuple) -> np.ndarray:
     return field[0] * x + field[1] * y + field[2] * z + field[3]
 
 
+@pytest.mark.parametrize("angle", [1e-300, 5e-324, 1e-160, 1e-17])
+def test_axes_that_are_all_but_parallel_to_the_world(angle: float, capfd: pytest.CaptureFixture[str]):
+    """ITK's singular value decomposition fails on such tiny components, and its inverse is then wrong."""
+    volume = Volume(box().array, grid_affine((1, 2, 3), (angle, angle, -angle), (0, 0, 0)))
+    assert np.array_equal(resample_like(volume, volume).array, volume.array)
+    assert np.array_equal(volume_from_itk(volume_to_itk(volume)).array, volume.array)
+    assert "suspicious" not in "".join(capfd.readouterr())
+
+
 def test_outside_is_the_minimum_unless_told():
     volume = box(dtype=np.int16).with_array(np.full((2, 3, 4), 7, np.int16) - np.eye(4, dtype=np.int16)[:3])
     far = Volume(np.zeros((1, 1, 1)), grid_affine((1, 1, 1), (0, 0, 0), (500, 0, 0)))
@@ -294,7 +303,7 @@ def test_a_tilted_gantry_becomes_orthogonal(affine: np.ndarray, tilt: float):
     field = (0.5, -1.0, 0.25, 3.0)
     volume = grid.with_array(_field(grid, field))
     result = resample_orthogonal(volume)
-    assert np.allclose(result.direction.T @ result.direction, np.eye(3), atol=1e-9)
+    assert np.allclose(result.direction.T @ result.direction, np.eye(3), atol=1e-6)
     assert np.allclose(result.affine[:3, 0], sheared[:3, 0])
     inside = resample_like(grid.with_array(np.ones(grid.shape)), result, fill=0).array > 0
     centres = resample_like(result, grid)

@@ -29,6 +29,9 @@ _LINEAR_ITERATIONS = 120
 _BSPLINE_ITERATIONS = 40
 _BSPLINE_MESH_MM = 40.0
 _MIN_OVERLAP = 0.1
+_FEWEST_VOXELS = 4
+_LEAST_FILLED = 0.005
+_LEAST_AIR = 0.03
 _SAME_SPACE_OVERLAP = 0.25
 _ALIGNMENT_POINTS = 60_000
 _ALIGNMENT_BINS = 32
@@ -87,7 +90,7 @@ def register(
     """Align the moving volume to the fixed one.
 
     "affine" refines a rigid alignment, "bspline" a rigid one by a free-form deformation on a grid of about 40 mm. The
-    same arguments, number of threads and SimpleITK give the same transform.
+    same arguments and SimpleITK give the same transform up to rounding (threads add up in any order).
 
     Args:
         fixed: Stays where it is.
@@ -107,9 +110,9 @@ def register(
         Cancelled: The work was stopped.
     """
     _check_arguments(kind, initial, seed)
-    fixed_image = _registration_image(fixed, "fixed")
-    moving_image = _registration_image(moving, "moving")
-    run = _Run(fixed_image, moving_image, seed, threads, progress or SilentProgress(), cancel)
+    run = _Run(
+        _prepared(fixed, "fixed"), _prepared(moving, "moving"), seed, threads, progress or SilentProgress(), cancel
+    )
     if initial in (None, "auto", "identity"):
         _require_overlap(fixed, moving)
     start, transform = _start(run, initial)
@@ -155,14 +158,15 @@ class _Run:
 
     def __init__(
         self,
-        fixed: sitk.Image,
-        moving: sitk.Image,
+        fixed: _Side,
+        moving: _Side,
         seed: int,
         threads: int | None,
         progress: Progress,
         cancel: CancelToken | None,
     ) -> None:
-        self.fixed, self.moving = fixed, moving
+        self.fixed, self.moving = fixed.image, moving.image
+        self.fixed_mask, self.moving_mask = fixed.mask, moving.mask
         self.seed, self.threads = seed, threads
         self.progress, self.cancel = progress, cancel
         self.iterations = 0
@@ -178,6 +182,10 @@ class _Run:
         # ITK takes 0 to mean "seed from the clock".
         method.SetMetricSamplingPercentage(share, self.seed + seed_offset + 1)
         method.SetInterpolator(sitk.sitkLinear)
+        if self.fixed_mask is not None:
+            method.SetMetricFixedMask(self.fixed_mask)
+        if self.moving_mask is not None:
+            method.SetMetricMovingMask(self.moving_mask)
         return method
 
     def metric(self, transform: sitk.Transform) -> float:
@@ -195,8 +203,16 @@ class _Run:
     ) -> sitk.Transform:
         """Optimise on a fixed and a moving image, with progress and cancelling."""
 
+        best: tuple[float, tuple[float, ...]] = (np.inf, ())
+        position: tuple[float, ...] = ()
+
         def step() -> None:
+            nonlocal best, position
             self.iterations += 1
+            # ITK reports the metric of the place that the step has just left.
+            if position and method.GetMetricValue() < best[0]:
+                best = (method.GetMetricValue(), position)
+            position = method.GetOptimizerPosition()
             done = min(method.GetOptimizerIteration() + 1, steps)
             self.progress(done, steps, message, {"metric": -method.GetMetricValue()})
             if self.cancel is not None and self.cancel.cancelled:
@@ -221,6 +237,10 @@ class _Run:
             raise failure[0]
         if self.cancel is not None:
             self.cancel.raise_if_cancelled()
+        transform = _single(transform)
+        # Where images end inside tissue the steps may run away from the best place that they passed.
+        if best[0] < method.GetMetricValue() and len(best[1]) == len(transform.GetParameters()):
+            transform.SetParameters(best[1])
         return transform
 
 
@@ -250,21 +270,48 @@ def _resampled(moving: Volume, fixed: Volume, transform: sitk.Transform) -> Volu
     return result if upright is fixed else resample_like(result, fixed)
 
 
-def _registration_image(volume: Volume, name: str) -> sitk.Image:
-    if min(volume.shape) < 4:
-        raise InputError(f"Registration needs at least 4 voxels along each axis; the {name} image has {volume.shape}.")
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One image made ready, and a mask of where it was measured."""
+
+    image: sitk.Image
+    mask: sitk.Image | None
+
+
+def _prepared(volume: Volume, name: str) -> _Side:
+    if min(volume.shape) < _FEWEST_VOXELS:
+        raise InputError(
+            f"Registration needs at least {_FEWEST_VOXELS} voxels along each axis; the {name} image has {volume.shape}."
+        )
     array = np.asarray(volume.array, dtype=np.float32)
     if not np.isfinite(array).all():
         raise InputError(f"The {name} image has values that are not finite numbers; replace them before registration.")
-    # Few very bright or dark voxels (metal, padding) would take most of the histogram's bins.
-    low, high = np.percentile(array[:, ::2, ::2], (0.5, 99.5))
     if array.min() == array.max():
         raise InputError(f"The {name} image has the same value everywhere; there is nothing to register.")
+    measured = _measured(array)
+    # Few very bright or dark voxels (metal) would take most of the histogram's bins.
+    low, high = np.percentile(array if measured is None else array[measured], (0.5, 99.5))
     if low < high:
         array = np.clip(array, low, high)
     # Centres of mass need values that are not negative.
-    array = array - array.min()
-    return volume_to_itk(resample_orthogonal(volume.with_array(array)))
+    image = volume_to_itk(resample_orthogonal(volume.with_array(array - array.min())))
+    if measured is None:
+        return _Side(image, None)
+    return _Side(image, volume_to_itk(resample_orthogonal(volume.with_array(measured.astype(np.uint8)), "nearest")))
+
+
+def _measured(array: np.ndarray) -> np.ndarray | None:
+    """Where an image was measured rather than filled up (as resampling does); None where all of it may be.
+
+    Filled regions hold the exact minimum while measured air is noisy. Without them the step from tissue to the fill
+    value would pull at the alignment.
+    """
+    filled = ndimage.binary_opening(array == array.min(), np.ones((3, 3, 3), dtype=bool))
+    air = (array < np.quantile(array[~filled], 0.02) + 0.03 * np.ptp(array)) & ~filled
+    if filled.mean() < _LEAST_FILLED or air.mean() < _LEAST_AIR:
+        return None
+    # Gradients at the region's rim would still reach into it.
+    return ~ndimage.binary_dilation(filled, np.ones((3, 3, 3), dtype=bool))
 
 
 def _corners(volume: Volume) -> np.ndarray:
@@ -434,7 +481,7 @@ def _linear(
             method.SetMovingInitialTransform(moving_initial)
         method.SetInitialTransform(transform, inPlace=False)
         message = f"{name} registration, resolution {level + 1} of {len(levels)}"
-        transform = _single(run.execute(method, (fixed, moving), message, _LINEAR_ITERATIONS))
+        transform = run.execute(method, (fixed, moving), message, _LINEAR_ITERATIONS)
     return transform
 
 
@@ -475,4 +522,4 @@ def _bspline(run: _Run, base: sitk.Transform) -> sitk.Transform:
     method.SetMovingInitialTransform(base)
     method.SetInitialTransformAsBSpline(spline, inPlace=False, scaleFactors=[1, 2])
     fitted = run.execute(method, (run.fixed, run.moving), "b-spline registration", _BSPLINE_ITERATIONS)
-    return _compose(base, _single(fitted))
+    return _compose(base, fitted)

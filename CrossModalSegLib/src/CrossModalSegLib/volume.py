@@ -330,7 +330,13 @@ def _itk_array(array: np.ndarray) -> np.ndarray:
 def _set_grid(image: sitk.Image, volume: Volume) -> None:
     image.SetSpacing(volume.spacing[::-1])
     image.SetOrigin(volume.origin)
-    image.SetDirection(volume.direction.ravel().tolist())
+    image.SetDirection(_itk_direction(volume))
+
+
+def _itk_direction(volume: Volume) -> list[float]:
+    """The axes, row by row, without components so small that ITK's inversion of the matrix stumbles over them."""
+    direction = volume.direction
+    return np.where(np.abs(direction) < 1e-15, 0.0, direction).ravel().tolist()
 
 
 def _corners(volume: Volume) -> np.ndarray:
@@ -372,7 +378,7 @@ def _resample(
     resampler.SetSize(shape[::-1])
     resampler.SetOutputSpacing(grid.spacing[::-1])
     resampler.SetOutputOrigin(grid.origin)
-    resampler.SetOutputDirection(grid.direction.ravel().tolist())
+    resampler.SetOutputDirection(_itk_direction(grid))
     resampler.SetInterpolator(_INTERPOLATORS[interpolation])
     resampler.SetUseNearestNeighborExtrapolator(repeat_edge)
     resampler.SetDefaultPixelValue(_fill_value(volume.array, fill))

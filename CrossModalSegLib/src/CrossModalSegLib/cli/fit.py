@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,8 +12,7 @@ from CrossModalSegLib.cli.console import progress_bar, say
 
 if TYPE_CHECKING:
     from CrossModalSegLib.cohort import LoadedCase
-    from CrossModalSegLib.fitting.fit_case import FitResult
-    from CrossModalSegLib.inference.model_folder import LoadedModel
+    from CrossModalSegLib.fitting.fit_case import FitResult, Stage
     from CrossModalSegLib.labels import LabelTable
     from CrossModalSegLib.volume import Volume
 
@@ -25,7 +24,7 @@ class Arguments:
     """Segment one case from scribbles: a first answer within seconds, better ones while time remains.
 
     The output folder appears when all is done and holds segmentation.nii.gz, segmentation.seg.nrrd (opens in 3D Slicer
-    with names and colours), overlay.png, curve.png, report.json and, for methods that train one, model/.
+    with names and colours), overlay.png, curve.png and report.json. Scribbled voxels keep the class that was drawn.
 
     Attributes:
         scribbles: .seg.nrrd with one segment a class and one named "Background", or a label map: 1..K are the classes,
@@ -34,12 +33,13 @@ class Arguments:
         ct: CT image: NIfTI, NRRD, MHA, or a DICOM series folder.
         mr: MR image on the same grid.
         image: a single image of any kind, instead of --ct and --mr.
-        model: model folder or name to start from; the model that ships with the library where not given.
+        model: prompted model that "cmfnet" starts from, folder or name; the one that ships where not given.
         labels: names of the classes 1..K of a label map, in this order.
         unlabelled: value in a label map where nothing is drawn.
         background: value in a label map of background scribbles.
-        minutes: time the fit may take, after loading.
-        preview_every: seconds between previews, which replace each other in OUT-preview.seg.nrrd; 0 writes none.
+        minutes: time for tuning or training; 0 stops at the first answer of "cmfnet".
+        preview_every: seconds between answers; each better one replaces OUT-preview.seg.nrrd until OUT is there. 0
+            writes no previews.
         method: "cmfnet" tunes the shipped network on the case, "scratch" trains a CmFNet on the case alone, "pce" is
             the baseline with partial cross-entropy alone.
         seed: of everything random.
@@ -79,12 +79,9 @@ def run(args: Arguments) -> None:
     _check_numbers(args)
     check_new_folder(args.out, args.overwrite)
     loaded, table = _load(args)
-    model = _model(args)
-    began = time.perf_counter()
-    with _Preview(args.out, table, args.preview_every > 0, began) as preview:
-        result = _fit(args, loaded, table, model, preview)
-        _write(args, loaded, table, result, time.perf_counter() - began)
-        preview.is_done = True
+    with _Preview(args.out, table, args.preview_every > 0) as preview:
+        result, seconds = _fit(args, loaded, table, preview)
+        _write(args, loaded, table, result, seconds)
     for line in _volumes(result.labels, table):
         say(line)
     say(f"segmentation: {args.out / 'segmentation.seg.nrrd'}")
@@ -94,8 +91,8 @@ def run(args: Arguments) -> None:
 def _check_numbers(args: Arguments) -> None:
     from CrossModalSegLib.errors import InputError
 
-    if not args.minutes > 0:
-        raise InputError(f"--minutes should be above 0, got {args.minutes:g}.")
+    if not args.minutes >= 0:
+        raise InputError(f"--minutes should be 0 or above, got {args.minutes:g}.")
     if not args.preview_every >= 0:
         raise InputError(f"--preview-every should be 0 or above, got {args.preview_every:g}.")
 
@@ -113,35 +110,26 @@ def _load(args: Arguments) -> tuple[LoadedCase, LabelTable]:
     return loaded, table
 
 
-def _model(args: Arguments) -> LoadedModel | None:
-    if args.model is None:
-        return None
-    from CrossModalSegLib.inference.model_folder import load_model
-
-    return load_model(args.model)
-
-
-def _fit(
-    args: Arguments,
-    loaded: LoadedCase,
-    table: LabelTable,
-    model: LoadedModel | None,
-    on_preview: Callable[[Volume], None],
-) -> FitResult:
+def _fit(args: Arguments, loaded: LoadedCase, table: LabelTable, on_preview: _Preview) -> tuple[FitResult, float]:
+    """The result, and the seconds it took once everything was loaded."""
     from CrossModalSegLib.cli.devices import choose_device
-    from CrossModalSegLib.fitting.fit_case import FitConfig, fit_case
+    from CrossModalSegLib.fitting.fit_case import DEFAULT_PRIOR, FitConfig, fit_case
 
-    config = FitConfig(
-        method=args.method,
-        seconds=60.0 * args.minutes,
-        preview_every=args.preview_every or float("inf"),
-        seed=args.seed,
-        probabilities=args.probabilities,
-        uncertainty=args.uncertainty,
-    )
-    device = choose_device(args.device)
+    every = {"preview_every": args.preview_every} if args.preview_every else {}
+    began = time.perf_counter()
     with progress_bar(args.quiet) as progress:
-        return fit_case(loaded, table, config, model=model, device=device, progress=progress, on_preview=on_preview)
+        result = fit_case(
+            loaded,
+            table,
+            FitConfig(method=args.method, seconds=60.0 * args.minutes, seed=args.seed, **every),
+            prior=args.model or DEFAULT_PRIOR,
+            device=choose_device(args.device),
+            probabilities=args.probabilities,
+            uncertainty=args.uncertainty,
+            progress=progress,
+            on_preview=on_preview,
+        )
+    return result, time.perf_counter() - began
 
 
 def _write(args: Arguments, loaded: LoadedCase, table: LabelTable, result: FitResult, seconds: float) -> None:
@@ -153,9 +141,9 @@ def _write(args: Arguments, loaded: LoadedCase, table: LabelTable, result: FitRe
 
     with atomic_folder(args.out, overwrite=args.overwrite) as folder:
         write_fit(result, loaded, table, folder)
-        if result.probabilities is not None and args.probabilities:
+        if result.probabilities is not None:
             write_probabilities(result.probabilities, loaded.grid, table, folder)
-        if result.uncertainty is not None and args.uncertainty:
+        if result.uncertainty is not None:
             write_volume(result.uncertainty, folder / "uncertainty.nii.gz")
         report = {
             "method": args.method,
@@ -164,7 +152,8 @@ def _write(args: Arguments, loaded: LoadedCase, table: LabelTable, result: FitRe
             "scribbles": args.scribbles,
             "labels": table.to_json(),
             "seconds": round(seconds, 1),
-            "stages": result.stages,
+            "steps": len(result.history),
+            "answers": result.stages,
             "versions": installed_versions(),
         }
         write_json(report, folder / "report.json")
@@ -178,29 +167,28 @@ def _volumes(labels: Volume, table: LabelTable) -> Iterator[str]:
 class _Preview:
     """Writes each better answer beside the output; the file goes away when the output stands."""
 
-    def __init__(self, out: Path, table: LabelTable, is_wanted: bool, began: float) -> None:
+    def __init__(self, out: Path, table: LabelTable, is_wanted: bool) -> None:
         self.path = out.with_name(f"{out.name}-preview.seg.nrrd")
-        self.is_done = False
-        self._table, self._is_wanted, self._began, self._count = table, is_wanted, began, 0
+        self._table, self._is_wanted, self._count = table, is_wanted, 0
 
-    def __call__(self, labels: Volume) -> None:
+    def __call__(self, labels: Volume, stage: Stage) -> None:
         if not self._is_wanted:
             return
         from CrossModalSegLib.io import write_segmentation
 
         write_segmentation(labels, self._table, self.path)
         if self._count == 0:
-            say(f"first answer after {time.perf_counter() - self._began:.0f} s: {self.path}")
+            say(f"first answer after {stage.seconds:.0f} s: {self.path}")
         self._count += 1
 
     def __enter__(self) -> _Preview:
         return self
 
     def __exit__(self, *ending: object) -> None:
-        if self._count and (self.is_done or not _is_interrupt(ending[0])):
+        # Whoever stops a fit by hand keeps its last preview, which is complete in itself.
+        if self._count and not _is_interrupt(ending[0]):
             self.path.unlink(missing_ok=True)
 
 
 def _is_interrupt(kind: object) -> bool:
-    """Whoever stops a fit by hand keeps its last preview, which is complete in itself."""
     return isinstance(kind, type) and not issubclass(kind, Exception)

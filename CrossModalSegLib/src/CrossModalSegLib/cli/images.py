@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from CrossModalSegLib.cohort import Case, Cohort, LoadedCase, load_case
-from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.errors import CrossModalSegError, InputError
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
 
 CASE_NAME = "case"
@@ -51,4 +51,8 @@ def load_single(
     """
     case = Case(CASE_NAME, images, scribbles=scribbles)
     cohort = Cohort(tuple(images), table, convention, (case,), Path.cwd())
-    return load_case(case, cohort, resample)
+    try:
+        return load_case(case, cohort, resample)
+    except CrossModalSegError as error:
+        # The name of the case, which the message begins with, means nothing to someone who gave files.
+        raise error.__cause__ if isinstance(error.__cause__, CrossModalSegError) else error from None

@@ -46,7 +46,7 @@ def scribble_table(path: Path, names: tuple[str, ...], convention: ScribbleConve
         convention: what the values of a plain label map mean.
 
     Raises:
-        LabelError: there is no class, or there are fewer names than classes.
+        LabelError: there is no class, values are left out, or every voxel is drawn.
         InputError: the file cannot be read.
     """
     if is_slicer_segmentation(path):
@@ -55,15 +55,28 @@ def scribble_table(path: Path, names: tuple[str, ...], convention: ScribbleConve
             raise LabelError(f"'{path}' holds no segments. Paint one for each class, and one named 'Background'.")
         table = without_background(stored)
         return table_for(names, table, 0)
-    values = np.unique(whole_numbers(read_volume(path).array, "The scribbles"))
-    classes = [
-        int(value) for value in values if value > 0 and value not in (convention.unlabelled, convention.background)
-    ]
-    if classes and classes[-1] >= UNLABELLED:
-        raise LabelError(
-            f"The scribbles in '{path}' hold the value {classes[-1]}, which cannot be a class. If it means 'not "
-            f"painted', add --unlabelled {classes[-1]}."
-        )
-    if not classes and not names:
+    values = [int(value) for value in np.unique(whole_numbers(read_volume(path).array, "The scribbles"))]
+    _require_undrawn(path, values, convention)
+    if names:
+        return LabelTable.from_names(list(names))
+    classes = [value for value in values if value > 0 and value not in (convention.unlabelled, convention.background)]
+    if not classes:
         raise LabelError(f"The scribbles in '{path}' hold no class. Draw a stroke in each class, from value 1 up.")
-    return table_for(names, None, classes[-1] if classes else 0)
+    if classes != list(range(1, len(classes) + 1)):
+        raise LabelError(
+            f"The classes of the scribbles in '{path}' should be 1, 2, 3, …, but the file holds "
+            f"{', '.join(map(str, classes))}. Say with --unlabelled and --background what other values mean, or name "
+            "all classes with --labels."
+        )
+    return table_for((), None, len(classes))
+
+
+def _require_undrawn(path: Path, values: list[int], convention: ScribbleConvention) -> None:
+    """LabelError when every voxel counts as drawn: most likely the file has another convention."""
+    if convention.unlabelled in values:
+        return
+    raise LabelError(
+        f"In the scribbles '{path}' no voxel has the value {convention.unlabelled} for 'not drawn'; they hold "
+        f"{', '.join(map(str, values[:8]))}. Say with --unlabelled which value means 'not drawn' and with --background "
+        "which one is the background, for example --unlabelled 0 --background 9."
+    )

@@ -95,6 +95,6 @@ def run(args: Arguments) -> None:
             every=args.every,
             folds=args.folds,
             overwrite=args.overwrite,
-            progress=progress,
+            progress=lambda done, total, *_: progress(done, total, "simulating"),
         )
     say(f"cohort: {cohort}")

@@ -62,10 +62,9 @@ def load_arrays(
 def store_arrays(folder: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
     """Keep the arrays under `key`; the entry appears at once or not at all."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with atomic_path(_entry(folder, key)) as temporary:
-        # An open file, because np.savez appends ".npz" to a path that does not end so.
-        with open(temporary, "wb") as stream:
-            np.savez(stream, **arrays)
+    # An open file, because np.savez appends ".npz" to a path that does not end so.
+    with atomic_path(_entry(folder, key)) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
 
 
 def _entry(folder: Path, key: str) -> Path:

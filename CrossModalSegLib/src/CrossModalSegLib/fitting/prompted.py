@@ -51,15 +51,21 @@ def class_logits(
     """
     box = class_box(scribbles, value, spacing, network.divisor)
     cropped, drawn = two_images(images)[(slice(None), *box)], scribbles[box]
-    inputs = np.concatenate([cropped, prompt_maps(cropped, drawn, value)])
+    inputs = np.concatenate([cropped, prompt_maps(cropped, drawn, value, spacing)])
     logits = np.full(scribbles.shape, ABSENT_LOGIT, np.float32)
     logits[box] = _log_odds(network, inputs, device)
     return logits
 
 
 def pad_to_multiple(array: np.ndarray, divisor: int, fill: int | None = None) -> np.ndarray:
-    """The last three axes enlarged at their ends to multiples of `divisor`, by repeating the edge or with `fill`."""
-    widths = [(0, 0)] * (array.ndim - 3) + [(0, -n % divisor) for n in array.shape[-3:]]
+    """The last three axes enlarged at their ends to multiples of `divisor`, by repeating the edge or with `fill`.
+
+    The last axis gets two multiples at least: instance normalisation needs more than one voxel at the coarsest stage.
+    """
+    sizes = [-(-n // divisor) * divisor for n in array.shape[-3:]]
+    sizes[-1] = max(sizes[-1], 2 * divisor)
+    added = [(0, size - n) for size, n in zip(sizes, array.shape[-3:], strict=True)]
+    widths = [(0, 0)] * (array.ndim - 3) + added
     return np.pad(array, widths, mode="edge") if fill is None else np.pad(array, widths, constant_values=fill)
 
 

@@ -8,28 +8,35 @@ from __future__ import annotations
 
 import numpy as np
 
+from CrossModalSegLib.fitting.geodesic import geodesic_posterior
 from CrossModalSegLib.labels import UNLABELLED
 
-PROMPT_CHANNELS = 3
+PROMPT_CHANNELS = 4
 INTENSITY_BINS = 32
 MAX_LOG_RATIO = 4.0
 
 
-def prompt_maps(images: np.ndarray, scribbles: np.ndarray, value: int) -> np.ndarray:
+def prompt_maps(
+    images: np.ndarray, scribbles: np.ndarray, value: int, spacing: tuple[float, float, float]
+) -> np.ndarray:
     """The prompt channels of one class.
 
     Args:
         images: (M, k, j, i) float32 in [0, 1].
         scribbles: (k, j, i) uint8; `UNLABELLED` where nothing was drawn.
         value: The class that is to be segmented.
+        spacing: mm, (k, j, i).
 
     Returns:
-        (3, k, j, i) float32: scribbles of the class (0 or 1), scribbles of anything else (0 or 1), and the probability
-        in [0, 1] that intensities like this voxel's belong to the class rather than to the rest.
+        (4, k, j, i) float32: scribbles of the class (0 or 1), scribbles of anything else (0 or 1), the probability in
+        [0, 1] that intensities like this voxel's belong to the class rather than to the rest, and how much nearer, in
+        [0, 1], the class's scribbles are than the others when edges are hard to cross.
     """
     inside = scribbles == value
     outside = (scribbles != UNLABELLED) & ~inside
-    return np.stack([inside, outside, intensity_posterior(images, inside, outside)]).astype(np.float32)
+    likely = intensity_posterior(images, inside, outside)
+    near = geodesic_posterior(images, scribbles, value, spacing)
+    return np.stack([inside, outside, likely, near]).astype(np.float32)
 
 
 def intensity_posterior(images: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from torch.nn import functional as F
+from torch.nn import functional
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.fitting.prompts import prompt_maps
@@ -58,6 +58,7 @@ class SynthesisConfig:
         patch: (k, j, i) voxels.
         in_plane_mm, slice_mm: Ranges of the patch's voxel size.
         every: Range of the distance between scribbled slices, in slices.
+        widest_gap_mm: Scribbled slices are not further apart than this, where slices are thick.
         lesion_probability: Share of samples whose target is a drawn lesion.
         plain_probability: Share of images that keep the contrast of the case.
     """
@@ -66,6 +67,7 @@ class SynthesisConfig:
     in_plane_mm: tuple[float, float] = (1.1, 2.4)
     slice_mm: tuple[float, float] = (2.5, 8.0)
     every: tuple[int, int] = (1, 12)
+    widest_gap_mm: float = 45.0
     lesion_probability: float = 0.25
     plain_probability: float = 0.4
 
@@ -101,7 +103,7 @@ def synthesise(volumes: list[LabelledVolume], config: SynthesisConfig, rng: np.r
         scribbles = _scribble(labels, value, spacing, config, rng)
         if not (scribbles == 1).any() or not (scribbles != UNLABELLED).any():
             continue
-        prompts = prompt_maps(images, scribbles, 1)
+        prompts = prompt_maps(images, scribbles, 1, spacing)
         return Sample(np.concatenate([images, prompts]), (labels == value).astype(np.uint8), scribbles)
 
 
@@ -143,7 +145,7 @@ def _sample(array: np.ndarray, points: np.ndarray, mode: str) -> np.ndarray:
     box = array[tuple(slice(a, b) for a, b in zip(low, high))].astype(np.float32)
     scaled = (points - low) * 2 / (np.array(box.shape) - 1) - 1
     grid = torch.from_numpy(scaled[..., ::-1].astype(np.float32).copy())[None]
-    return F.grid_sample(torch.from_numpy(box)[None, None], grid, mode=mode, align_corners=True)[0, 0].numpy()
+    return functional.grid_sample(torch.from_numpy(box)[None, None], grid, mode=mode, align_corners=True)[0, 0].numpy()
 
 
 def _pick_value(labels: np.ndarray, rng: np.random.Generator) -> int | None:
@@ -221,7 +223,9 @@ def _draw_lesion(images: np.ndarray, labels: np.ndarray, rng: np.random.Generato
 def _smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise of unit deviation with a correlation length of about `scale` voxels, made on a coarse grid."""
     coarse = rng.normal(size=[max(3, int(np.ceil(n / scale)) + 2) for n in shape]).astype(np.float32)
-    fine = F.interpolate(torch.from_numpy(coarse)[None, None], size=shape, mode="trilinear", align_corners=True)[0, 0]
+    fine = functional.interpolate(
+        torch.from_numpy(coarse)[None, None], size=shape, mode="trilinear", align_corners=True
+    )[0, 0]
     return (fine / fine.std().clamp_min(1e-6)).numpy()
 
 
@@ -252,7 +256,8 @@ def _scribble(
     lookup[value] = 1
     for position, other in enumerate(kept):
         lookup[other] = 2 + position
-    every = int(np.exp(rng.uniform(*np.log(config.every))).round())
+    widest = min(config.every[1], max(1, int(config.widest_gap_mm / spacing[0])))
+    every = int(np.exp(rng.uniform(np.log(config.every[0]), np.log(widest + 0.5))).round())
     drawn = simulate_scribbles(
         lookup[labels],
         spacing,

@@ -114,7 +114,7 @@ class PromptedTuner:
         box = self._random_patch(value)
         images, scribbles = self._images[(slice(None), *box)], self._scribbles[box]
         shown = self._hide_slices(scribbles, value)
-        inputs = np.concatenate([images, prompt_maps(images, shown, value)])
+        inputs = np.concatenate([images, prompt_maps(images, shown, value, self._case.spacing)])
         target = np.where(scribbles == UNLABELLED, UNLABELLED, scribbles == value).astype(np.int64)
         inputs, target = self._flip(inputs, target)
         inputs = pad_to_multiple(inputs, self.network.divisor)

@@ -99,6 +99,9 @@ def _inference(model: LoadedModel) -> dict[str, Any]:
 
 
 def _window(model: LoadedModel) -> tuple[int, ...]:
+    fixed = getattr(model.network, "fixed_patch", None)
+    if fixed is not None:
+        return tuple(fixed)
     divisor = int(getattr(model.network, "divisor", 1))
     return tuple(ceil(n / divisor) * divisor for n in model.card.patch or DEFAULT_WINDOW)
 

@@ -243,12 +243,16 @@ def _load_tensors(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_card_fits(network: nn.Module, card: ModelCard, folder: Path) -> None:
     config = getattr(network, "config", None)
-    for what, expected in (("num_classes", card.labels.num_classes), ("modalities", len(card.modalities))):
-        actual = getattr(config, what, expected)
-        if isinstance(actual, int) and actual != expected:
+    images = len(card.modalities)
+    expected = {"num_classes": card.labels.num_classes, "modalities": images}
+    if not hasattr(config, "modalities"):
+        expected["in_channels"] = images + getattr(config, "prompt_channels", 0)
+    for what, number in expected.items():
+        actual = getattr(config, what, number)
+        if actual != number:
             raise ModelError(
                 f"The {CARD_FILE} of '{folder}' contradicts itself: the network has {what} = {actual}, "
-                f"its labels and modalities ask for {expected}."
+                f"its labels and modalities ask for {number}."
             )
 
 

@@ -71,7 +71,8 @@ def predict(
     """Class probabilities of a volume.
 
     Args:
-        network: Takes (N, C, k, j, i); see `models`. Its `divisor` bounds the window sizes.
+        network: Takes (N, C, k, j, i); see `models`. Window sizes are multiples of its `divisor`; where it has a
+            `fixed_patch`, all windows have that size.
         images: (C, k, j, i), values as from Preprocessing.
         device: Where the network runs; None takes the device of its weights.
         patch: Window size (k, j, i), rounded up to the divisor; None takes the whole volume or the largest window
@@ -160,6 +161,8 @@ class _Passes:
         self.device = device
         self.precision = precision
         self.divisor = int(getattr(network, "divisor", 1))
+        # Some networks, such as UNETR, take inputs of one size only.
+        self.fixed_window: Shape3 | None = getattr(network, "fixed_patch", None)
         self._segment = getattr(network, "segment", None)
         self._progress = progress
         self._cancel = cancel
@@ -193,7 +196,7 @@ class _Passes:
 def _with_fallback(
     passes: _Passes, volume: Tensor, patch: Shape3 | None, overlap: float, memory_limit: int | None
 ) -> Iterator[Slab]:
-    window = _first_window(passes, volume, patch, memory_limit)
+    window = _first_window(passes, volume, patch, overlap, memory_limit)
     finished = 0
     while True:
         try:
@@ -204,7 +207,7 @@ def _with_fallback(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            smaller = _smaller_window(window, passes.divisor)
+            smaller = None if passes.fixed_window is not None else _smaller_window(window, passes.divisor)
             if smaller is None:
                 raise CrossModalSegError(
                     f"A window of {window} voxels does not fit into the memory of the device {passes.device}, and it "
@@ -222,14 +225,18 @@ def _with_fallback(
         window = smaller
 
 
-def _first_window(passes: _Passes, volume: Tensor, patch: Shape3 | None, memory_limit: int | None) -> Shape3:
+def _first_window(
+    passes: _Passes, volume: Tensor, patch: Shape3 | None, overlap: float, memory_limit: int | None
+) -> Shape3:
+    if passes.fixed_window is not None:
+        return tuple(passes.fixed_window)
     if patch is not None:
         if len(patch) != 3 or min(patch) < 1:
             raise InputError(f"A window size is three positive numbers (k, j, i); got {patch}.")
         return _window_within(tuple(volume.shape[1:]), patch, passes.divisor)
     profile = passes.profile(volume.shape[0])
     budget = memory_budget(passes.device, memory_limit, 4 * profile.num_classes * prod(volume.shape[1:]))
-    window = fitting_window(tuple(volume.shape[1:]), passes.divisor, profile, budget)
+    window = fitting_window(tuple(volume.shape[1:]), passes.divisor, profile, budget, overlap)
     logger.info(
         "Windows of %s voxels need about %.0f MB of the %.0f MB set aside.",
         window,
@@ -255,22 +262,36 @@ def memory_budget(device: torch.device, memory_limit: int | None, result_bytes: 
     return min(allowed, CPU_BOUND_BYTES if memory_limit is None else memory_limit)
 
 
-def fitting_window(shape: Shape3, divisor: int, profile: MemoryProfile, budget: int) -> Shape3:
-    """The whole volume, rounded up to the divisor, or the window that results from halving its longest axis until the
-    estimate, blending included, is within the budget; never less than the smallest window."""
-    window = tuple(_round_up(n, divisor) for n in shape)
-    while _estimate(window, shape, profile) > budget:
-        smaller = _smaller_window(window, divisor)
-        if smaller is None:
-            return window
-        window = smaller
-    return window
+def fitting_window(shape: Shape3, divisor: int, profile: MemoryProfile, budget: int, overlap: float = 0.25) -> Shape3:
+    """The whole volume, rounded up to the divisor, or else the largest evenly tiling window within the budget.
+
+    One more window at a time is put along the longest axis, or across slices where blending takes most of the memory.
+    The result is never less than the smallest window, two divisors long.
+    """
+    window = [_round_up(n, divisor) for n in shape]
+    while True:
+        passing, blending = _estimate(tuple(window), shape, profile)
+        axes = [axis for axis in range(3) if window[axis] > 2 * divisor]
+        if passing + blending <= budget or not axes:
+            return tuple(window)
+        axis = 0 if blending > passing and 0 in axes else max(axes, key=lambda a: window[a])
+        window[axis] = _next_tiling(shape[axis], divisor, window[axis], overlap)
 
 
-def _estimate(window: Shape3, shape: Shape3, profile: MemoryProfile) -> int:
+def _estimate(window: Shape3, shape: Shape3, profile: MemoryProfile) -> tuple[int, int]:
+    """Bytes for the network's pass, and for blending one range of slices with the one before."""
     is_whole = all(w >= n for w, n in zip(window, shape))
     blended = window[0] * max(shape[1], window[1]) * max(shape[2], window[2])
-    return profile.need(prod(window)) + (0 if is_whole else 4 * blended * (2 * profile.num_classes + 2))
+    return profile.need(prod(window)), 0 if is_whole else 4 * blended * (2 * profile.num_classes + 2)
+
+
+def _next_tiling(length: int, divisor: int, below: int, overlap: float) -> int:
+    """The largest window below a length of which some number tiles the axis with about the overlap."""
+    count, window = 1, below
+    while window >= below:
+        count += 1
+        window = max(2 * divisor, _round_up(ceil(length / (1 + (count - 1) * (1 - overlap))), divisor))
+    return window
 
 
 def _smaller_window(window: Shape3, divisor: int) -> Shape3 | None:

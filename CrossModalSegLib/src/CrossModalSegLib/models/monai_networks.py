@@ -6,6 +6,7 @@ removed, so that every parameter gets a gradient (distributed training waits for
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -177,12 +178,21 @@ class MonaiNetwork(nn.Module):
         return [prediction] if isinstance(prediction, Tensor) else list(prediction)
 
 
+def _require_einops() -> None:
+    if importlib.util.find_spec("einops") is None:
+        raise ModelError(
+            "UNETR needs the package einops, which MONAI's transformer is written with, and it is not installed here. "
+            "Install it with: pip install einops"
+        )
+
+
 class UNETR(MonaiNetwork):
     """MONAI's UNETR."""
 
     title = "UNETR"
 
     def __init__(self, config: UNETRConfig) -> None:
+        _require_einops()
         from monai.networks import nets
 
         body = nets.UNETR(

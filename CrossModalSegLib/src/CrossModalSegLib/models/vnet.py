@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -98,7 +99,7 @@ class UpUnit(nn.Sequential):
 def conv_stack(in_channels: int, out_channels: int, count: int, normalization: Normalization) -> nn.Sequential:
     """`count` ConvUnits, the first of which changes the number of channels."""
     widths = [in_channels] + [out_channels] * count
-    return nn.Sequential(*(ConvUnit(a, b, normalization) for a, b in zip(widths, widths[1:])))
+    return nn.Sequential(*(ConvUnit(a, b, normalization) for a, b in pairwise(widths)))
 
 
 def add_residual(features: Tensor, source: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ def ellipsoid(centre: Point, radii: Point, degrees: Point = (0.0, 0.0, 0.0)) -> 
         dx, dy, dz = x - cx, y - cy, z - cz
         if rotated:
             dx, dy, dz = (row[0] * dx + row[1] * dy + row[2] * dz for row in axes)
-        first = second = np.float32(1e-12)
+        # At the centre the two sums vanish; the floors make the distance that of the nearest pole.
+        first, second = np.float32(1e-12), np.float32(1e-12) * max(scale) ** 2
         for offset, inverse in zip((dx, dy, dz), scale, strict=True):
             if inverse == 0:
                 continue

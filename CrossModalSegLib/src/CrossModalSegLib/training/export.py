@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import platform
 import re
 from collections.abc import Mapping
@@ -23,8 +22,6 @@ from CrossModalSegLib.output import atomic_folder, write_json
 from CrossModalSegLib.training.config import TrainingConfig
 from CrossModalSegLib.training.run import TrainingRun
 
-logger = logging.getLogger(__name__)
-
 PACKAGES = ("CrossModalSegLib", "torch", "monai", "numpy", "scipy", "SimpleITK", "lightning", "safetensors")
 
 
@@ -43,6 +40,8 @@ def export_model(
     Returns:
         `out`.
     """
+    from CrossModalSegLib.report.curve import write_curve  # here: matplotlib takes a second
+
     network = copy.deepcopy(run.evaluated_network)
     if run.best_weights is not None:
         network.load_state_dict(run.best_weights)
@@ -52,7 +51,7 @@ def export_model(
         save_model(folder, network, card)
         write_json(history, folder / "history.json")
         write_json(to_dict(run.config), folder / "training.json")
-        _write_curve(history, folder / "curve.png")
+        write_curve(history, folder / "curve.png")
     return out
 
 
@@ -93,15 +92,6 @@ def make_card(
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a result depends on."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
-
-
-def _write_curve(history: Mapping[str, Any], path: Path) -> None:
-    try:
-        from CrossModalSegLib.report.curve import write_curve  # here: matplotlib takes a second
-    except ModuleNotFoundError as error:
-        logger.warning("The curve is not drawn: %s.", error)
-        return
-    write_curve(history, path)
 
 
 def _metrics(run: TrainingRun, validated_on: str) -> dict[str, Any]:

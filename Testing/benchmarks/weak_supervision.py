@@ -1,0 +1,138 @@
+"""Full supervision, partial cross-entropy and CmFNet on abdominal CT: the comparison of the paper's Table II, in small.
+
+    python Testing/benchmarks/weak_supervision.py --data DATA --work FOLDER [--steps 600] [--mr] [--json results.json]
+
+Four cases are trained on (sabs03, 16, 19, 24), two are tested on (sabs00, 07), with WORD's seven organs and scribbles
+that are simulated in the style of WORD on every slice. Without --mr the CT goes into both branches of CmFNet; with --mr a
+T2 image that is simulated from the CT and its labels stands in for the MR. All but method and network is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sabs_cohort import ORGANS, WORD_ORGANS, word_mask
+
+from CrossModalSegLib.cohort import Case, Cohort, load_case, write_cohort
+from CrossModalSegLib.data.preprocess import Preprocessing
+from CrossModalSegLib.inference.model_folder import load_model
+from CrossModalSegLib.inference.segment import segment_case
+from CrossModalSegLib.io import read_volume, write_volume
+from CrossModalSegLib.labels import LabelTable, ScribbleConvention
+from CrossModalSegLib.metrics import evaluate_segmentation
+from CrossModalSegLib.progress import TqdmProgress
+from CrossModalSegLib.scribbles import coverage, simulate_scribbles
+from CrossModalSegLib.simulation import mr_from_ct
+from CrossModalSegLib.training.config import FAST, TrainingConfig
+from CrossModalSegLib.training.trainer import train
+
+TRAINED_ON, TESTED_ON = ("03", "16", "19", "24"), ("00", "07")
+METHODS = {"FullySup": ("full", "vnet"), "pCE": ("pce", "vnet"), "CmFNet": ("cmfnet", "cmfnet")}
+SPACING = (4.0, 2.4, 2.4)
+
+
+def prepare(data: Path, work: Path, with_mr: bool) -> Cohort:
+    """Masks, scribbles and, if wanted, simulated MR of all six cases, in `work`."""
+    work.mkdir(parents=True, exist_ok=True)
+    cases = []
+    for name in TRAINED_ON + TESTED_ON:
+        image = (data / "sabs_ct" / f"sabs{name}_ct.nii.gz").resolve()
+        dense = read_volume(data / "sabs_ct" / f"sabs{name}_label.nii.gz")
+        mask = dense.with_array(word_mask(dense.array))
+        drawn = simulate_scribbles(mask.array, mask.spacing, "word", seed=int(name))
+        images = {"ct": image}
+        if with_mr:
+            images["mr"] = work / f"sabs{name}_mr.nii.gz"
+            table = LabelTable.from_names(ORGANS)
+            labels = dense.with_array(dense.array.astype(np.uint8))
+            write_volume(mr_from_ct(read_volume(image), labels, table, int(name), "t2"), images["mr"])
+        files = {"mask": mask, "scribbles": mask.with_array(drawn)}
+        paths = {what: work / f"sabs{name}_{what}.nii.gz" for what in files}
+        for what, volume in files.items():
+            write_volume(volume, paths[what])
+        cases.append(Case(f"sabs{name}", images, paths["scribbles"], paths["mask"], int(name in TESTED_ON)))
+        print(f"sabs{name}: {100 * sum(coverage(drawn).values()):.2f} % scribbled", flush=True)
+    modalities = ("ct", "mr") if with_mr else ("ct",)
+    cohort = Cohort(modalities, LabelTable.from_names(WORD_ORGANS), ScribbleConvention.INTERNAL, tuple(cases), work)
+    write_cohort(cohort, work / "cohort.json")
+    return cohort
+
+
+def configuration(method: str, network: str, arguments: argparse.Namespace) -> TrainingConfig:
+    """The "fast" preset with the method, for the patch and spacing of this comparison."""
+    return replace(
+        FAST,
+        method=method,
+        network=network,
+        network_options={"base_channels": arguments.base_channels, "dropout": 0.1},
+        preprocessing=Preprocessing(spacing=SPACING),
+        patch_size=(16, 96, 96),
+        steps=arguments.steps,
+        validation_share=0.0,
+        scribble_share=0.0,
+        seed=arguments.seed,
+    )
+
+
+def test(folder: Path, cohort: Cohort) -> dict[str, list[dict[str, float | None]]]:
+    """DSC and ASD of each organ, one entry a test case."""
+    model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    results: dict[str, list[dict[str, float | None]]] = {organ: [] for organ in WORD_ORGANS}
+    for case in cohort.cases:
+        if case.fold == 1:
+            loaded = load_case(case, cohort)
+            answer = segment_case(model, loaded).labels
+            for label in evaluate_segmentation(answer, loaded.mask, cohort.labels).labels:
+                results[label.name].append({"dsc": label.dsc, "asd_mm": label.asd_mm})
+    return results
+
+
+def mean(values: list[float | None]) -> float:
+    """Mean of what is there; NaN for nothing."""
+    return float(np.mean([value for value in values if value is not None] or [np.nan]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--base-channels", type=int, default=8)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--mr", action="store_true", help="add the simulated MR")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads, {os.cpu_count()} cores"
+    print(f"{device}; {arguments.steps} steps", flush=True)
+    cohort = prepare(arguments.data, arguments.work, arguments.mr)
+    training = replace(cohort, cases=tuple(case for case in cohort.cases if case.fold == 0))
+    training = replace(training, cases=tuple(replace(case, fold=None) for case in training.cases))
+    rows = []
+    for name in arguments.methods:
+        folder = arguments.work / f"model-{name}{'-mr' if arguments.mr else ''}-{arguments.steps}"
+        began = time.perf_counter()
+        with TqdmProgress() as progress:
+            train(training, folder, configuration(*METHODS[name], arguments), progress=progress)
+        minutes = (time.perf_counter() - began) / 60
+        organs = test(folder, cohort)
+        dsc = {organ: mean([case["dsc"] for case in cases]) for organ, cases in organs.items()}
+        asd = {organ: mean([case["asd_mm"] for case in cases]) for organ, cases in organs.items()}
+        rows.append({"method": name, "minutes": round(minutes, 1), "dsc": dsc, "asd_mm": asd})
+        print(f"{name:9s} DSC " + " ".join(f"{value:.3f}" for value in dsc.values()), end="  ")
+        print(
+            f"mean {mean(list(dsc.values())):.3f}  ASD {mean(list(asd.values())):.1f} mm  {minutes:.1f} min", flush=True
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

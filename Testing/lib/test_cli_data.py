@@ -1,0 +1,161 @@
+"""simulate, simulate-mr, scribble, register: files in, files out, and nothing on failure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import SHAPE, affine, content, image_array, mask_array, run, write_case
+
+from CrossModalSegLib.cohort import load_case, read_cohort
+from CrossModalSegLib.io import read_segmentation, read_volume, write_volume
+from CrossModalSegLib.labels import UNLABELLED
+from CrossModalSegLib.volume import Volume, same_geometry
+
+TINY = ("--shape", 8, 32, 32, "--spacing", 14, 6, 6)
+
+
+def test_simulate_writes_a_cohort_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "Köpfe 1"
+    result = run(capsys, "simulate", "--out", out, "--cases", 2, "--folds", 2, "--quiet", *TINY)
+    assert result.code == 0
+    assert str(out / "cohort.json") in result.out
+    cohort = read_cohort(out / "cohort.json")
+    assert [case.fold for case in cohort.cases] == [0, 1]
+    loaded = load_case(cohort.cases[0], cohort)
+    assert loaded.grid.shape == (8, 32, 32)
+    assert set(np.unique(loaded.scribbles.array)) == {0, 1, UNLABELLED}
+
+
+def test_simulate_is_decided_by_its_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert (
+            run(capsys, "simulate", "--out", tmp_path / name, "--cases", 1, "--seed", seed, "--quiet", *TINY).code == 0
+        )
+    first, second, third = (read_volume(tmp_path / name / "head01" / "mr.nii.gz").array for name in "abc")
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, third)
+
+
+def test_simulate_never_writes_over_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    before = content(tmp_path)
+    error = run(capsys, "simulate", "--out", tmp_path / "mine", "--cases", 1).error
+    assert "exists and is not empty" in error
+    assert "--overwrite" in error
+    assert content(tmp_path) == before
+
+
+def test_simulate_names_the_bad_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "at least one case" in run(capsys, "simulate", "--out", tmp_path / "x", "--cases", 0).error
+    assert (
+        "field strength" in run(capsys, "simulate", "--out", tmp_path / "x", "--cases", 1, "--field-strength", 7).error
+    )
+    assert content(tmp_path) == set()
+
+
+def test_simulate_mr_is_on_the_grid_of_the_ct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    out = tmp_path / "mr.nrrd"
+    words = ("simulate-mr", "--ct", paths["ct"], "--mask", paths["mask"], "--labels", "liver", "spleen", "--out", out)
+    assert run(capsys, *words).code == 0
+    assert same_geometry(read_volume(out), read_volume(paths["ct"]))
+
+
+def test_scribbles_lie_within_their_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    out = tmp_path / "s.nii.gz"
+    result = run(capsys, "scribble", "--mask", paths["mask_seg"], "--out", out, "--every", 2, "--seed", 3)
+    assert result.code == 0
+    assert "brainstem: " in result.out
+    scribbles = read_volume(out).array
+    drawn = scribbles != UNLABELLED
+    assert 0 < drawn.mean() < 0.5
+    assert np.array_equal(scribbles[drawn], mask_array()[drawn])
+
+
+def test_scribbles_as_segments_have_one_named_background(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    for name in ("s.nii.gz", "s.seg.nrrd"):
+        words = ("scribble", "--mask", paths["mask"], "--labels", "GTV", "Hirnstamm ä", "--out", tmp_path / name)
+        assert run(capsys, *words).code == 0
+    plain = read_volume(tmp_path / "s.nii.gz").array
+    segments, table = read_segmentation(tmp_path / "s.seg.nrrd")
+    assert table.names == ("GTV", "Hirnstamm ä", "Background")
+    assert np.array_equal(segments.array == 3, plain == 0)
+    assert np.array_equal(segments.array == 1, plain == 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--mask", "{missing}"), "missing.nii.gz"),
+        (("--mask", "{ct}"), "whole numbers"),
+        (("--mask", "{mask}", "--labels", "GTV"), "Name all of them"),
+        (("--mask", "{mask}", "--every", "0"), "n >= 1"),
+        (("--mask", "{mask}", "--thickness", "0"), "at least 1 pixel"),
+        (("--mask", "{mask}", "--image", "{other}"), "'mask' and 'image' should share one grid"),
+    ],
+)
+def test_scribble_says_what_is_wrong(
+    words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_case(tmp_path)
+    paths |= {"missing": tmp_path / "missing.nii.gz", "other": tmp_path / "other.nii.gz"}
+    write_volume(Volume(image_array(1), affine((100.0, 0.0, 0.0))), paths["other"])
+    before = content(tmp_path)
+    filled = [word.format(**paths) for word in words]
+    assert message in run(capsys, "scribble", "--out", tmp_path / "s.nii.gz", *filled).error
+    assert content(tmp_path) == before
+
+
+def test_scribble_keeps_an_existing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    out = tmp_path / "s.nii.gz"
+    out.write_bytes(b"mine")
+    assert "--overwrite" in run(capsys, "scribble", "--mask", paths["mask"], "--out", out).error
+    assert out.read_bytes() == b"mine"
+    assert run(capsys, "scribble", "--mask", paths["mask"], "--out", out, "--overwrite").code == 0
+    assert read_volume(out).shape == SHAPE
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folder permissions are those of POSIX systems")
+@pytest.mark.parametrize("place", ["file.txt/s.nii.gz", "/proc/s.nii.gz", "s.docx"])
+def test_unwritable_places_are_named_before_work(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_case(tmp_path)
+    (tmp_path / "file.txt").write_text("")
+    before = content(tmp_path)
+    error = run(capsys, "scribble", "--mask", paths["mask"], "--out", tmp_path / place).error
+    assert Path(place).parts[0].strip("/") in error
+    assert content(tmp_path) == before
+
+
+def test_register_recovers_a_shift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    k, j, i = np.indices((12, 32, 32))
+    blob = 1000 * np.exp(-(((k - 5) / 3) ** 2 + ((j - 14) / 6) ** 2 + ((i - 17) / 4) ** 2))
+    blob += 500 * np.exp(-(((k - 7) / 2) ** 2 + ((j - 20) / 3) ** 2 + ((i - 9) / 5) ** 2))
+    grid = np.diag([2.0, 2.0, 3.0, 1.0])
+    moved = grid.copy()
+    moved[0, 3] = 6.0
+    fixed, moving = tmp_path / "fixed.nii.gz", tmp_path / "moving.nii.gz"
+    write_volume(Volume(blob.astype(np.float32), grid), fixed)
+    write_volume(Volume(blob.astype(np.float32), moved), moving)
+    out, transform = tmp_path / "out.nii.gz", tmp_path / "t.tfm"
+    words = ("--fixed", fixed, "--moving", moving, "--out", out, "--transform", transform, "--threads", 1)
+    result = run(capsys, "register", *words, "--quiet")
+    assert result.code == 0
+    assert "mutual information" in result.out
+    assert transform.is_file()
+    assert np.abs(read_volume(out).array - blob).mean() < 0.2 * np.abs(np.roll(blob, 3, axis=2) - blob).mean()
+
+
+def test_register_refuses_a_transform_of_unknown_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    words = ("--fixed", paths["ct"], "--moving", paths["mr"], "--out", tmp_path / "o.nii.gz")
+    assert ".tfm" in run(capsys, "register", *words, "--transform", tmp_path / "t.docx").error
+    assert not (tmp_path / "o.nii.gz").exists()

@@ -1,0 +1,265 @@
+"""segment, evaluate, model, doctor, train: on a tiny network with random weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_support import TABLE, affine, content, image_array, mask_array, run, write_case
+
+from CrossModalSegLib.cli import train_cmfnet
+from CrossModalSegLib.cohort import Case, Cohort, write_cohort
+from CrossModalSegLib.config import to_dict
+from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.inference.model_card import ModelCard
+from CrossModalSegLib.inference.model_folder import save_model
+from CrossModalSegLib.io import read_segmentation, read_volume, write_volume
+from CrossModalSegLib.labels import ScribbleConvention
+from CrossModalSegLib.models.factory import build_network, network_config
+from CrossModalSegLib.training.config import PRESETS
+from CrossModalSegLib.volume import Volume, same_geometry
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder for CT and MR with two classes."""
+    config = to_dict(network_config("vnet", num_classes=3, modalities=2, base_channels=2))
+    torch.manual_seed(0)
+    card = ModelCard("tiny", "vnet", config, ("ct", "mr"), TABLE, licence="CC0", metrics={"dice": 0.5})
+    return save_model(tmp_path_factory.mktemp("Modelle ö") / "tiny", build_network("vnet", config), card)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """A cohort file with two cases."""
+    paths = write_case(tmp_path)
+    images = {"ct": paths["ct"], "mr": paths["mr"]}
+    cases = tuple(Case(name, images, paths["scribbles"], paths["mask"]) for name in ("a", "b"))
+    path = tmp_path / "cohort.json"
+    write_cohort(Cohort(("ct", "mr"), TABLE, ScribbleConvention.INTERNAL, cases, tmp_path), path)
+    return path
+
+
+def test_segment_one_case(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    out = tmp_path / "o"
+    words = ("segment", "--model", model, "--mr", paths["mr"], "--ct", paths["ct"], "--out", out, "--quiet")
+    assert run(capsys, *words, "--probabilities", "--uncertainty", "--device", "cpu").code == 0
+    assert content(out) == {
+        "segmentation.nii.gz",
+        "segmentation.seg.nrrd",
+        "uncertainty.nii.gz",
+        "probability_0_background.nii.gz",
+        "probability_1_GTV.nii.gz",
+        "probability_2_brainstem.nii.gz",
+    }
+    labels, table = read_segmentation(out / "segmentation.seg.nrrd")
+    assert table == TABLE
+    assert same_geometry(labels, read_volume(paths["ct"]))
+    shares = [read_volume(path).array for path in sorted(out.glob("probability_*"))]
+    assert np.allclose(sum(shares), 1, atol=1e-3)
+    assert np.array_equal(np.argmax(shares, axis=0), labels.array)
+
+
+def test_segment_a_cohort_and_evaluate_it(
+    model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o"
+    assert run(capsys, "segment", "--model", model, "--cohort", cohort, "--out", out, "--quiet").code == 0
+    assert content(out) == {"a.seg.nrrd", "b.seg.nrrd"}
+    words = ("evaluate", "--prediction", out, "--cohort", cohort, "--out", tmp_path / "r.json", "--quiet")
+    result = run(capsys, *words)
+    assert result.code == 0
+    assert "brainstem" in result.out
+    assert len(json.loads((tmp_path / "r.json").read_text())["cases"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--ct", "{ct}"), "Add mr or choose another model"),
+        (("--image", "{ct}"), "Add ct, mr"),
+        ((), "An image is needed"),
+        (("--ct", "{ct}", "--cohort", "c.json"), "either a --cohort or images"),
+        (("--cohort", "c.json"), "c.json"),
+        (("--ct", "{ct}", "--mr", "{shifted}"), "--resample"),
+    ],
+)
+def test_segment_says_what_does_not_fit(
+    words: tuple[str, ...], message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_case(tmp_path)
+    paths["shifted"] = tmp_path / "shifted.nii.gz"
+    write_volume(Volume(image_array(2), affine((0.0, 0.0, 0.0))), paths["shifted"])
+    before = content(tmp_path)
+    filled = [word.format(**paths) for word in words]
+    result = run(capsys, "segment", "--model", model, "--out", tmp_path / "o", "--quiet", *filled)
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("error: ") == 1
+    assert "Traceback" not in result.err
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("spoil", ["missing", "foreign", "corrupt", "empty"])
+def test_unusable_models_are_refused(
+    spoil: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_case(tmp_path)
+    folder = tmp_path / "m"
+    if spoil != "missing":
+        shutil.copytree(model, folder)
+    if spoil == "foreign":
+        (folder / "model.json").write_text('{"format": "other"}')
+    if spoil == "corrupt":
+        (folder / "model.safetensors").write_bytes(b"\x80\x04\x95pickle")
+    if spoil == "empty":
+        (folder / "model.json").unlink()
+    before = content(tmp_path)
+    error = run(capsys, "segment", "--model", folder, "--ct", paths["ct"], "--out", tmp_path / "o").error
+    assert str(folder) in error or "model.json" in error
+    assert content(tmp_path) == before
+
+
+def test_evaluate_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    prediction = mask_array()
+    prediction[prediction == 2] = 0
+    write_volume(Volume(prediction, affine()), tmp_path / "p.nii.gz")
+    report = tmp_path / "r ö.json"
+    words = ("--prediction", tmp_path / "p.nii.gz", "--mask", paths["mask_seg"], "--out", report, "--quiet")
+    result = run(capsys, "evaluate", *words)
+    assert result.code == 0
+    labels = {each["name"]: each for each in json.loads(report.read_text(encoding="utf-8"))["labels"]}
+    assert labels["GTV"]["dsc"] == 1.0
+    assert labels["brainstem"]["status"] == "prediction_empty"
+    assert "missed" in result.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--prediction", "{mask}"), "given once"),
+        (("--prediction", "{mask}", "--mask", "none.nii.gz"), "There is no file or folder 'none.nii.gz'"),
+        (("--prediction", "{mask}", "--mask", "{folder}"), "both be files or both be folders"),
+        (("--prediction", "{mask}", "--mask", "{mask}", "--labels", "GTV"), "mask.nii.gz"),
+        (("--prediction", "{ct}", "--mask", "{mask}"), "whole numbers"),
+        (("--prediction", "{mask}", "--mask", "{mask}", "--tolerances", "-1"), "tolerances"),
+        (("--prediction", "{mask}", "--mask", "{mask}", "--out", "{mask}"), "--overwrite"),
+    ],
+)
+def test_evaluate_says_what_is_wrong(
+    words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_case(tmp_path) | {"folder": tmp_path}
+    before = content(tmp_path)
+    assert message in run(capsys, "evaluate", *[word.format(**paths) for word in words]).error
+    assert content(tmp_path) == before
+
+
+def test_model_import_list_info_export(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "installed"))
+    archive = shutil.make_archive(str(tmp_path / "zip"), "zip", model)
+    assert run(capsys, "model", "import", "--model", archive, "--name", "liver-1").code == 0
+    assert "liver-1" in run(capsys, "model", "list").out
+    info = run(capsys, "model", "info", "--model", "liver-1")
+    assert info.code == 0
+    assert "1 GTV, 2 brainstem" in info.out
+    assert "CC0" in info.out
+    assert json.loads(run(capsys, "model", "info", "--model", model, "--json").out)["name"] == "tiny"
+    assert "exists" in run(capsys, "model", "import", "--model", archive, "--name", "liver-1").error
+    assert run(capsys, "model", "export", "--model", "liver-1", "--out", tmp_path / "bundle").code == 0
+    assert (tmp_path / "bundle" / "configs" / "inference.json").is_file()
+    assert "--overwrite" in run(capsys, "model", "export", "--model", "liver-1", "--out", tmp_path / "bundle").error
+    assert "liver-2" in run(capsys, "model", "info", "--model", "liver-2").error
+
+
+def test_doctor_reports_and_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "installed"))
+    result = run(capsys, "doctor", "--out", tmp_path / "d.json")
+    assert result.code in (0, 1)
+    for heading in ("versions", "machine", "devices", "places", "models", "problems"):
+        assert f"{heading}\n" in result.out
+    names = {finding["name"] for finding in json.loads((tmp_path / "d.json").read_text())["findings"]}
+    assert {"torch", "free memory", "cpu", "working folder"} <= names
+
+
+def test_doctor_finds_a_broken_model(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path))
+    shutil.copytree(model, tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"nonsense")
+    result = run(capsys, "doctor")
+    assert result.code == 1
+    assert "broken: " in result.out.split("problems")[1]
+
+
+def config_for(*words: object) -> object:
+    from CrossModalSegLib.cli.commands import COMMANDS
+    from CrossModalSegLib.cli.main import parse
+
+    command = next(each for each in COMMANDS if each.name == "train cmfnet")
+    return train_cmfnet.training_config(parse(command, ["--cohort", "c.json", "--out", "m", *map(str, words)]))
+
+
+def test_train_takes_the_preset_where_nothing_is_said() -> None:
+    for name, preset in PRESETS.items():
+        assert config_for("--preset", name) == preset
+
+
+@pytest.mark.parametrize("method", ["cmfnet", "pce", "full", "em", "tv", "ms", "ustm", "s2l", "dmsps"])
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_method_goes_with_every_preset(method: str, preset: str) -> None:
+    assert config_for("--method", method, "--preset", preset).method == method
+
+
+def test_train_options_come_before_the_file_and_it_before_the_preset(tmp_path: Path) -> None:
+    settings = tmp_path / "s.json"
+    settings.write_text(
+        '{"epochs": 3, "batch_size": 5, "hybrid": {"imc": false}, "preprocessing": {"percentiles": [1, 99]}}'
+    )
+    config = config_for("--preset", "fast", "--config", settings, "--batch-size", 7, "--spacing", 3, 1, 1)
+    assert (config.epochs, config.steps, config.batch_size) == (3, None, 7)
+    assert config.hybrid.imc is False
+    assert config.hybrid.unit == PRESETS["fast"].hybrid.unit
+    assert config.preprocessing.spacing == (3, 1, 1)
+    assert config.preprocessing.percentiles == (1, 99)
+
+
+def test_train_names_a_wrong_setting(tmp_path: Path) -> None:
+    settings = tmp_path / "s.json"
+    settings.write_text('{"learning_rat": 1}')
+    with pytest.raises(InputError, match="learning_rat"):
+        config_for("--config", settings)
+    with pytest.raises(InputError, match="given once"):
+        config_for("--epochs", 1, "--steps", 1)
+
+
+def test_train_makes_a_model_that_segments(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tmp_path / "s.json"
+    settings.write_text('{"network_options": {"base_channels": 2}, "augmentation": "none", "warm_up_steps": 0}')
+    out = tmp_path / "m ö"
+    words = ("train", "cmfnet", "--cohort", cohort, "--out", out, "--preset", "fast", "--method", "pce", "--quiet")
+    options = ("--steps", 2, "--patch-size", 16, 16, 16, "--batch-size", 1, "--config", settings, "--device", "cpu")
+    result = run(capsys, *words, *options)
+    assert result.code == 0
+    assert str(out) in result.out
+    paths = {name: cohort.parent / "Fälle 1" / f"{name}.nii.gz" for name in ("ct", "mr")}
+    segment = ("segment", "--model", out, "--ct", paths["ct"], "--mr", paths["mr"], "--out", tmp_path / "o", "--quiet")
+    assert run(capsys, *segment).code == 0
+    assert "exists and is not empty" in run(capsys, *words, *options).error
+
+
+def test_train_refuses_a_missing_cohort(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = run(capsys, "train", "cmfnet", "--cohort", tmp_path / "c.json", "--out", tmp_path / "m").error
+    assert "c.json" in error
+    assert content(tmp_path) == set()

@@ -1,0 +1,170 @@
+"""Fitting a small case: what comes back, on which grid, and what stops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from CrossModalSegLib.cohort import LoadedCase
+from CrossModalSegLib.errors import Cancelled, InputError, LabelError, ModelError
+from CrossModalSegLib.fitting.fit_case import FIRST_ANSWER, FitConfig, fit_case, load_prior
+from CrossModalSegLib.fitting.prior_training import PriorConfig, prior_network
+from CrossModalSegLib.fitting.synthesis import LESION, LabelledVolume, SynthesisConfig, synthesise
+from CrossModalSegLib.fitting.tuning import PromptedTuning, ScratchTuning
+from CrossModalSegLib.inference.model_card import ModelCard
+from CrossModalSegLib.inference.model_folder import save_model
+from CrossModalSegLib.labels import UNLABELLED, LabelTable
+from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
+from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.volume import Volume, same_geometry
+
+TABLE = LabelTable.from_names(["liver", "spleen"])
+OBLIQUE = np.array([[0.0, -1.8, 0.6, 10.0], [1.9, 0.0, 0.3, -20.0], [0.1, 0.5, 3.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
+QUICK = {
+    "seconds": 0.2,
+    "preview_every": 0.1,
+    "base_channels": 2,
+    "tuning": PromptedTuning(patch=(16, 32, 32)),
+    "scratch": ScratchTuning(patch=(16, 32, 32), batch_size=1, augmentation="none"),
+}
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained prompted network."""
+    torch.manual_seed(0)
+    config = prior_network(base_channels=2)
+    return save_prior(tmp_path_factory.mktemp("prior") / "model", config)
+
+
+def save_prior(folder: Path, config: CmFNetConfig) -> Path:
+    card = ModelCard("prior", "cmfnet", vars(config), ("ct", "mr"), LabelTable.from_names(["structure"]))
+    return save_model(folder, CmFNet(config), card)
+
+
+def loaded_case(modalities: tuple[str, ...] = ("ct", "mr")) -> LoadedCase:
+    """Two bright cubes with a stroke each on five slices of an oblique, anisotropic grid."""
+    image = np.random.default_rng(0).normal(0, 20, (12, 40, 44)).astype(np.int16)
+    scribbles = np.full(image.shape, UNLABELLED, np.uint8)
+    for value, start in ((1, 6), (2, 24)):
+        image[2:10, 10:30, start : start + 14] += 100 * value
+        scribbles[2:10:2, 18, start + 4 : start + 10] = value
+    scribbles[2:10:2, 34, 5:40] = 0
+    grid = Volume(image, OBLIQUE)
+    return LoadedCase("case", dict.fromkeys(modalities, grid), grid.with_array(scribbles), None)
+
+
+@pytest.mark.parametrize("method", ["cmfnet", "scratch", "pce"])
+def test_every_method_answers_on_the_grid_and_honours_the_scribbles(method, prior):
+    loaded = loaded_case()
+    result = fit_case(loaded, TABLE, FitConfig(method, **QUICK), prior=prior, probabilities=True, uncertainty=True)
+    drawn = loaded.scribbles.array != UNLABELLED
+    assert same_geometry(result.labels, loaded.scribbles) and result.labels.array.dtype == np.uint8
+    assert np.array_equal(result.labels.array[drawn], loaded.scribbles.array[drawn])
+    assert result.probabilities.shape == (3, 12, 40, 44)
+    np.testing.assert_allclose(result.probabilities.sum(axis=0), 1, atol=1e-5)
+    assert result.uncertainty.array.min() >= 0 and result.uncertainty.array.max() <= 1
+    assert len(result.history) >= 1 and np.isfinite(result.history[-1]["total"])
+
+
+def test_the_first_answer_comes_before_any_step(prior):
+    shown = []
+    config = FitConfig(**{**QUICK, "seconds": 0.0})
+    result = fit_case(loaded_case(), TABLE, config, prior=prior, on_preview=lambda labels, stage: shown.append(stage))
+    assert shown[0].name == FIRST_ANSWER
+    assert result.history == []
+    assert result.stages[0].is_best
+
+
+def test_a_single_image_is_enough(prior):
+    result = fit_case(loaded_case(("mr",)), TABLE, FitConfig(**QUICK), prior=prior)
+    assert same_geometry(result.labels, loaded_case().scribbles)
+
+
+def test_the_same_seed_gives_the_same_answer(prior):
+    config = FitConfig(**{**QUICK, "seconds": 0.0})
+    first, second = (fit_case(loaded_case(), TABLE, config, prior=prior).labels.array for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_the_scribbles_and_images_are_not_changed(prior):
+    loaded = loaded_case()
+    before = loaded.scribbles.array.copy(), loaded.images["ct"].array.copy()
+    fit_case(loaded, TABLE, FitConfig(**QUICK), prior=prior)
+    assert np.array_equal(loaded.scribbles.array, before[0]) and np.array_equal(loaded.images["ct"].array, before[1])
+
+
+def test_cancelling_keeps_the_best_answer(prior):
+    cancel = CancelToken()
+    config = FitConfig(**{**QUICK, "seconds": 600.0})
+    result = fit_case(
+        loaded_case(), TABLE, config, prior=prior, cancel=cancel, on_preview=lambda labels, stage: cancel.cancel()
+    )
+    assert result.stages[-1].seconds < 60 and result.labels.shape == (12, 40, 44)
+
+
+def test_cancelling_before_the_first_answer_ends_in_cancelled(prior):
+    cancel = CancelToken()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        fit_case(loaded_case(), TABLE, FitConfig(**QUICK), prior=prior, cancel=cancel)
+
+
+def test_bad_input_is_told_in_a_sentence(prior, tmp_path):
+    loaded = loaded_case()
+    without = LoadedCase("case", loaded.images, None, None)
+    with pytest.raises(InputError, match="has no scribbles to fit"):
+        fit_case(without, TABLE, prior=prior)
+    three = LabelTable.from_names(["liver", "spleen", "stomach"])
+    with pytest.raises(LabelError, match="no scribble of stomach"):
+        fit_case(loaded, three, prior=prior)
+    too_many = LoadedCase("case", dict.fromkeys("abc", loaded.images["ct"]), loaded.scribbles, None)
+    with pytest.raises(InputError, match="one image, or CT and MR"):
+        fit_case(too_many, TABLE, prior=prior)
+    plain = save_prior(tmp_path / "plain", CmFNetConfig(base_channels=2))
+    with pytest.raises(ModelError, match="does not read scribbles as prompts"):
+        load_prior(plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"method": "magic"}, "fit method"), ({"seconds": -1}, "seconds"), ({"held_out": 1.0}, "held-out share")],
+)
+def test_settings_are_checked(options, message):
+    with pytest.raises(InputError, match=message):
+        FitConfig(**options)
+
+
+def test_samples_follow_the_seed_and_hold_what_they_promise():
+    labels = np.zeros((20, 60, 60), np.uint8)
+    labels[4:16, 10:40, 10:30], labels[4:16, 20:50, 34:54] = 1, 2
+    image = np.where(labels > 0, 0.6, 0.3).astype(np.float32)
+    volume = LabelledVolume(image, labels, (3.0, 1.5, 1.5))
+    config = SynthesisConfig(patch=(16, 32, 32))
+    samples = [synthesise([volume], config, np.random.default_rng(seed)) for seed in (3, 3, 4)]
+    assert np.array_equal(samples[0].inputs, samples[1].inputs)
+    assert not np.array_equal(samples[0].inputs, samples[2].inputs)
+    for sample in samples:
+        assert sample.inputs.shape == (5, 16, 32, 32) and sample.inputs.dtype == np.float32
+        assert sample.inputs.min() >= 0 and sample.inputs.max() <= 1
+        assert sample.target.any() and (sample.target[sample.scribbles == 1] == 1).all()
+        assert (sample.target[sample.scribbles == 0] == 0).all()
+
+
+def test_every_target_can_be_a_drawn_lesion():
+    labels = np.zeros((20, 60, 60), np.uint8)
+    labels[4:16, 10:50, 10:50] = 1
+    volume = LabelledVolume(np.full(labels.shape, 0.5, np.float32), labels, (3.0, 1.5, 1.5))
+    config = SynthesisConfig(patch=(16, 32, 32), lesion_probability=1.0)
+    sample = synthesise([volume], config, np.random.default_rng(0))
+    assert LESION not in np.unique(labels) and 0 < sample.target.mean() < 0.6
+
+
+def test_the_learning_rate_rises_and_falls():
+    config = PriorConfig(steps=1000, learning_rate=1.0)
+    assert config.rate(0) == pytest.approx(0.01)
+    assert config.rate(500) == pytest.approx(0.51)
+    assert config.rate(1000) == pytest.approx(0.02)

@@ -1,0 +1,133 @@
+"""Prompt maps, regions, judging: hand-made cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from CrossModalSegLib.errors import LabelError
+from CrossModalSegLib.fitting.judge import split_scribbles
+from CrossModalSegLib.fitting.prompted import honour_scribbles, pad_to_multiple, two_images
+from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS, intensity_posterior, prompt_maps
+from CrossModalSegLib.fitting.regions import class_box, scribbled_box, scribbled_slices
+from CrossModalSegLib.fitting.working_case import working_spacing
+
+
+def scribbles_of(shape: tuple[int, int, int], **voxels: list[tuple[int, int, int]]) -> np.ndarray:
+    array = np.full(shape, 255, np.uint8)
+    for name, places in voxels.items():
+        for place in places:
+            array[place] = int(name[1:])
+    return array
+
+
+def test_prompt_maps_tell_the_class_from_everything_else():
+    scribbles = scribbles_of((1, 2, 4), v0=[(0, 0, 0)], v1=[(0, 0, 1)], v2=[(0, 1, 3)])
+    maps = prompt_maps(np.zeros((1, 1, 2, 4), np.float32), scribbles, 1)
+    assert maps.shape == (PROMPT_CHANNELS, 1, 2, 4) and maps.dtype == np.float32
+    assert np.argwhere(maps[0]).tolist() == [[0, 0, 1]]
+    assert np.argwhere(maps[1]).tolist() == [[0, 0, 0], [0, 1, 3]]
+
+
+def test_intensities_like_the_scribbles_are_likely():
+    image = np.array([[[0.1, 0.1, 0.9, 0.9]]], np.float32)
+    inside = np.array([[[False, False, False, True]]])
+    outside = np.array([[[True, False, False, False]]])
+    posterior = intensity_posterior(image[None], inside, outside)[0, 0]
+    assert posterior[2] == posterior[3] > 0.9
+    assert posterior[1] == posterior[0] < 0.1
+
+
+def test_intensity_says_nothing_without_scribbles_of_both_sides():
+    nothing = np.zeros((1, 1, 4), bool)
+    image = np.linspace(0, 1, 4, dtype=np.float32).reshape(1, 1, 1, 4)
+    assert np.array_equal(intensity_posterior(image, nothing, ~nothing), np.full((1, 1, 4), 0.5, np.float32))
+
+
+def test_class_box_has_its_margin_in_millimetres():
+    scribbles = scribbles_of((64, 100, 100), v1=[(30, 50, 50)], v0=[(20, 0, 0)])
+    box = class_box(scribbles, 1, (5.0, 1.0, 2.0))
+    assert [(s.start, s.stop) for s in box] == [(20, 41), (15, 86), (32, 69)]
+
+
+@given(
+    place=st.tuples(st.integers(0, 36), st.integers(0, 49), st.integers(0, 20)),
+    spacing=st.tuples(*[st.floats(0.5, 9.0)] * 3),
+    divisor=st.sampled_from([1, 8, 16]),
+)
+def test_class_box_holds_the_scribble_and_lies_in_the_volume(place, spacing, divisor):
+    scribbles = scribbles_of((37, 50, 21), v3=[place])
+    for side, at, size in zip(class_box(scribbles, 3, spacing, divisor), place, scribbles.shape, strict=True):
+        assert 0 <= side.start <= at < side.stop <= size
+        assert (side.stop - side.start) % divisor == 0 or side.stop - side.start == size or size < divisor
+
+
+def test_a_class_without_scribble_is_named():
+    with pytest.raises(LabelError, match="Class 2 has no scribble: draw a stroke"):
+        class_box(scribbles_of((4, 4, 4), v1=[(0, 0, 0)]), 2, (1, 1, 1))
+    with pytest.raises(LabelError, match="no scribble on any class"):
+        scribbled_box(scribbles_of((4, 4, 4), v0=[(0, 0, 0)]), (1, 1, 1))
+
+
+def test_held_out_slices_are_whole_and_leave_every_class_two_slices():
+    voxels = {f"v{value}": [(k, value, value) for k in range(0, 20, 2)] for value in (0, 1)}
+    scribbles = scribbles_of((20, 8, 8), **voxels, v2=[(4, 5, 5), (6, 5, 5)])
+    judge = split_scribbles(scribbles, 0.3, np.random.default_rng(0))
+    held = scribbled_slices(judge.held_out)
+    assert len(held) == 3 and not {4, 6} & set(held.tolist())
+    assert not set(held.tolist()) & set(scribbled_slices(judge.shown).tolist())
+    assert np.array_equal(np.minimum(judge.shown, judge.held_out), scribbles)
+
+
+def test_too_few_slices_are_all_shown():
+    scribbles = scribbles_of((9, 4, 4), v0=[(0, 0, 0), (4, 0, 0)], v1=[(0, 1, 1), (4, 1, 1)])
+    judge = split_scribbles(scribbles, 0.5, np.random.default_rng(0))
+    assert np.array_equal(judge.shown, scribbles) and not judge.can_judge
+    assert judge.agreement(np.zeros((2, 9, 4, 4), np.float32)) is None
+
+
+def test_agreement_is_the_soft_dice_of_held_out_voxels():
+    voxels = {"v0": [(k, 0, 0) for k in range(5)], "v1": [(k, 1, 1) for k in range(5)]}
+    judge = split_scribbles(scribbles_of((5, 2, 2), **voxels), 0.2, np.random.default_rng(0))
+    probabilities = np.zeros((2, 5, 2, 2), np.float32)
+    probabilities[1, :, 1, 1] = 0.5
+    probabilities[1, :, 0, 0] = 0.25
+    assert judge.agreement(probabilities) == pytest.approx(2 * 0.5 / (0.5 + 0.25 + 1))
+
+
+def test_scribbled_voxels_keep_the_class_the_user_said():
+    scribbles = scribbles_of((1, 1, 3), v0=[(0, 0, 0)], v2=[(0, 0, 2)])
+    honoured = honour_scribbles(np.full((3, 1, 1, 3), 1 / 3, np.float32), scribbles)
+    assert honoured[:, 0, 0, 0].tolist() == [1, 0, 0]
+    assert honoured[:, 0, 0, 2].tolist() == [0, 0, 1]
+    assert honoured[:, 0, 0, 1] == pytest.approx([1 / 3] * 3)
+
+
+def test_one_image_goes_into_both_branches_and_two_stay():
+    one = np.zeros((1, 2, 2, 2), np.float32)
+    two = np.zeros((2, 2, 2, 2), np.float32)
+    assert two_images(one).shape == (2, 2, 2, 2)
+    assert two_images(two) is two
+
+
+def test_padding_repeats_the_edge_or_fills():
+    array = np.arange(3).reshape(1, 1, 3)
+    assert pad_to_multiple(array, 2).shape == (2, 2, 4)
+    assert pad_to_multiple(array, 2)[0, 0].tolist() == [0, 1, 2, 2]
+    assert pad_to_multiple(array, 2, 255)[0, 0].tolist() == [0, 1, 2, 255]
+    assert pad_to_multiple(np.zeros((16, 16, 16)), 16).shape == (16, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape", "expected"),
+    [
+        ((3.0, 1.0, 1.0), (50, 200, 200), (3.0, 1.4, 1.4)),
+        ((1.0, 1.0, 1.0), (50, 300, 300), (2.5, 1.4, 1.4)),
+        ((5.0, 2.0, 2.0), (20, 100, 100), (5.0, 2.0, 2.0)),
+        ((0.5, 0.5, 0.5), (64, 64, 64), (2.5 * 0.5 / 1.4, 0.5, 0.5)),
+    ],
+)
+def test_the_working_spacing_is_never_finer_than_the_case(spacing, shape, expected):
+    assert working_spacing(spacing, shape) == pytest.approx(expected)

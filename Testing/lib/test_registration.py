@@ -1,0 +1,148 @@
+"""Registration, measured on known displacements of simulated heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from CrossModalSegLib.errors import Cancelled, GeometryError, InputError
+from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.registration import alignment, register, write_transform
+from CrossModalSegLib.simulation import SimulatedCase, SimulationOptions, simulate_case
+from CrossModalSegLib.volume import Volume, same_geometry, volume_from_itk, volume_to_itk
+
+TARGETS = np.random.default_rng(0).uniform(-40, 40, (200, 3))
+
+
+@pytest.fixture(scope="module")
+def head() -> SimulatedCase:
+    return simulate_case("head", 5, SimulationOptions(shape=(26, 64, 64), spacing=(4.2, 3.2, 3.2)))
+
+
+def moved(volume: Volume, transform: sitk.Transform, affine: np.ndarray, shape: tuple[int, int, int]) -> Volume:
+    """The volume seen from a grid whose points `transform` takes to the volume's."""
+    grid = volume_to_itk(Volume(np.zeros(shape, dtype=np.uint8), affine))
+    return volume_from_itk(sitk.Resample(volume_to_itk(volume), grid, transform, sitk.sitkLinear, 0.0))
+
+
+def oblique_grid(shape: tuple[int, int, int], spacing_ijk: tuple[float, float, float]) -> np.ndarray:
+    affine = np.eye(4)
+    turn = np.reshape(sitk.Euler3DTransform((0, 0, 0), 0.1, 0.05, -0.1).GetMatrix(), (3, 3))
+    affine[:3, :3] = turn @ np.diag(spacing_ijk)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape[::-1]) - 1) / 2)
+    return affine
+
+
+def target_error(found: sitk.Transform, true: sitk.Transform) -> float:
+    """Mean distance between where two transforms take the targets, mm."""
+    pairs = ((found.TransformPoint(p), true.TransformPoint(p)) for p in TARGETS.tolist())
+    return float(np.mean([np.linalg.norm(np.subtract(a, b)) for a, b in pairs]))
+
+
+def rigid(angles: tuple[float, float, float], shift: tuple[float, float, float]) -> sitk.Euler3DTransform:
+    return sitk.Euler3DTransform((0.0, 0.0, 0.0), *angles, shift)
+
+
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_rotation_and_shift_are_recovered_on_an_oblique_anisotropic_grid(head: SimulatedCase, kind: str) -> None:
+    true = rigid((0.08, -0.06, 0.12), (7.0, -5.0, 4.0))
+    shape = (24, 72, 72)
+    mr = moved(head.mr, true, oblique_grid(shape, (2.8, 2.8, 4.6)), shape)
+    result = register(head.ct, mr, kind, seed=1)
+    before = target_error(sitk.Transform(3, sitk.sitkIdentity), true.GetInverse())
+    assert before > 8
+    assert target_error(result.transform, true.GetInverse()) < 1.5
+    assert result.metric > result.metric_before
+    assert same_geometry(result.resampled, head.ct)
+    assert result.resampled.array.dtype == np.int16
+
+
+def test_b_spline_reduces_the_error_of_a_smooth_warp(head: SimulatedCase) -> None:
+    warp = sitk.BSplineTransformInitializer(volume_to_itk(head.mr), [4, 4, 3], 3)
+    warp.SetParameters((5.0 * np.random.default_rng(2).normal(size=len(warp.GetParameters()))).tolist())
+    mr = moved(head.mr, warp, head.mr.affine, head.mr.shape)
+    errors = {}
+    for kind in ("rigid", "bspline"):
+        found = register(head.ct, mr, kind).transform
+        there = [warp.TransformPoint(found.TransformPoint(p)) for p in TARGETS.tolist()]
+        errors[kind] = np.mean(np.linalg.norm(np.array(there) - TARGETS, axis=1))
+    assert errors["bspline"] < 0.8 * errors["rigid"]
+
+
+def test_same_seed_same_transform(head: SimulatedCase) -> None:
+    first, second = (register(head.ct, head.mr, seed=3).transform.GetParameters() for _ in range(2))
+    np.testing.assert_allclose(first, second, atol=1e-9)
+    assert target_error(register(head.ct, head.mr, seed=4).transform, sitk.Transform(3, sitk.sitkIdentity)) < 1.0
+
+
+def test_given_transform_is_refined(head: SimulatedCase) -> None:
+    true = rigid((0.0, 0.0, 0.3), (60.0, 0.0, 0.0))
+    affine = head.mr.affine.copy()
+    affine[:3, 3] -= (60.0, 0.0, 0.0)
+    mr = moved(head.mr, true, affine, head.mr.shape)
+    start = rigid((0.0, 0.0, -0.25), (-57.0, 14.0, 0.0))
+    result = register(head.ct, mr, initial=start)
+    assert result.start == "given"
+    assert target_error(result.transform, true.GetInverse()) < 1.5 < target_error(start, true.GetInverse())
+
+
+def test_volumes_apart_are_refused_and_can_be_centred(head: SimulatedCase) -> None:
+    affine = head.mr.affine.copy()
+    affine[:3, 3] += (0.0, 0.0, 900.0)
+    far = Volume(head.mr.array, affine)
+    with pytest.raises(GeometryError, match="middles are 900 mm apart.*initial='geometry'"):
+        register(head.ct, far)
+    found = register(head.ct, far, initial="geometry").transform
+    assert target_error(found, rigid((0, 0, 0), (0.0, 0.0, 900.0))) < 1.5
+    assert alignment(head.ct, far).state == "apart"
+
+
+def test_alignment_sees_a_shift(head: SimulatedCase) -> None:
+    affine = head.mr.affine.copy()
+    affine[:3, 3] += (9.0, 6.0, 0.0)
+    good, bad = alignment(head.ct, head.mr), alignment(head.ct, Volume(head.mr.array, affine))
+    assert (good.state, bad.state) == ("same grid", "same patient space")
+    assert 1 < bad.score < good.score < 2
+    flat = alignment(head.ct, head.mr.with_array(np.zeros(head.mr.shape)))
+    assert np.isnan(flat.score)
+
+
+@pytest.mark.parametrize("suffix", [".tfm", ".h5"])
+def test_transform_survives_writing(tmp_path: Path, suffix: str) -> None:
+    true = rigid((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    write_transform(true, tmp_path / f"a b{suffix}")
+    again = sitk.ReadTransform(str(tmp_path / f"a b{suffix}"))
+    assert target_error(again, true) < 1e-6
+    with pytest.raises(InputError, match="A transform is written to"):
+        write_transform(true, tmp_path / "x.png")
+
+
+def test_cancel_and_progress(head: SimulatedCase) -> None:
+    token, seen = CancelToken(), []
+
+    def progress(done: int, total: int, message: str, values: dict[str, float]) -> None:
+        seen.append((done <= total, message, values["metric"]))
+        token.cancel()
+
+    with pytest.raises(Cancelled):
+        register(head.ct, head.mr, progress=progress, cancel=token)
+    assert len(seen) <= 2
+    assert seen[0][0]
+
+
+def test_bad_inputs_are_refused(head: SimulatedCase) -> None:
+    with pytest.raises(InputError, match="kind of registration must be one of"):
+        register(head.ct, head.mr, "elastic")
+    with pytest.raises(InputError, match="The start must be one of"):
+        register(head.ct, head.mr, initial="there")
+    with pytest.raises(InputError, match="same value everywhere"):
+        register(head.ct, head.mr.with_array(np.ones(head.mr.shape)))
+    with pytest.raises(InputError, match="at least 4 voxels"):
+        register(head.ct, Volume(head.mr.array[:2], head.mr.affine))
+    broken = head.mr.array.astype(np.float32)
+    broken[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        register(head.ct, head.mr.with_array(broken))
