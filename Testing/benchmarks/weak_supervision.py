@@ -3,8 +3,8 @@
     python Testing/benchmarks/weak_supervision.py --data DATA --work FOLDER [--steps 600] [--mr] [--json results.json]
 
 Four cases are trained on (sabs03, 16, 19, 24), two are tested on (sabs00, 07), with WORD's seven organs and scribbles
-that are simulated in the style of WORD on every slice. Without --mr the CT goes into both branches of CmFNet; with --mr a
-T2 image that is simulated from the CT and its labels stands in for the MR. All but method and network is the same.
+that are simulated in the style of WORD on every slice. Without --mr the CT goes into both branches of CmFNet; with --mr
+a T2 image that is simulated from the CT and its labels stands in for the MR. All but method and network is the same.
 """
 
 from __future__ import annotations

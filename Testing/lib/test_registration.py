@@ -110,6 +110,14 @@ def test_alignment_sees_a_shift(head: SimulatedCase) -> None:
     assert np.isnan(flat.score)
 
 
+def test_filled_corners_do_not_pull(head: SimulatedCase) -> None:
+    true = rigid((0.08, -0.06, 0.12), (7.0, -5.0, 4.0))
+    shape = (30, 72, 72)
+    mr = moved(head.mr, true, oblique_grid(shape, (2.8, 2.8, 4.6)), shape)
+    assert (mr.array[[0, -1]] == 0).mean() > 0.2
+    assert target_error(register(head.ct, mr).transform, true.GetInverse()) < 1.5
+
+
 @pytest.mark.parametrize("suffix", [".tfm", ".h5"])
 def test_transform_survives_writing(tmp_path: Path, suffix: str) -> None:
     true = rigid((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
@@ -138,6 +146,8 @@ def test_bad_inputs_are_refused(head: SimulatedCase) -> None:
         register(head.ct, head.mr, "elastic")
     with pytest.raises(InputError, match="The start must be one of"):
         register(head.ct, head.mr, initial="there")
+    with pytest.raises(InputError, match="starts from a rigid or affine transform, got a BSplineTransform"):
+        register(head.ct, head.mr, initial=sitk.BSplineTransform(3))
     with pytest.raises(InputError, match="same value everywhere"):
         register(head.ct, head.mr.with_array(np.ones(head.mr.shape)))
     with pytest.raises(InputError, match="at least 4 voxels"):

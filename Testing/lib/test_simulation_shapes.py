@@ -69,14 +69,15 @@ def plain_warp() -> Warp:
 def test_partial_volume_keeps_the_volume_of_a_sphere() -> None:
     ball = ellipsoid((0.3, -0.2, 0.4), (9, 9, 9))
     anatomy = Anatomy((part(ball, "muscle", 1),), plain_warp(), LabelTable.from_names(("ball",)))
-    affine = np.diag([2.0, 2.0, 4.0, 1.0])
-    affine[:3, 3] = (-14, -14, -14)
-    layers = render(anatomy, affine, (8, 15, 15))
-    assert sum(float(layer.weight.sum()) for layer in layers) * 16 == pytest.approx(4 / 3 * np.pi * 9**3, rel=0.02)
-    hard = render(anatomy, affine, (8, 15, 15), partial_volume=False)
+    shape, volume = (15, 21, 21), 4 / 3 * np.pi * 9**3
+    affine = np.diag([1.2, 1.2, 1.8, 1.0])
+    affine[:3, 3] = (-12, -12, -12.6)
+    voxel = float(np.linalg.det(affine))
+    layers = render(anatomy, affine, shape)
+    assert sum(float(layer.weight.sum()) for layer in layers) * voxel == pytest.approx(volume, rel=0.02)
+    hard = render(anatomy, affine, shape, partial_volume=False)
     assert set(np.unique(hard[0].weight)) <= {0.0, 1.0}
-    mask = label_mask(layers, (8, 15, 15), 2)
-    assert mask.sum() * 16 == pytest.approx(4 / 3 * np.pi * 9**3, rel=0.1)
+    assert label_mask(layers, shape, 2).sum() * voxel == pytest.approx(volume, rel=0.05)
 
 
 def test_later_parts_cover_earlier_ones() -> None:

@@ -32,6 +32,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(("scribble",), "scribble", "Draw scribbles on a segmented mask, as a person would."),
     Command(("register",), "register", "Bring one image onto the grid and position of another."),
     Command(("train", "cmfnet"), "train_cmfnet", "Train a network on a cohort with scribbles."),
+    Command(("train", "prior"), "train_prior", "Train the network that fits start from, on masks."),
     Command(("fit",), "fit", "Segment one case from its scribbles."),
     Command(("segment",), "segment", "Segment without scribbles, with a trained model."),
     Command(("evaluate",), "evaluate", "Measure segmentations against masks."),

@@ -1,4 +1,4 @@
-"""`crossmodalseg train prior`: the network that fits start from, from masks."""
+"""`crossmodalseg train prior`: the prompted network that fits start from."""
 
 from __future__ import annotations
 
@@ -7,42 +7,45 @@ from pathlib import Path
 
 from CrossModalSegLib.cli.console import progress_bar, say
 
-EXAMPLE = "crossmodalseg train prior --cohort cohort/cohort.json --out models/prior --minutes 60"
+EXAMPLE = "crossmodalseg train prior --cohorts cohort/cohort.json --out models/prior --minutes 60"
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train the prompted network that `fit` starts from: it learns to follow scribbles, whatever they are drawn on.
+    """Train the prompted CmFNet that `crossmodalseg fit` starts from, on the masks of one or more cohorts.
 
-    Samples are made without end from the images and masks: random crops, contrasts, lesions and scribbles. While it
-    runs, checkpoints are in OUT.checkpoints; after Ctrl-C or a crash the same command with --resume goes on.
+    It learns to follow scribbles on structures of any kind, in images synthesised from these cases: never judge a fit
+    on a case that its prior was trained on. While it runs, checkpoints are in OUT.checkpoints; after Ctrl-C or a crash
+    the same command with --resume goes on from there.
 
     Attributes:
-        cohort: cohort files (.json, .csv) of cases with masks.
+        cohorts: cohort files with masks.
         out: model folder to make.
-        minutes: time to train; the learning rate falls over it.
-        steps: length in optimiser steps, where no minutes are given.
-        init: prior to start from, folder or name.
+        minutes: length; the learning rate follows the clock. Instead of --steps.
+        steps: length in optimiser steps.
+        batch_size: samples a step.
+        learning_rate: highest rate.
         base_channels: width of the network.
-        learning_rate: highest rate of the schedule.
-        licence: of the weights, as the licences of the images allow.
-        seed: of everything random.
+        start: prompted model to start from, folder or name.
         resume: continue a training that was stopped.
+        licence: of the weights, for the model card.
+        seed: of weights and samples.
         workers: 1 makes the samples in a second process.
-        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+        device: "auto" takes a CUDA GPU where there is one.
         quiet: show no progress.
     """
 
-    cohort: tuple[Path, ...]
+    cohorts: tuple[Path, ...]
     out: Path
     minutes: float | None = None
-    steps: int = 5000
-    init: str | None = None
-    base_channels: int = 8
+    steps: int | None = None
+    batch_size: int = 2
     learning_rate: float = 2e-3
+    base_channels: int = 8
+    start: str | None = None
+    resume: bool = False
     licence: str = ""
     seed: int = 0
-    resume: bool = False
     workers: int = 0
     device: str = "auto"
     quiet: bool = False
@@ -53,27 +56,35 @@ def run(args: Arguments) -> None:
     from CrossModalSegLib.cli.cohorts import read_any_cohort
     from CrossModalSegLib.cli.devices import choose_device
     from CrossModalSegLib.cli.outputs import check_new_folder
+    from CrossModalSegLib.errors import InputError
     from CrossModalSegLib.fitting.prior_training import PriorConfig, train_prior
 
     check_new_folder(args.out, overwrite=False)
+    if not args.cohorts:
+        raise InputError("--cohorts needs at least one cohort file.")
+    if args.minutes is not None and args.steps is not None:
+        raise InputError("The length of a training is given once: as --minutes, or as --steps.")
+    if args.minutes is not None and not args.minutes > 0:
+        raise InputError(f"--minutes should be above 0, got {args.minutes:g}.")
     config = PriorConfig(
-        steps=args.steps,
         minutes=args.minutes,
+        batch_size=args.batch_size,
         learning_rate=args.learning_rate,
         base_channels=args.base_channels,
         seed=args.seed,
+        **({} if args.steps is None else {"steps": args.steps}),
     )
     with progress_bar(args.quiet) as progress:
         folder = train_prior(
-            [read_any_cohort(path) for path in args.cohort],
+            [read_any_cohort(path) for path in args.cohorts],
             args.out,
             config,
-            init=args.init,
+            init=args.start,
             resume=args.resume,
             licence=args.licence,
             workers=args.workers,
             device=choose_device(args.device),
             progress=progress,
         )
-    say(f"model: {folder}")
+    say(f"prompted model: {folder}")
     say(f"use it: crossmodalseg fit --model {folder} …")

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+from CrossModalSegLib.fitting.class_view import ClassView, class_view
 from CrossModalSegLib.fitting.prompts import prompt_maps
-from CrossModalSegLib.fitting.regions import Box, class_box
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.models.cmfnet import CmFNet
 from CrossModalSegLib.progress import CancelToken
 
 MODALITIES = 2
+SCALES = (1.0,)
 ABSENT_LOGIT = -12.0
 
 
 def two_images(images: np.ndarray) -> np.ndarray:
     """(2, k, j, i): a single image goes into both branches."""
     return images if len(images) == MODALITIES else np.repeat(images[:1], MODALITIES, axis=0)
-
-
-def class_boxes(
-    scribbles: np.ndarray, num_classes: int, spacing: tuple[float, float, float], divisor: int
-) -> dict[int, Box]:
-    """The box of each scribbled class, by its value."""
-    values = [value for value in range(1, num_classes) if (scribbles == value).any()]
-    return {value: class_box(scribbles, value, spacing, divisor) for value in values}
 
 
 def class_logits(
@@ -35,25 +30,26 @@ def class_logits(
     value: int,
     spacing: tuple[float, float, float],
     device: torch.device,
+    scales: Sequence[float] = SCALES,
 ) -> np.ndarray:
     """How much each voxel looks like the scribbled class.
 
     Args:
         network: A prompted CmFNet with two classes.
-        images: (M, k, j, i) float32 in [0, 1].
+        images: (2, k, j, i) float32 in [0, 1].
         scribbles: (k, j, i) uint8, internal convention.
         value: The class.
         spacing: mm, (k, j, i).
         device: Where the network is.
+        scales: Of the views whose answers are averaged.
 
     Returns:
         (k, j, i) float32, the log-odds of the class; `ABSENT_LOGIT` outside of its box.
     """
-    box = class_box(scribbles, value, spacing, network.divisor)
-    cropped, drawn = two_images(images)[(slice(None), *box)], scribbles[box]
-    inputs = np.concatenate([cropped, prompt_maps(cropped, drawn, value, spacing)])
     logits = np.full(scribbles.shape, ABSENT_LOGIT, np.float32)
-    logits[box] = _log_odds(network, inputs, device)
+    views = [class_view(images, scribbles, value, spacing, scale) for scale in scales]
+    answers = [view.restore(_log_odds(network, view, device)) for view in views]
+    logits[views[0].box] = np.mean(answers, axis=0)
     return logits
 
 
@@ -69,16 +65,29 @@ def pad_to_multiple(array: np.ndarray, divisor: int, fill: int | None = None) ->
     return np.pad(array, widths, mode="edge") if fill is None else np.pad(array, widths, constant_values=fill)
 
 
+def prompted_input(view: ClassView, shown: np.ndarray, divisor: int) -> np.ndarray:
+    """What a prompted network reads: images and prompt maps (2 + PROMPT_CHANNELS, k, j, i), padded to the divisor.
+
+    Padding repeats the image but not the scribbles: repeated strokes would claim that every slice there was scribbled.
+
+    Args:
+        view: Images, class and spacing.
+        shown: (k, j, i) uint8, the scribbles to show.
+    """
+    images = pad_to_multiple(view.images, divisor)
+    scribbles = pad_to_multiple(shown, divisor, UNLABELLED)
+    return np.concatenate([images, prompt_maps(images, scribbles, view.value, view.spacing)])
+
+
 @torch.inference_mode()
-def _log_odds(network: CmFNet, inputs: np.ndarray, device: torch.device) -> np.ndarray:
-    """Class 1 minus class 0 logits (k, j, i) of inputs (C, k, j, i), padded to the network's divisor by repetition."""
-    shape = inputs.shape[1:]
-    x = torch.from_numpy(pad_to_multiple(inputs, network.divisor))[None].to(device)
+def _log_odds(network: CmFNet, view: ClassView, device: torch.device) -> np.ndarray:
+    """Class 1 minus class 0 logits (k, j, i) of a view."""
+    x = torch.from_numpy(prompted_input(view, view.scribbles, network.divisor))[None].to(device)
     network.eval()
     with torch.autocast(device.type, torch.bfloat16):
         logits = network.segment(x)
     odds = (logits[0, 1] - logits[0, 0]).float().cpu().numpy()
-    return odds[tuple(slice(n) for n in shape)]
+    return np.ascontiguousarray(odds[tuple(slice(n) for n in view.scribbles.shape)])
 
 
 def segment_prompted(
@@ -99,6 +108,7 @@ def segment_prompted(
         (K + 1, k, j, i) float32; the classes' log-odds against a background of 0, through a softmax.
     """
     logits = np.zeros((num_classes, *scribbles.shape), np.float32)
+    images = two_images(images)
     for value in range(1, num_classes):
         if cancel is not None:
             cancel.raise_if_cancelled()

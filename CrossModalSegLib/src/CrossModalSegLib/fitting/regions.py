@@ -12,16 +12,15 @@ MARGIN_MM = 35.0
 Box = tuple[slice, slice, slice]
 
 
-def class_box(scribbles: np.ndarray, value: int, spacing: tuple[float, float, float], divisor: int = 1) -> Box:
+def class_box(scribbles: np.ndarray, value: int, spacing: tuple[float, float, float]) -> Box:
     """The box in which a class is looked for: its scribbles and a margin.
 
-    The margin is 35 mm, and along the slices at least the largest gap between scribbled slices.
+    The margin is 35 mm in-plane; along the slices half of that, and at least the largest gap between scribbled slices.
 
     Args:
         scribbles: (k, j, i) uint8, internal convention.
         value: The class.
         spacing: mm, (k, j, i).
-        divisor: Each side is enlarged to a multiple of this where the volume allows it.
 
     Raises:
         LabelError: The class has no scribble.
@@ -31,9 +30,7 @@ def class_box(scribbles: np.ndarray, value: int, spacing: tuple[float, float, fl
         raise LabelError(f"Class {value} has no scribble: draw a stroke on it, or remove it from the labels.")
     margin = np.ceil(MARGIN_MM / np.array(spacing)).astype(int)
     margin[0] = max(margin[0] // 2, _largest_gap(scribbles))
-    low = np.maximum(voxels.min(axis=0) - margin, 0)
-    high = np.minimum(voxels.max(axis=0) + 1 + margin, scribbles.shape)
-    return tuple(_fit(a, b, n, divisor) for a, b, n in zip(low, high, scribbles.shape))
+    return _box(voxels, margin, scribbles.shape)
 
 
 def scribbled_box(scribbles: np.ndarray, spacing: tuple[float, float, float], margin_mm: float = MARGIN_MM) -> Box:
@@ -43,9 +40,7 @@ def scribbled_box(scribbles: np.ndarray, spacing: tuple[float, float, float], ma
         raise LabelError("There is no scribble on any class: draw at least one stroke on each structure.")
     margin = np.ceil(margin_mm / np.array(spacing)).astype(int)
     margin[0] = max(margin[0], _largest_gap(scribbles))
-    low = np.maximum(voxels.min(axis=0) - margin, 0)
-    high = np.minimum(voxels.max(axis=0) + 1 + margin, scribbles.shape)
-    return tuple(slice(int(a), int(b)) for a, b in zip(low, high))
+    return _box(voxels, margin, scribbles.shape)
 
 
 def scribbled_slices(scribbles: np.ndarray, value: int | None = None) -> np.ndarray:
@@ -59,9 +54,7 @@ def _largest_gap(scribbles: np.ndarray) -> int:
     return int(np.diff(slices).max()) if len(slices) > 1 else 1
 
 
-def _fit(low: int, high: int, size: int, divisor: int) -> slice:
-    missing = min(-(high - low) % divisor, size - (high - low))
-    low = max(0, low - missing // 2)
-    high = min(size, high + missing - missing // 2)
-    missing = min(-(high - low) % divisor, size - (high - low))
-    return slice(int(max(0, low - missing)), int(high)) if high == size else slice(int(low), int(high + missing))
+def _box(voxels: np.ndarray, margin: np.ndarray, shape: tuple[int, ...]) -> Box:
+    low = np.maximum(voxels.min(axis=0) - margin, 0)
+    high = np.minimum(voxels.max(axis=0) + 1 + margin, shape)
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high))

@@ -99,7 +99,7 @@ def synthesise(volumes: list[LabelledVolume], config: SynthesisConfig, rng: np.r
             value = _pick_value(labels, rng)
         if value is None or not (labels == value).any():
             continue
-        images = np.stack([_degrade(image, spacing, rng) for image in images])
+        images = np.stack([_degrade(image, rng) for image in images])
         scribbles = _scribble(labels, value, spacing, config, rng)
         if not (scribbles == 1).any() or not (scribbles != UNLABELLED).any():
             continue
@@ -229,7 +229,7 @@ def _smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator
     return (fine / fine.std().clamp_min(1e-6)).numpy()
 
 
-def _degrade(image: np.ndarray, spacing: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
+def _degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Bias field, blur, noise, gamma: what scanners add."""
     if rng.random() < 0.4:
         image = image * np.exp(rng.uniform(0, 0.35) * _smooth_noise(image.shape, min(image.shape) * 0.6, rng))

@@ -8,7 +8,7 @@ from the prompts and asks the network for them: the very task it has between the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,9 +19,8 @@ from CrossModalSegLib.data.augment import Augmentation, AugmentationLevel
 from CrossModalSegLib.data.patches import PatchSampler, stack_patches
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.errors import Cancelled
-from CrossModalSegLib.fitting.prompted import class_boxes, pad_to_multiple, segment_prompted, two_images
-from CrossModalSegLib.fitting.prompts import prompt_maps
-from CrossModalSegLib.fitting.regions import Box
+from CrossModalSegLib.fitting.class_view import ClassView, class_view
+from CrossModalSegLib.fitting.prompted import pad_to_multiple, prompted_input, segment_prompted, two_images
 from CrossModalSegLib.inference.predictor import predict
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.models.cmfnet import CmFNet
@@ -94,7 +93,7 @@ class PromptedTuner:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Prepare the class boxes.
+        """Prepare a view of each class.
 
         Args:
             network: Two classes, `PROMPT_CHANNELS` prompt channels; is changed in place.
@@ -103,46 +102,42 @@ class PromptedTuner:
         """
         self.network = network.to(device)
         self._case, self._scribbles, self._num_classes = case, scribbles, num_classes
-        self._images = two_images(case.images)
-        self._boxes = class_boxes(scribbles, num_classes, case.spacing, network.divisor)
+        images = two_images(case.images)
+        values = [value for value in range(1, num_classes) if (scribbles == value).any()]
+        self._views = [class_view(images, scribbles, value, case.spacing) for value in values]
         self._loss, self._config, self._device = loss, config, device
         self._rng = np.random.default_rng(seed)
         self._optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
 
     def step(self) -> dict[str, float]:
-        value = int(self._rng.choice(list(self._boxes)))
-        box = self._random_patch(value)
-        images, scribbles = self._images[(slice(None), *box)], self._scribbles[box]
-        shown = self._hide_slices(scribbles, value)
-        inputs = np.concatenate([images, prompt_maps(images, shown, value, self._case.spacing)])
-        target = np.where(scribbles == UNLABELLED, UNLABELLED, scribbles == value).astype(np.int64)
-        inputs, target = self._flip(inputs, target)
-        inputs = pad_to_multiple(inputs, self.network.divisor)
-        target = pad_to_multiple(target, self.network.divisor, UNLABELLED)
+        view = self._views[self._rng.integers(len(self._views))]
+        patch = self._random_patch(view)
+        divisor = self.network.divisor
+        inputs = prompted_input(patch, self._hide_slices(patch.scribbles, view.value), divisor)
+        target = np.where(patch.scribbles == UNLABELLED, UNLABELLED, patch.scribbles == view.value).astype(np.int64)
+        inputs, target = self._flip(inputs, pad_to_multiple(target, divisor, UNLABELLED))
         self.network.train()
         x, y = torch.from_numpy(inputs)[None].to(self._device), torch.from_numpy(target)[None].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16):
             logits = self.network(x)
-        return optimise(self.network, self._optimizer, self._loss(logits, x[:, :2], y, self._case.spacing))
+        return optimise(self.network, self._optimizer, self._loss(logits, x[:, :2], y, view.spacing))
 
     def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
         return segment_prompted(
             self.network, self._case.images, shown, self._num_classes, self._case.spacing, self._device, cancel
         )
 
-    def _random_patch(self, value: int) -> Box:
-        """A patch within the class's box that holds one of its scribbled voxels."""
-        box = self._boxes[value]
-        voxels = np.argwhere(self._scribbles[box] == value)
+    def _random_patch(self, view: ClassView) -> ClassView:
+        """A part of a view that holds one of the class's scribbled voxels."""
+        voxels = np.argwhere(view.scribbles == view.value)
         voxel = voxels[self._rng.integers(len(voxels))]
-        starts = []
-        for at, side, size in zip(voxel, box, self._config.patch):
-            length = side.stop - side.start
+        sides = []
+        for at, length, size in zip(voxel, view.scribbles.shape, self._config.patch):
             low, high = max(0, at - size + 1), min(at, max(0, length - size))
-            starts.append(side.start + int(self._rng.integers(low, max(low, high) + 1)))
-        return tuple(
-            slice(start, min(start + size, side.stop)) for start, size, side in zip(starts, self._config.patch, box)
-        )
+            start = int(self._rng.integers(low, max(low, high) + 1))
+            sides.append(slice(start, min(start + size, length)))
+        box = tuple(sides)
+        return replace(view, images=view.images[(slice(None), *box)], scribbles=view.scribbles[box], box=box)
 
     def _hide_slices(self, scribbles: np.ndarray, value: int) -> np.ndarray:
         """The scribbles without those of random slices; at least one slice keeps the class."""
@@ -185,7 +180,7 @@ class ScratchTuner:
             logits = self.network(images)
         return optimise(self.network, self._optimizer, self._loss(logits, images, labels, self._case.spacing))
 
-    def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
+    def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:  # noqa: ARG002
         return predict(self.network, self._case.images, device=self._device, cancel=cancel)
 
 

@@ -109,6 +109,7 @@ def predict(
                 return np.ascontiguousarray(block)
             result = np.empty((block.shape[0], *images.shape[1:]), np.float32)
         result[:, slab.start : slab.stop] = block
+        del slab, block
     if result is None:
         raise InputError("The images have no slice to predict.")
     return result
@@ -203,6 +204,7 @@ def _with_fallback(
             for slab in _slabs(passes, volume, window, overlap, finished):
                 finished = slab.stop
                 yield slab
+                del slab
             return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -319,10 +321,13 @@ def _slabs(passes: _Passes, volume: Tensor, window: Shape3, overlap: float, fini
     blend = _SliceBlend(window[0])
     for start, next_start in zip(starts, [*starts[1:], None]):
         row = _row(passes, volume, window, overlap, first + start)
-        for slab in blend.add(row, first + start, slices if next_start is None else first + next_start):
-            if slab.stop > finished:
-                skipped = max(0, finished - slab.start)
-                yield Slab(slab.start + skipped, slab.stop, slab.probabilities[:, skipped:])
+        slab = blend.add(row, first + start, slices if next_start is None else first + next_start)
+        # Neither may live on while the next range is computed, which needs as much memory again.
+        del row
+        if slab.stop > finished:
+            skipped = max(0, finished - slab.start)
+            yield Slab(slab.start + skipped, slab.stop, slab.probabilities[:, skipped:])
+        del slab
 
 
 def _row(passes: _Passes, volume: Tensor, window: Shape3, overlap: float, start: int) -> Tensor:
@@ -365,26 +370,26 @@ class _SliceBlend:
         self._weight = torch.zeros(0)
         self._start = 0
 
-    def add(self, row: Tensor, start: int, final_until: int) -> Iterator[Slab]:
-        """Take in the slices `start` .. `start` + n; hand out those below `final_until`, which no later row covers."""
+    def add(self, row: Tensor, start: int, final_until: int) -> Slab:
+        """Take in the slices `start` .. `start` + n and hand out those below `final_until`, which nothing more covers.
+
+        Overwrites `row`.
+        """
         count = row.shape[1]
         if self._sum is None and start + count <= final_until:
-            yield Slab(start, start + count, row)
-            return
+            return Slab(start, start + count, row)
         weights = self._weights[:count]
         row.mul_(weights[:, None, None])
         self._extend(row, start)
         self._sum[:, start - self._start : start - self._start + count] += row
         self._weight[start - self._start : start - self._start + count] += weights
         done = min(final_until, start + count) - self._start
-        if done > 0:
-            finished = self._sum[:, :done] / self._weight[:done, None, None]
-            slab = Slab(self._start, self._start + done, finished)
-            self._sum, self._weight = self._sum[:, done:].clone(), self._weight[done:]
-            self._start += done
-            if not self._weight.numel():
-                self._sum = None
-            yield slab
+        finished = self._sum[:, :done].div_(self._weight[:done, None, None])
+        slab = Slab(self._start, self._start + done, finished)
+        self._sum = self._sum[:, done:].clone() if done < self._weight.numel() else None
+        self._weight = self._weight[done:]
+        self._start += done
+        return slab
 
     def _extend(self, row: Tensor, start: int) -> None:
         if self._sum is None:

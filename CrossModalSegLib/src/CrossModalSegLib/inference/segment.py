@@ -129,6 +129,7 @@ def _from_slabs(prepared: PreparedCase, slabs: Iterator[Slab], uncertainty: bool
         labels[slab.start : slab.stop] = slab.probabilities.argmax(dim=0).numpy()
         if entropy is not None:
             entropy[slab.start : slab.stop] = normalized_entropy(block)
+        del slab, block
     return SegmentationResult(
         labels=_on_source(labels, prepared),
         uncertainty=None if entropy is None else _on_source(entropy, prepared),

@@ -36,7 +36,7 @@ Shift = tuple[int, int, int]
 Spacing = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 # Larger slabs leave the processor's cache, smaller ones pay for more calls.
-SLAB_VOXELS = 300_000
+SLAB_VOXELS = 80_000
 # exp of less than about -87 takes a slow path on processors that is 60 times slower; e^-80 is zero beside any weight.
 LOWEST_EXPONENT = -80.0
 
@@ -324,78 +324,73 @@ def _pass_messages(spins: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset
         The messages, shaped as `spins`, and a scalar in fp64.
     """
     spins = spins.contiguous()
-    n, _, *grid = spins.shape
     message = torch.zeros_like(spins)
+    n, _, *grid = spins.shape
     thickness = min(grid[0], max(1, SLAB_VOXELS // (n * grid[1] * grid[2])))
-    count = len(terms.weights)
-    buffer = spins.new_empty(max(1, count) * n * thickness * grid[1] * grid[2])
-    log_weights = spins.new_tensor([terms.log_weights(o) for o in offsets]).view(len(offsets), count, 1)
-    constants = [terms.constant(o) for o in offsets]
-    weighted = list(zip(offsets, log_weights.unbind(), constants, strict=True))
+    buffer = spins.new_empty(max(1, len(terms.weights)) * n * thickness * grid[1] * grid[2])
+    weighted = _weighted_offsets(terms, offsets)
+    source, target, features = _Boxes(spins), _Boxes(message), _Boxes(terms.features)
     sums = []
     for start in range(0, grid[0], thickness):
-        for offset, log_weight, constant in weighted:
-            region = _pair_region(offset.shift, grid, start, start + thickness)
-            if region is None:
+        for shift, log_weight, constant in weighted:
+            size, here, there = _pair_region(shift, grid, start, start + thickness)
+            if min(size) <= 0:
                 continue
-            kernel = _kernel(terms, region, log_weight, constant, buffer)
+            kernel = _kernel(features.at(size, here), features.at(size, there), log_weight, constant, terms, buffer)
             sums.append(kernel.sum())
-            region.here(message).addcmul_(kernel, region.there(spins))
-            region.there(message).addcmul_(kernel, region.here(spins))
+            target.at(size, here).addcmul_(kernel, source.at(size, there))
+            target.at(size, there).addcmul_(kernel, source.at(size, here))
     kernel_sum = torch.stack(sums).sum(dtype=torch.float64) if sums else spins.new_zeros((), dtype=torch.float64)
     return message, kernel_sum
 
 
-@dataclass(frozen=True)
-class _PairRegion:
-    """The voxels of a slab that have a neighbour at one offset, as a box of a contiguous (…, …, k, j, i) tensor.
+def _weighted_offsets(terms: _KernelTerms, offsets: tuple[PairOffset, ...]) -> list[tuple[Shift, Tensor, float]]:
+    """Shift, log weights (T, 1) of the image kernels, and sum of the spatial kernels of every offset."""
+    count = len(terms.weights)
+    logs = terms.features.new_tensor([terms.log_weights(o) for o in offsets]).view(len(offsets), count, 1)
+    return [(o.shift, log, terms.constant(o)) for o, log in zip(offsets, logs.unbind(), strict=True)]
 
-    Attributes:
-        size: (k, j, i) of the box.
-        start: Of the box, in voxels of the flattened grid.
-        step: From a voxel to its neighbour, likewise.
+
+class _Boxes:
+    """Boxes of a contiguous (…, …, k, j, i) tensor as views.
+
+    as_strided costs a third of indexing with slices, and a loss takes thousands of views.
     """
 
-    size: Shift
-    start: int
-    step: int
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._outer = tuple(tensor.shape[:2])
+        self._strides = tensor.stride()
+        self._offset = tensor.storage_offset()
 
-    def here(self, tensor: Tensor) -> Tensor:
-        """View of the voxels themselves."""
-        # One as_strided costs a third of indexing with slices, and there are thousands of them.
-        return tensor.as_strided((*tensor.shape[:2], *self.size), tensor.stride(), tensor.storage_offset() + self.start)
-
-    def there(self, tensor: Tensor) -> Tensor:
-        """View of their neighbours."""
-        start = tensor.storage_offset() + self.start + self.step
-        return tensor.as_strided((*tensor.shape[:2], *self.size), tensor.stride(), start)
+    def at(self, size: Shift, start: int) -> Tensor:
+        """The box of `size` (k, j, i) that begins at voxel `start` of the flattened grid."""
+        return self._tensor.as_strided(self._outer + size, self._strides, self._offset + start)
 
 
-def _pair_region(shift: Shift, grid: Sequence[int], start: int, stop: int) -> _PairRegion | None:
-    """The region of an offset in the slab [start, stop); None if it is empty."""
-    low = [max(0, -step) for step in shift]
-    high = [min(size, size - step) for size, step in zip(grid, shift, strict=True)]
-    low[0], high[0] = max(low[0], start), min(high[0], stop)
-    size = (high[0] - low[0], high[1] - low[1], high[2] - low[2])
-    if min(size) <= 0:
-        return None
-    rows, columns = grid[1], grid[2]
-    return _PairRegion(
-        size=size,
-        start=(low[0] * rows + low[1]) * columns + low[2],
-        step=(shift[0] * rows + shift[1]) * columns + shift[2],
-    )
+def _pair_region(shift: Shift, grid: Sequence[int], first: int, last: int) -> tuple[Shift, int, int]:
+    """Size of the box of voxels in the slab [first, last) that have a neighbour, its start, and that of the neighbours.
+
+    The size is not positive where no voxel has one; the starts count voxels of the flattened grid.
+    """
+    dk, dj, di = shift
+    depth, rows, columns = grid
+    k, j, i = max(0, -dk, first), max(0, -dj), max(0, -di)
+    size = (min(depth - max(0, dk), last) - k, rows - abs(dj), columns - abs(di))
+    here = (k * rows + j) * columns + i
+    return size, here, here + (dk * rows + dj) * columns + di
 
 
-def _kernel(terms: _KernelTerms, region: _PairRegion, log_weight: Tensor, constant: float, buffer: Tensor) -> Tensor:
-    """K (N, 1, k, j, i) of the pairs of a region, in `buffer`."""
-    count, samples = terms.features.shape[:2]
-    shape = (samples, 1, *region.size)
-    voxels = math.prod(shape)
+def _kernel(
+    here: Tensor, there: Tensor, log_weight: Tensor, constant: float, terms: _KernelTerms, buffer: Tensor
+) -> Tensor:
+    """K (N, 1, k, j, i) between the features (T, N, k, j, i) here and there, in `buffer`."""
+    count, samples, *size = here.shape
+    shape = (samples, 1, *size)
     if count == 0:
-        return buffer[:voxels].fill_(constant).view(shape)
-    flat = buffer[: count * voxels].view(count, voxels)
-    torch.sub(region.there(terms.features), region.here(terms.features), out=flat.view(count, samples, *region.size))
+        return buffer[: math.prod(shape)].fill_(constant).view(shape)
+    flat = buffer[: here.numel()].view(count, -1)
+    torch.sub(there, here, out=flat.view(here.shape))
     torch.addcmul(log_weight, flat, flat, value=-1, out=flat)
     if terms.needs_floor:
         flat.clamp_(min=LOWEST_EXPONENT)

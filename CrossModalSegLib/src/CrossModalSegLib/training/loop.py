@@ -100,6 +100,7 @@ class TrainingLoop:
             run.check_finite(run.history.collect())
             state = {"run": run.state_dict(), "processes": local, "seconds": self._seconds(), **self.description}
             save_checkpoint(self.checkpoints, run.step, state)
+        self.fabric.barrier()
         self._saved = time.monotonic()
 
     def resume(self, path: Path) -> None:

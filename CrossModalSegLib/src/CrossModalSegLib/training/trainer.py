@@ -155,7 +155,7 @@ def _describe(cohort: Cohort, split: Split, config: TrainingConfig, fabric: Fabr
 def _open_working_folder(working: Path, description: dict[str, Any], fabric: Fabric, resume: bool) -> Path | None:
     """Make the folder of the unfinished training, or find its checkpoint."""
     checkpoint = latest_checkpoint(working / "checkpoints") if resume else None
-    fabric.barrier()  # all have looked before the first process writes
+    checkpoint = fabric.broadcast(checkpoint)  # one answer for all, however late a network disk shows a folder
     if checkpoint is not None:
         saved = load_checkpoint(checkpoint)
         check_same_training({key: saved.get(key) for key in description}, description)

@@ -1,0 +1,157 @@
+# ruff: noqa: T201 (printing is what a benchmark is for)
+"""What a training step costs beyond the bare network, in one run.
+
+    python Testing/benchmarks/training_speed.py [--preset default] [--method cmfnet] [--threads 2] [--steps 6]
+
+Prints the time of a whole training step (waiting for the batch, forward, loss, backward, clipping, optimiser, weight
+average, history) over that of the bare network's forward and backward pass on the same batch, in the same precision and
+process (target: at most 1.15), and what the parts take. Blocks of whole and of bare steps take turns; the first steps
+of each block are left out, since their batches were prepared while the block before was running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from CrossModalSegLib.data.patches import PatchSampler
+from CrossModalSegLib.data.preprocess import PreparedCase
+from CrossModalSegLib.training.batches import BatchStream
+from CrossModalSegLib.training.config import PRESETS, TrainingConfig
+from CrossModalSegLib.training.devices import build_fabric, choose_accelerator, choose_precision
+from CrossModalSegLib.training.methods.factory import build_method
+from CrossModalSegLib.training.methods.method import MethodSetting
+from CrossModalSegLib.training.network import make_network
+from CrossModalSegLib.training.run import TrainingRun
+from CrossModalSegLib.volume import Volume
+
+TARGET = 1.15
+SHAPE, SPACING = (48, 192, 192), (3.0, 1.0, 1.0)
+CASES = 3
+
+
+def made_up_case(number: int, num_classes: int) -> PreparedCase:
+    """Smooth noise with a few strokes of each class."""
+    rng = np.random.default_rng(number)
+    coarse = rng.random((2, 6, 24, 24), dtype=np.float32)
+    images = np.ascontiguousarray(coarse.repeat(8, 1).repeat(8, 2).repeat(8, 3))
+    scribbles = np.full(SHAPE, 255, np.uint8)
+    for value in range(num_classes):
+        for k in range(value % 3, SHAPE[0], 3):
+            row, column = rng.integers(10, 150, 2)
+            scribbles[k, row : row + 2, column : column + 30] = value
+    affine = np.diag([*SPACING[::-1], 1.0])
+    mask = np.where(scribbles == 255, 0, scribbles).astype(np.uint8)
+    source = Volume(np.broadcast_to(np.zeros(1, np.uint8), SHAPE), affine)
+    return PreparedCase(f"case{number}", images, scribbles, mask, SPACING, affine, source)
+
+
+def make_run(config: TrainingConfig, num_classes: int) -> TrainingRun:
+    """A training of made-up cases, ready for its first step."""
+    accelerator = choose_accelerator("auto")
+    fabric = build_fabric(accelerator=accelerator, precision=choose_precision(config.precision, accelerator))
+    method = build_method(config, MethodSetting(num_classes, 1000))
+    cases = [made_up_case(number, num_classes) for number in range(CASES)]
+    sampler = PatchSampler(cases, config.patch_size, seed=0, target=config.target, foreground=config.foreground)
+    stream = BatchStream(
+        sampler, config.augmentation, config.batch_size, threads=max(1, config.num_workers), pin_memory=accelerator == "cuda"
+    )
+    torch.manual_seed(0)
+    return TrainingRun(fabric, make_network(config, method, num_classes, 2), method, stream, config, 1000)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def bare_step(run: TrainingRun, images: torch.Tensor) -> None:
+    outputs = run.model(images)
+    run.fabric.backward(sum(output.float().mean() for output in outputs.values()))
+    run.optimizer.zero_grad(set_to_none=True)
+
+
+def whole_step(run: TrainingRun) -> None:
+    run.advance()
+    run.record(0.0)
+
+
+def print_parts(run: TrainingRun, images: torch.Tensor, bare: float) -> None:
+    """Seconds of the parts that the bare pass does not have."""
+    device = run.fabric.device
+    batch = run.stream.next().to(device)
+    leaves = {name: output.detach().requires_grad_() for name, output in run.model(batch.images).items()}
+    loss = seconds(lambda: run.method.loss(batch, leaves, 0)["total"].backward(), device)
+    run.fabric.backward(sum(output.float().mean() for output in run.model(images).values()))
+    clip = 0.0
+    if run.config.gradient_clip is not None:
+        clip = seconds(lambda: torch.nn.utils.clip_grad_norm_(run.network.parameters(), 1.0), device)
+    step = seconds(run.optimizer.step, device)
+    run.optimizer.zero_grad(set_to_none=True)
+    average = 0.0 if run.average is None else seconds(lambda: run.average.update(run.network), device)
+    plans = [run.stream.sampler.plan() for _ in range(run.config.batch_size)]
+    data = statistics.median(seconds(lambda: run.stream._make(plans), device) for _ in range(3))
+    parts = {"loss": loss, "clipping": clip, "optimiser": step, "weight average": average}
+    text = ", ".join(f"{name} {1000 * value:.0f} ms ({100 * value / bare:.1f} %)" for name, value in parts.items())
+    print(f"parts: {text}; a batch takes {1000 * data:.0f} ms ({100 * data / bare:.1f} %) in the background", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=list(PRESETS), default="default")
+    parser.add_argument("--method", default="cmfnet")
+    parser.add_argument("--batch", type=int, help="patches in a step; the preset's where not given")
+    parser.add_argument("--classes", type=int, default=2)
+    parser.add_argument("--precision", choices=["bf16", "fp32"])
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch on the CPU")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=6, help="measured steps of each kind in a block")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    preset = PRESETS[options.preset]
+    config = replace(
+        preset,
+        method=options.method,
+        batch_size=options.batch or preset.batch_size,
+        precision=options.precision or preset.precision,
+        num_workers=options.workers,
+        second_stage=None,
+    )
+    run = make_run(config, options.classes)
+    device = run.fabric.device
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} threads"
+    shape = "x".join(map(str, config.patch_size))
+    print(f"{name}, torch {torch.__version__}, preset {options.preset}, {config.method}, batch {config.batch_size} of {shape}")
+    images = run.stream.next().images.to(device)
+    for _ in range(2):
+        bare_step(run, images)
+        whole_step(run)
+    bare, whole = [], []
+    skipped = max(1, options.workers) + 1
+    for _ in range(options.blocks):
+        bare += [seconds(lambda: bare_step(run, images), device) for _ in range(options.steps)]
+        whole += [seconds(lambda: whole_step(run), device) for _ in range(options.steps + skipped)][skipped:]
+    ratio = statistics.median(whole) / statistics.median(bare)
+    print(
+        f"bare forward + backward {statistics.median(bare):.3f} s, whole step {statistics.median(whole):.3f} s, "
+        f"ratio {ratio:.3f} (target {TARGET}); least {min(bare):.3f} and {min(whole):.3f} s, ratio {min(whole) / min(bare):.3f}",
+        flush=True,
+    )
+    print_parts(run, images, statistics.median(bare))
+    run.stream.close()
+    return 0 if ratio <= TARGET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
