@@ -1,7 +1,6 @@
-# ruff: noqa: T201 (printing is what a benchmark is for)
 """Speed and memory of the multi-view CRF against an unfold formulation, all in one run.
 
-    python Testing/benchmarks/crf_speed.py [--threads 2] [--repeats 5] [--classes 2 8] [--skip-step]
+    python Testing/benchmarks/crf_speed.py [--threads 2] [--repeats 5] [--classes 2 8] [--lean] [--skip-step]
 
 Prints, for a batch of 4 crops of 16x96x96 with CT and MR, forward + backward:
 - the time of the unfold formulation over ours (target: 100x for 2, 40x for 8 classes), and how far their gradients
@@ -9,9 +8,10 @@ Prints, for a batch of 4 crops of 16x96x96 with CT and MR, forward + backward:
 - the memory that ours takes beyond its inputs and the gradient it returns (target: at most 64 MB);
 - the share of the CRF in a training step of CmFNet with the hybrid loss (target: at most 5 %).
 
-The reference is the standard public form of the gated CRF: per image and view, features and predictions are unfolded
-into all (2r+1)^2 neighbours. It is written as lean as that form allows: the spatial kernel is a table instead of being
-unfolded, and neighbours beyond the border get no weight, so that both compute the same function.
+The reference is the standard public form of the gated CRF: for each image and view, features (position and intensity)
+and predictions are unfolded into all (2r+1)^2 neighbours. Its zero-padded neighbours add a constant to the value and
+nothing to the gradient, which is what is compared. `--lean` takes a leaner unfold form, where a table replaces the
+positions.
 """
 
 from __future__ import annotations
@@ -50,20 +50,33 @@ def unfold(maps: Tensor) -> Tensor:
     return functional.unfold(maps, window, padding=RADIUS).view(b, c, window, window, h, w)
 
 
-def unfold_crf_2d(y: Tensor, image: Tensor) -> Tensor:
-    """Gated CRF of slices: y (B, C, h, w), image (B, 1, h, w)."""
-    b, _, h, w = y.shape
-    steps = torch.arange(-RADIUS, RADIUS + 1, device=y.device, dtype=y.dtype)
+def public_kernel(image: Tensor) -> Tensor:
+    """K of slices (B, 1, h, w) from unfolded features (position, intensity): (B, 1, window, window, h, w)."""
+    b, _, h, w = image.shape
+    rows = torch.arange(h, device=image.device, dtype=image.dtype).view(1, 1, h, 1).expand(b, 1, h, w)
+    columns = torch.arange(w, device=image.device, dtype=image.dtype).view(1, 1, 1, w).expand(b, 1, h, w)
+    features = torch.cat([rows / SIGMA_POSITION, columns / SIGMA_POSITION, image / SIGMA_INTENSITY], dim=1)
+    squares = (unfold(features) - features[:, :, None, None]) ** 2
+    return (-0.5 * squares.sum(1, keepdim=True)).exp()
+
+
+def lean_kernel(image: Tensor) -> Tensor:
+    """The same inside the border, with a table for the positions, so that only the intensities are unfolded."""
+    steps = torch.arange(-RADIUS, RADIUS + 1, device=image.device, dtype=image.dtype) / SIGMA_POSITION
     squared = steps[:, None] ** 2 + steps[None] ** 2
-    kernel = (-0.5 * ((unfold(image) - image[:, :, None, None]) / SIGMA_INTENSITY) ** 2).exp()
-    kernel = kernel * (-0.5 * squared / SIGMA_POSITION**2).exp()[None, None, :, :, None, None]
-    kernel = kernel * unfold(torch.ones_like(image[:1]))
+    changes = (unfold(image) - image[:, :, None, None]) / SIGMA_INTENSITY
+    return (-0.5 * (changes**2 + squared[None, None, :, :, None, None])).exp()
+
+
+def unfold_crf_2d(y: Tensor, image: Tensor, is_lean: bool) -> Tensor:
+    """Gated CRF of slices: y (B, C, h, w), image (B, 1, h, w)."""
+    kernel = lean_kernel(image) if is_lean else public_kernel(image)
     kernel[:, :, RADIUS, RADIUS] = 0
     agreement = (unfold(y) * y[:, :, None, None]).sum(1, keepdim=True)
-    return (kernel * (1 - agreement)).sum() / (b * h * w)
+    return (kernel * (1 - agreement)).sum() / y[:, 0].numel()
 
 
-def unfold_gradient(logits: Tensor, images: Tensor) -> Tensor:
+def unfold_gradient(logits: Tensor, images: Tensor, is_lean: bool) -> Tensor:
     """Gradient of the multi-view CRF by logits (N, C, k, j, i): image by image, view by view.
 
     Each part runs backward before the next is built, sample by sample where the unfolded predictions of the batch would
@@ -79,7 +92,7 @@ def unfold_gradient(logits: Tensor, images: Tensor) -> Tensor:
             for order in VIEWS:
                 slices = leaf[part].permute(order).flatten(0, 1)
                 image = images[part, m : m + 1].permute(order).flatten(0, 1)
-                (weight / 3 * chunk / len(leaf) * unfold_crf_2d(slices, image)).backward()
+                (weight / 3 * chunk / len(leaf) * unfold_crf_2d(slices, image, is_lean)).backward()
     return torch.autograd.grad(y, logits, leaf.grad)[0]
 
 
@@ -115,16 +128,16 @@ def seconds(work: Callable[[], object], repeats: int, device: str) -> float:
     return min(times)
 
 
-def compare(classes: int, repeats: int, device: str) -> bool:
+def compare(classes: int, repeats: int, device: str, is_lean: bool) -> bool:
     """Print ratio and difference of gradients; whether the target is met."""
     logits, images = batch(classes, device)
     ours = forward_backward(our_crf, logits, images)
     before = seconds(lambda: forward_backward(our_crf, logits, images), repeats, device)
     start = time.perf_counter()
-    reference = unfold_gradient(logits, images)
+    reference = unfold_gradient(logits, images, is_lean)
     slow = time.perf_counter() - start
     if device == "cuda":
-        slow = seconds(lambda: unfold_gradient(logits, images), repeats, device)
+        slow = seconds(lambda: unfold_gradient(logits, images, is_lean), repeats, device)
     after = seconds(lambda: forward_backward(our_crf, logits, images), repeats, device)
     fast = statistics.mean((before, after))
     difference = ((ours - reference).abs().max() / reference.abs().max()).item()
@@ -203,6 +216,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 8])
+    parser.add_argument("--lean", action="store_true", help="compare with the leaner unfold form")
     parser.add_argument("--skip-step", action="store_true", help="leave out the training step of CmFNet")
     parser.add_argument("--measure-memory", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -215,7 +229,7 @@ def main() -> int:
     print(f"{name}, torch {torch.__version__}, batch {SAMPLES} of {'x'.join(map(str, SHAPE))}, CT + MR")
     met = []
     for classes in options.classes:
-        met.append(compare(classes, options.repeats, device))
+        met.append(compare(classes, options.repeats, device, options.lean))
         megabytes = extra_memory(classes, options.threads, device)
         print(f"{classes} classes: extra memory {megabytes:.0f} MB (target {TARGET_MEGABYTES:.0f} MB)", flush=True)
         met.append(megabytes <= TARGET_MEGABYTES)

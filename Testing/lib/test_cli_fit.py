@@ -39,7 +39,7 @@ class FakeFit:
         shares = np.full((table.num_classes, *loaded.grid.shape), 1 / table.num_classes, np.float32)
         wanted = options.get("probabilities", False)
         history = [{"step": 1, "total": 1.0}, {"step": 2, "total": 0.5}]
-        return fitting.FitResult(labels, shares if wanted else None, None, None, history, [stage])
+        return fitting.FitResult(labels, shares if wanted else None, None, None, None, history, [stage])
 
 
 @pytest.fixture

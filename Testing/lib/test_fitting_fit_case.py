@@ -15,7 +15,8 @@ from CrossModalSegLib.fitting.prior_training import PriorConfig, prior_network
 from CrossModalSegLib.fitting.synthesis import LESION, LabelledVolume, SynthesisConfig, synthesise
 from CrossModalSegLib.fitting.tuning import PromptedTuning, ScratchTuning
 from CrossModalSegLib.inference.model_card import ModelCard
-from CrossModalSegLib.inference.model_folder import save_model
+from CrossModalSegLib.inference.model_folder import load_model, save_model
+from CrossModalSegLib.inference.segment import segment_case
 from CrossModalSegLib.labels import UNLABELLED, LabelTable
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.progress import CancelToken
@@ -148,7 +149,7 @@ def test_samples_follow_the_seed_and_hold_what_they_promise():
     assert np.array_equal(samples[0].inputs, samples[1].inputs)
     assert not np.array_equal(samples[0].inputs, samples[2].inputs)
     for sample in samples:
-        assert sample.inputs.shape == (5, 16, 32, 32) and sample.inputs.dtype == np.float32
+        assert sample.inputs.shape == (6, 16, 32, 32) and sample.inputs.dtype == np.float32
         assert sample.inputs.min() >= 0 and sample.inputs.max() <= 1
         assert sample.target.any() and (sample.target[sample.scribbles == 1] == 1).all()
         assert (sample.target[sample.scribbles == 0] == 0).all()
@@ -168,3 +169,18 @@ def test_the_learning_rate_rises_and_falls():
     assert config.rate(0) == pytest.approx(0.01)
     assert config.rate(500) == pytest.approx(0.51)
     assert config.rate(1000) == pytest.approx(0.02)
+
+
+def test_a_fit_continues_from_the_model_of_an_earlier_fit(prior, tmp_path):
+    first = fit_case(loaded_case(), TABLE, FitConfig(**QUICK), prior=prior)
+    folder = save_model(tmp_path / "model", first.network, first.card)
+    again = fit_case(loaded_case(), TABLE, FitConfig(**{**QUICK, "seconds": 0.0}), prior=folder)
+    assert np.array_equal(again.labels.array.shape, first.labels.array.shape)
+
+
+def test_a_network_from_scratch_segments_without_scribbles(tmp_path):
+    loaded = loaded_case()
+    fitted = fit_case(loaded, TABLE, FitConfig("pce", **QUICK))
+    model = load_model(save_model(tmp_path / "model", fitted.network, fitted.card))
+    unscribbled = LoadedCase("new", loaded.images, None, None)
+    assert same_geometry(segment_case(model, unscribbled).labels, loaded.scribbles)

@@ -94,7 +94,8 @@ def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def quick(loaded: object, table: object, config: object) -> fitting.FitResult:
         assert loaded.scribbles is not None
-        return fitting.FitResult(loaded.mask or loaded.grid.with_array(1 * (loaded.grid.array > 30)), None, None, None)
+        labels = loaded.mask or loaded.grid.with_array(1 * (loaded.grid.array > 30))
+        return fitting.FitResult(labels, None, None, None, None)
 
     paths = write_case(tmp_path)
     scribbles = scribble_array()

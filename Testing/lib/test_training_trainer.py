@@ -4,15 +4,14 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from training_cohort import make_cohort, tiny_config
-
-from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
+from CrossModalSegLib.errors import Cancelled, CohortError, InputError, ModelError, OutputError
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.losses.hybrid import HybridConfig
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.training.pseudo_labels import SecondStage
 from CrossModalSegLib.training.trainer import train
+from safetensors.torch import load_file
+from training_cohort import make_cohort, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,9 @@ def test_training_ends_with_a_model_folder_and_a_curve(cohort, tmp_path):
     config = tiny_config(method="cmfnet")
     out = cpu(cohort, tmp_path / "modèle 1", config, progress=lambda *event: events.append(event))
     assert out == tmp_path / "modèle 1"
-    assert {"model.safetensors", "model.json", "history.json", "training.json", "curve.png"} == {p.name for p in out.iterdir()}
+    assert {"model.safetensors", "model.json", "history.json", "training.json", "curve.png"} == {
+        p.name for p in out.iterdir()
+    }
     assert [p.name for p in tmp_path.iterdir()] == ["modèle 1"]
     model = load_model(out)
     assert model.card.modalities == ("ct", "mr") and model.card.architecture == "cmfnet"

@@ -96,9 +96,9 @@ def register(
         fixed: Stays where it is.
         moving: Is aligned.
         kind: Which transform.
-        initial: A rigid or affine transform from fixed to moving to start from, or the name of a start: "identity", "geometry" (middle
-            on middle), "moments" (centre of mass on centre of mass); "auto" or None takes the one of these with the
-            best mutual information and wants volumes that overlap in patient space.
+        initial: A rigid or affine transform from fixed to moving to start from, or the name of a start: "identity",
+            "geometry" (middle on middle), "moments" (centre of mass on centre of mass); "auto" or None takes the one
+            of these with the best mutual information and wants volumes that overlap in patient space.
         seed: Of the points at which the metric is sampled, not negative.
         threads: For the metric; None takes SimpleITK's default.
         progress: Told about each optimiser step.

@@ -145,8 +145,8 @@ def _write_report(
     clock: _Clock,
     folder: Path,
 ) -> None:
-    from CrossModalSegLib.cli.versions import installed_versions
     from CrossModalSegLib.output import write_json
+    from CrossModalSegLib.versions import library_versions
 
     report = {
         "seed": args.seed,
@@ -158,7 +158,7 @@ def _write_report(
         },
         "seconds": {"total": round(clock.total, 2), "stages": clock.stages},
         "device": args.device,
-        "versions": installed_versions(),
+        "versions": library_versions(),
     }
     write_json(report, folder / "report.json")
 

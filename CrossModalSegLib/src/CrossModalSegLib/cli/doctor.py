@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from CrossModalSegLib.cli.console import say
-from CrossModalSegLib.cli.versions import installed_versions
+from CrossModalSegLib.versions import library_versions
 
 EXAMPLE = "crossmodalseg doctor --out doctor.json"
 
@@ -98,7 +98,7 @@ def _versions() -> list[Finding]:
     missing = "It is not installed; install CrossModalSegLib again with pip."
     return [
         Finding("versions", name, version, missing if version == "missing" else None)
-        for name, version in installed_versions().items()
+        for name, version in library_versions().items()
     ]
 
 

@@ -44,6 +44,8 @@ class Arguments:
             the baseline with partial cross-entropy alone.
         seed: of everything random.
         resample: bring the other images and the scribbles onto the grid of the first image.
+        save_model: also write OUT/model, the fitted network: for the next fit's --model ("cmfnet"), or for `segment`
+            (the other methods).
         probabilities: write the probability of each class.
         uncertainty: write the uncertainty, 0 (sure) to 1.
         device: "auto" takes a CUDA GPU where there is one.
@@ -65,6 +67,7 @@ class Arguments:
     method: Literal["cmfnet", "scratch", "pce"] = "cmfnet"
     seed: int = 0
     resample: bool = False
+    save_model: bool = False
     probabilities: bool = False
     uncertainty: bool = False
     device: str = "auto"
@@ -135,12 +138,15 @@ def _fit(args: Arguments, loaded: LoadedCase, table: LabelTable, on_preview: _Pr
 def _write(args: Arguments, loaded: LoadedCase, table: LabelTable, result: FitResult, seconds: float) -> None:
     from CrossModalSegLib.cli.fit_files import write_fit
     from CrossModalSegLib.cli.segmentation_files import write_probabilities
-    from CrossModalSegLib.cli.versions import installed_versions
+    from CrossModalSegLib.inference.model_folder import save_model
     from CrossModalSegLib.io import write_volume
     from CrossModalSegLib.output import atomic_folder, write_json
+    from CrossModalSegLib.versions import library_versions
 
     with atomic_folder(args.out, overwrite=args.overwrite) as folder:
         write_fit(result, loaded, table, folder)
+        if args.save_model:
+            save_model(folder / "model", result.network, result.card)
         if result.probabilities is not None:
             write_probabilities(result.probabilities, loaded.grid, table, folder)
         if result.uncertainty is not None:
@@ -154,7 +160,7 @@ def _write(args: Arguments, loaded: LoadedCase, table: LabelTable, result: FitRe
             "seconds": round(seconds, 1),
             "steps": len(result.history),
             "answers": result.stages,
-            "versions": installed_versions(),
+            "versions": library_versions(),
         }
         write_json(report, folder / "report.json")
 

@@ -72,7 +72,7 @@ def class_view(
     shape = drawn.shape
     coarse = (shape[0], *(max(1, round(n * min(1.0, mm / wanted))) for n, mm in zip(shape[1:], spacing[1:])))
     if coarse != shape:
-        cropped = functional.adaptive_avg_pool3d(torch.from_numpy(np.ascontiguousarray(cropped)), coarse).numpy()
+        cropped = _coarsened(cropped, coarse)
         drawn = shrink_scribbles(drawn, coarse)
     mm = tuple(s * n / m for s, n, m in zip(spacing, shape, coarse))
     return ClassView(value, np.ascontiguousarray(cropped), drawn, mm, box)
@@ -83,6 +83,12 @@ def suitable_spacing(inside: np.ndarray, spacing: tuple[float, float, float]) ->
     voxels = np.argwhere(inside.any(axis=0))
     extent = float(((np.ptp(voxels, axis=0) + 1) * np.array(spacing[1:])).max())
     return min(extent / VOXELS_ACROSS, max(COARSEST_IN_PLANE_MM, *spacing[1:]))
+
+
+def _coarsened(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Images (M, k, j, i) with fewer voxels in-plane over the same field of view, smoothed against aliasing."""
+    slices = torch.from_numpy(np.ascontiguousarray(images))
+    return functional.interpolate(slices, size=shape[1:], mode="bilinear", antialias=True, align_corners=False).numpy()
 
 
 def shrink_scribbles(scribbles: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

@@ -17,16 +17,18 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from CrossModalSegLib.cohort import LoadedCase
-from CrossModalSegLib.data.preprocess import PreparedCase
+from CrossModalSegLib.config import to_dict
+from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing
 from CrossModalSegLib.errors import InputError, ModelError
 from CrossModalSegLib.fitting.judge import Judge, split_scribbles
 from CrossModalSegLib.fitting.prompted import MODALITIES, honour_scribbles
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
 from CrossModalSegLib.fitting.tuning import Loss, PromptedTuner, PromptedTuning, ScratchTuner, ScratchTuning, Tuner
 from CrossModalSegLib.fitting.working_case import WorkingCase, working_case
+from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.inference.uncertainty import normalized_entropy
 from CrossModalSegLib.labels import LabelTable, check_scribbles
@@ -34,6 +36,7 @@ from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.models.vnet import VNet, VNetConfig
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
+from CrossModalSegLib.versions import library_versions
 from CrossModalSegLib.volume import Volume
 
 Method = Literal["cmfnet", "scratch", "pce"]
@@ -107,7 +110,9 @@ class FitResult:
         labels: uint8, 0 background and 1..K; scribbled voxels have the class the user said.
         probabilities: (K + 1, k, j, i) float32, or None.
         uncertainty: float32 entropy over ln(K + 1), or None.
-        network: The tuned network, on the CPU.
+        network: The fitted network, on the CPU.
+        card: What it is; `save_model(folder, result.network, result.card)` keeps it, to start the next fit from a
+            prompted one, or to segment without scribbles with the others.
         history: Loss terms by step.
         stages: The answers in order.
     """
@@ -115,7 +120,8 @@ class FitResult:
     labels: Volume
     probabilities: np.ndarray | None
     uncertainty: Volume | None
-    network: torch.nn.Module
+    network: nn.Module
+    card: ModelCard
     history: list[dict[str, float]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
 
@@ -163,7 +169,7 @@ def fit_case(
     tuner = _tuner(config, working.prepared, judge.shown, table.num_classes, prior, torch.device(device))
     search = _Search(working, judge, tuner, config, started, progress, cancel, on_preview)
     best = search.run()
-    return _result(best, working, loaded, search, probabilities, uncertainty)
+    return _result(best, working, loaded, table, search, probabilities, uncertainty)
 
 
 class _Search:
@@ -180,7 +186,7 @@ class _Search:
         cancel: CancelToken,
         on_preview: OnPreview | None,
     ) -> None:
-        self._working, self._judge, self._config, self._started = working, judge, config, started
+        self._working, self._judge, self.config, self._started = working, judge, config, started
         self._progress, self._cancel, self._on_preview = progress, cancel, on_preview
         self.tuner = tuner
         self.history: list[dict[str, float]] = []
@@ -192,7 +198,7 @@ class _Search:
     def run(self) -> np.ndarray:
         """Probabilities (K + 1, k, j, i) of the best answer on the working grid, from all scribbles."""
         scribbles = self._working.prepared.scribbles
-        if self._config.method == "cmfnet":
+        if self.config.method == "cmfnet":
             self._best = self.tuner.predict(scribbles, self._cancel)
             self._show(Stage(FIRST_ANSWER, self._elapsed(), None, True))
             self._consider(FIRST_ANSWER)
@@ -203,11 +209,11 @@ class _Search:
     def _tune(self) -> None:
         """Steps until the time is over, the patience is spent or someone cancels."""
         begun = last = time.monotonic()
-        while (now := time.monotonic()) - begun < self._config.seconds and not self._cancel.cancelled:
+        while (now := time.monotonic()) - begun < self.config.seconds and not self._cancel.cancelled:
             self.history.append({"step": len(self.history) + 1, **self.tuner.step()})
-            total = max(1, round(self._config.seconds))
+            total = max(1, round(self.config.seconds))
             self._progress(min(round(now - begun), total), total, "fit", {"loss": self.history[-1]["total"]})
-            if time.monotonic() - last >= self._config.preview_every:
+            if time.monotonic() - last >= self.config.preview_every:
                 self._consider(self._step_name)
                 last = time.monotonic()
                 if self._is_out_of_patience():
@@ -244,8 +250,8 @@ class _Search:
         return self._working.grid.array[self._working.box]
 
     def _is_out_of_patience(self) -> bool:
-        recent = self.stages[-self._config.patience :] if self._config.patience else []
-        return bool(recent) and len(self.stages) > self._config.patience and not any(s.is_best for s in recent)
+        recent = self.stages[-self.config.patience :] if self.config.patience else []
+        return bool(recent) and len(self.stages) > self.config.patience and not any(s.is_best for s in recent)
 
 
 def _tuner(
@@ -303,6 +309,7 @@ def _result(
     best: np.ndarray,
     working: WorkingCase,
     loaded: LoadedCase,
+    table: LabelTable,
     search: _Search,
     probabilities: bool,
     uncertainty: bool,
@@ -314,7 +321,25 @@ def _result(
         full[0] += 1 - full.sum(axis=0)
     entropy = working.grid.with_array(working.place(normalized_entropy(restored))) if uncertainty else None
     network = search.tuner.network.cpu().eval()
-    return FitResult(_labels(restored, working), full, entropy, network, search.history, search.stages)
+    card = _card(network, loaded, table, working, search)
+    return FitResult(_labels(restored, working), full, entropy, network, card, search.history, search.stages)
+
+
+def _card(
+    network: nn.Module, loaded: LoadedCase, table: LabelTable, working: WorkingCase, search: _Search
+) -> ModelCard:
+    is_prompted = search.config.method == "cmfnet"
+    return ModelCard(
+        name="fit",
+        architecture="vnet" if search.config.method == "pce" else "cmfnet",
+        network=to_dict(network.config),
+        modalities=("ct", "mr") if is_prompted else tuple(loaded.images),
+        labels=LabelTable.from_names(["structure"]) if is_prompted else table,
+        preprocessing=Preprocessing(spacing=working.prepared.spacing),
+        provenance={"what": "fitted to the scribbles of one case", "fit": to_dict(search.config)},
+        seed=search.config.seed,
+        versions=library_versions(),
+    )
 
 
 def _labels(restored: np.ndarray, working: WorkingCase) -> Volume:

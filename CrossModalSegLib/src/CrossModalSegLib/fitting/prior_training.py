@@ -33,7 +33,7 @@ from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from CrossModalSegLib.training.ema import WeightAverage
-from CrossModalSegLib.training.export import library_versions
+from CrossModalSegLib.versions import library_versions
 
 BRANCH_WEIGHTS = {"out": 1.0, "ct": 0.4, "mr": 0.4}
 MAX_GRADIENT_NORM = 5.0

@@ -7,6 +7,7 @@ from the prompts and asks the network for them: the very task it has between the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -39,11 +40,14 @@ class PromptedTuning:
         patch: Largest patch (k, j, i).
         learning_rate: Of AdamW.
         hidden_share: Probability that a scribbled slice is hidden from the prompts.
+        kept_prior: Share of the prior in the weights that answer: tuned weights alone forget, an interpolation keeps
+            what both know (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     """
 
     patch: tuple[int, int, int] = (32, 96, 96)
     learning_rate: float = 2e-4
     hidden_share: float = 0.5
+    kept_prior: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -96,18 +100,20 @@ class PromptedTuner:
         """Prepare a view of each class.
 
         Args:
-            network: Two classes, `PROMPT_CHANNELS` prompt channels; is changed in place.
+            network: Two classes, `PROMPT_CHANNELS` prompt channels; is changed in place, to the weights that answer.
             case: Images and spacing.
             scribbles: (k, j, i) uint8 to learn from: the case's, or a part of them.
         """
         self.network = network.to(device)
+        self._tuned = copy.deepcopy(self.network)
+        self._prior = copy.deepcopy(self.network.state_dict())
         self._case, self._scribbles, self._num_classes = case, scribbles, num_classes
         images = two_images(case.images)
         values = [value for value in range(1, num_classes) if (scribbles == value).any()]
         self._views = [class_view(images, scribbles, value, case.spacing) for value in values]
         self._loss, self._config, self._device = loss, config, device
         self._rng = np.random.default_rng(seed)
-        self._optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+        self._optimizer = torch.optim.AdamW(self._tuned.parameters(), lr=config.learning_rate, weight_decay=1e-4)
 
     def step(self) -> dict[str, float]:
         view = self._views[self._rng.integers(len(self._views))]
@@ -116,11 +122,18 @@ class PromptedTuner:
         inputs = prompted_input(patch, self._hide_slices(patch.scribbles, view.value), divisor)
         target = np.where(patch.scribbles == UNLABELLED, UNLABELLED, patch.scribbles == view.value).astype(np.int64)
         inputs, target = self._flip(inputs, pad_to_multiple(target, divisor, UNLABELLED))
-        self.network.train()
+        self._tuned.train()
         x, y = torch.from_numpy(inputs)[None].to(self._device), torch.from_numpy(target)[None].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16):
-            logits = self.network(x)
-        return optimise(self.network, self._optimizer, self._loss(logits, x[:, :2], y, view.spacing))
+            logits = self._tuned(x)
+        terms = optimise(self._tuned, self._optimizer, self._loss(logits, x[:, :2], y, view.spacing))
+        self._interpolate()
+        return terms
+
+    @torch.no_grad()
+    def _interpolate(self) -> None:
+        for name, tensor in self._tuned.state_dict().items():
+            self.network.state_dict()[name].copy_(torch.lerp(tensor, self._prior[name], self._config.kept_prior))
 
     def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
         return segment_prompted(

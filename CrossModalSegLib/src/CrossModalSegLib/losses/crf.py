@@ -230,14 +230,14 @@ class _KernelTerms:
         features: (T, N, k, j, i): T (image, kernel) pairs, scaled so that the exponent is -(difference)^2.
         weights, decays: T each: lambda_m w_n and 1 / (2 s_n^2).
         spatial: (weight, decay) of every purely spatial kernel.
-        needs_floor: The exponents can go below LOWEST_EXPONENT.
+        largest_square: No squared difference of features is above this.
     """
 
     features: Tensor
     weights: tuple[float, ...]
     decays: tuple[float, ...]
     spatial: tuple[tuple[float, float], ...]
-    needs_floor: bool
+    largest_square: float
 
     def log_weights(self, offset: PairOffset) -> list[float]:
         """log(lambda_m w_n g_n(offset) * views) of each of the T terms."""
@@ -270,16 +270,16 @@ def _kernel_terms(images: Tensor, image_weights: Sequence[float], config: CrfCon
         weights=tuple(weights),
         decays=tuple(decays),
         spatial=tuple((w, d) for w, d in spatial if w > 0),
-        needs_floor=_has_wide_range(stacked),
+        largest_square=_largest_square(stacked),
     )
 
 
-def _has_wide_range(features: Tensor) -> bool:
-    """Whether squared differences can pass -LOWEST_EXPONENT; off the CPU this costs a wait and exp has no slow path."""
+def _largest_square(features: Tensor) -> float:
+    """Squared range of the features; 0 off the CPU, where it would cost a wait and exp has no slow path."""
     if features.device.type != "cpu" or features.numel() == 0:
-        return False
+        return 0.0
     low, high = features.aminmax()
-    return float(high - low) ** 2 > 0.5 * -LOWEST_EXPONENT
+    return float(high - low) ** 2
 
 
 class _PairwiseEnergy(torch.autograd.Function):
@@ -332,11 +332,11 @@ def _pass_messages(spins: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset
     source, target, features = _Boxes(spins), _Boxes(message), _Boxes(terms.features)
     sums = []
     for start in range(0, grid[0], thickness):
-        for shift, log_weight, constant in weighted:
-            size, here, there = _pair_region(shift, grid, start, start + thickness)
+        for offset in weighted:
+            size, here, there = _pair_region(offset.shift, grid, start, start + thickness)
             if min(size) <= 0:
                 continue
-            kernel = _kernel(features.at(size, here), features.at(size, there), log_weight, constant, terms, buffer)
+            kernel = _kernel(features.at(size, here), features.at(size, there), offset, buffer)
             sums.append(kernel.sum())
             target.at(size, here).addcmul_(kernel, source.at(size, there))
             target.at(size, there).addcmul_(kernel, source.at(size, here))
@@ -344,11 +344,35 @@ def _pass_messages(spins: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset
     return message, kernel_sum
 
 
-def _weighted_offsets(terms: _KernelTerms, offsets: tuple[PairOffset, ...]) -> list[tuple[Shift, Tensor, float]]:
-    """Shift, log weights (T, 1) of the image kernels, and sum of the spatial kernels of every offset."""
-    count = len(terms.weights)
-    logs = terms.features.new_tensor([terms.log_weights(o) for o in offsets]).view(len(offsets), count, 1)
-    return [(o.shift, log, terms.constant(o)) for o, log in zip(offsets, logs.unbind(), strict=True)]
+@dataclass(frozen=True)
+class _WeightedOffset:
+    """An offset with the weights of its kernels.
+
+    Attributes:
+        shift: (k, j, i) voxels.
+        log_weight: (T, 1), of the image kernels.
+        constant: The sum of the purely spatial kernels.
+        needs_floor: Exponents can go below LOWEST_EXPONENT.
+    """
+
+    shift: Shift
+    log_weight: Tensor
+    constant: float
+    needs_floor: bool
+
+
+def _weighted_offsets(terms: _KernelTerms, offsets: tuple[PairOffset, ...]) -> list[_WeightedOffset]:
+    logs = [terms.log_weights(o) for o in offsets]
+    columns = terms.features.new_tensor(logs).view(len(offsets), len(terms.weights), 1).unbind()
+    return [
+        _WeightedOffset(
+            shift=o.shift,
+            log_weight=column,
+            constant=terms.constant(o),
+            needs_floor=min(log, default=0.0) - terms.largest_square < LOWEST_EXPONENT,
+        )
+        for o, log, column in zip(offsets, logs, columns, strict=True)
+    ]
 
 
 class _Boxes:
@@ -381,22 +405,20 @@ def _pair_region(shift: Shift, grid: Sequence[int], first: int, last: int) -> tu
     return size, here, here + (dk * rows + dj) * columns + di
 
 
-def _kernel(
-    here: Tensor, there: Tensor, log_weight: Tensor, constant: float, terms: _KernelTerms, buffer: Tensor
-) -> Tensor:
+def _kernel(here: Tensor, there: Tensor, offset: _WeightedOffset, buffer: Tensor) -> Tensor:
     """K (N, 1, k, j, i) between the features (T, N, k, j, i) here and there, in `buffer`."""
     count, samples, *size = here.shape
     shape = (samples, 1, *size)
     if count == 0:
-        return buffer[: math.prod(shape)].fill_(constant).view(shape)
+        return buffer[: math.prod(shape)].fill_(offset.constant).view(shape)
     flat = buffer[: here.numel()].view(count, -1)
     torch.sub(there, here, out=flat.view(here.shape))
-    torch.addcmul(log_weight, flat, flat, value=-1, out=flat)
-    if terms.needs_floor:
+    torch.addcmul(offset.log_weight, flat, flat, value=-1, out=flat)
+    if offset.needs_floor:
         flat.clamp_(min=LOWEST_EXPONENT)
     kernel, *others = flat.exp_().unbind()
     for other in others:
         kernel.add_(other)
-    if constant:
-        kernel.add_(constant)
+    if offset.constant:
+        kernel.add_(offset.constant)
     return kernel.view(shape)

@@ -7,7 +7,6 @@ import platform
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from CrossModalSegLib.inference.model_folder import save_model
 from CrossModalSegLib.output import atomic_folder, write_json
 from CrossModalSegLib.training.config import TrainingConfig
 from CrossModalSegLib.training.run import TrainingRun
-
-PACKAGES = ("CrossModalSegLib", "torch", "monai", "numpy", "scipy", "SimpleITK", "lightning", "safetensors")
+from CrossModalSegLib.versions import library_versions
 
 
 def export_model(
@@ -87,11 +85,6 @@ def make_card(
         seed=config.seed,
         versions=library_versions(),
     )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a result depends on."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
 def _metrics(run: TrainingRun, validated_on: str) -> dict[str, Any]:

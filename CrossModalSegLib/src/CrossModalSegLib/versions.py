@@ -21,7 +21,7 @@ PACKAGES = (
 )
 
 
-def installed_versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Versions by package name, Python and the library first; "missing" where a package is not installed."""
     versions = {"CrossModalSegLib": __version__, "Python": platform.python_version()}
     for name in PACKAGES:

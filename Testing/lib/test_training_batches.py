@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from CrossModalSegLib.data.patches import PatchSampler
+from CrossModalSegLib.data.preprocess import PreparedCase
+from CrossModalSegLib.training.batches import BatchStream, patch_margin
+from CrossModalSegLib.volume import Volume
+
+
+def case(number=0, shape=(8, 20, 20)):
+    rng = np.random.default_rng(number)
+    scribbles = np.full(shape, 255, np.uint8)
+    scribbles[2:6, 5, 4:16] = 0
+    scribbles[2:6, 12, 4:16] = 1
+    volume = Volume(np.zeros(shape, np.uint8), np.eye(4))
+    return PreparedCase(
+        f"case{number}", rng.random((2, *shape), dtype=np.float32), scribbles, None, (2.0, 1.0, 1.0), np.eye(4), volume
+    )
+
+
+def sampler(seed=0):
+    return PatchSampler([case(0), case(1)], (4, 8, 8), seed=seed)
+
+
+@pytest.fixture
+def streams():
+    opened = []
+
+    def make(threads=1, augmentation="default", seed=0):
+        opened.append(BatchStream(sampler(seed), augmentation, 2, threads=threads))
+        return opened[-1]
+
+    yield make
+    for stream in opened:
+        stream.close()
+
+
+def same(first, second):
+    return torch.equal(first.images, second.images) and torch.equal(first.labels, second.labels)
+
+
+def test_a_batch_has_the_documented_shapes_and_types(streams):
+    batch = streams().next()
+    assert batch.images.shape == (2, 2, 4, 8, 8) and batch.images.dtype == torch.float32
+    assert batch.labels.shape == batch.inside.shape == (2, 4, 8, 8)
+    assert batch.labels.dtype == torch.int64 and batch.inside.dtype == torch.bool
+    assert batch.spacing == ((2.0, 1.0, 1.0),) * 2 and set(batch.cases) <= {0, 1}
+
+
+def test_the_number_of_threads_changes_nothing(streams):
+    one, three = streams(1), streams(3)
+    assert all(same(one.next(), three.next()) for _ in range(6))
+
+
+def test_the_state_is_that_after_the_last_batch_handed_out(streams):
+    stream = streams(2)
+    for _ in range(3):
+        stream.next()
+    state = stream.state_dict()
+    expected = [stream.next() for _ in range(3)]
+    other = streams(1, seed=5)
+    other.next()
+    other.load_state_dict(state)
+    assert all(same(batch, other.next()) for batch in expected)
+
+
+def test_new_label_maps_count_from_the_very_next_batch(streams):
+    stream, plain = streams(augmentation="none"), streams(augmentation="none")
+    stream.next(), plain.next()
+    stream.set_extra("pseudo", [np.full((8, 20, 20), value, np.uint8) for value in (3, 4)])
+    batch = stream.next()
+    assert same(batch, plain.next())
+    for number, labels in zip(batch.cases, batch.extra["pseudo"], strict=True):
+        assert labels.dtype == torch.int64 and (labels == number + 3).all()
+
+
+def test_an_error_in_a_thread_reaches_the_caller(streams):
+    stream = streams()
+    stream.sampler.cut = lambda plan, margin: (_ for _ in ()).throw(RuntimeError("broken"))
+    with pytest.raises(RuntimeError, match="broken"):
+        stream.next()
+
+
+def test_only_augmentation_that_moves_voxels_gets_a_margin():
+    assert patch_margin((16, 96, 96), "none") == (0, 0, 0)
+    assert patch_margin((16, 96, 96), "default") == (3, 19, 19)
