@@ -78,7 +78,7 @@ def test_new_label_maps_count_from_the_very_next_batch(streams):
 
 def test_an_error_in_a_thread_reaches_the_caller(streams):
     stream = streams()
-    stream.sampler.cut = lambda plan, margin: (_ for _ in ()).throw(RuntimeError("broken"))
+    stream.sampler.cut = lambda *_plan: (_ for _ in ()).throw(RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         stream.next()
 

@@ -52,7 +52,7 @@ def test_nothing_is_pickled(tmp_path):
 def test_a_failed_one_leaves_the_former(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 1, {"step": 1})
 
-    def full_disk(tensors, path):
+    def full_disk(_tensors, path):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -87,7 +87,7 @@ def test_damage_is_named(tmp_path, damage):
         (path / "state.safetensors").unlink()
     else:
         (path / "state.json").write_text("[1, 2")
-    with pytest.raises(ModelError, match="cannot be read .* delete its folder"):
+    with pytest.raises(ModelError, match=r"cannot be read .* delete its folder"):
         load_checkpoint(path)
 
 

@@ -33,7 +33,7 @@ def test_more_devices_than_there_are_is_an_error(monkeypatch):
 
 
 def test_bf16_needs_a_device_made_for_it(monkeypatch):
-    monkeypatch.setattr("CrossModalSegLib.training.devices.native_bf16", lambda device: False)
+    monkeypatch.setattr("CrossModalSegLib.training.devices.native_bf16", lambda _device: False)
     assert choose_precision("bf16", "cpu") == "fp32"
-    monkeypatch.setattr("CrossModalSegLib.training.devices.native_bf16", lambda device: True)
+    monkeypatch.setattr("CrossModalSegLib.training.devices.native_bf16", lambda _device: True)
     assert choose_precision("bf16", "cpu") == "bf16" and choose_precision("fp32", "cpu") == "fp32"

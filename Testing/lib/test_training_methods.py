@@ -152,7 +152,7 @@ def test_ustm_leaves_uncertain_voxels_out():
 
 
 def test_ustm_turns_only_where_the_shape_stays():
-    data = replace(batch((8, 8, 16)), images=torch.rand(2, 2, 8, 8, 16))
+    data = replace(batch((8, 16, 8)), images=torch.rand(2, 2, 8, 16, 8))
     network = Fixed([4.0, 0.0, 0.0])
     method = MeanTeacher(SETTING, UstmConfig(noise=0.0, passes=1))
     method.bind(network, torch.enable_grad)
@@ -179,11 +179,11 @@ def test_s2l_averages_predictions_and_keeps_the_confident_voxels():
     method = Scribble2Label(MethodSetting(2, 100), S2LConfig(alpha=0.2, confidence=0.8))
     assert [step for step in range(40) if method.is_refresh_due(step)] == [20, 25, 30, 35]
     first = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]], np.float32).reshape(2, 1, 1, 3)
-    maps = method.refresh(20, [prepared()], lambda case: first)
+    maps = method.refresh(20, [prepared()], lambda _case: first)
     np.testing.assert_array_equal(maps[PSEUDO_LABELS][0].ravel(), [0, 1, 255])
-    maps = method.refresh(25, [prepared()], lambda case: 1.0 - first)
+    maps = method.refresh(25, [prepared()], lambda _case: 1.0 - first)
     np.testing.assert_allclose(method.averages[0].ravel(), [0.8, 0.2, 0.5, 0.2, 0.8, 0.5], atol=1e-3)
-    method.refresh(30, [prepared()], lambda case: 1.0 - first)
+    method.refresh(30, [prepared()], lambda _case: 1.0 - first)
     other = Scribble2Label(MethodSetting(2, 100), S2LConfig())
     other.load_state_dict(method.state_dict())
     np.testing.assert_array_equal(other.averages[0], method.averages[0])

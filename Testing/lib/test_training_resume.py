@@ -115,7 +115,7 @@ def test_a_killed_and_resumed_training_gives_exactly_the_weights_of_an_uninterru
 
 
 def stop_at(step):
-    def progress(done, total, message="", values=None):
+    def progress(done, _total, message="", _values=None):
         if message == "Training" and done == step:
             raise KeyboardInterrupt
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def cohort(count, masked=lambda n: True, fold=lambda n: None):
+def cohort(count, masked=lambda _: True, fold=lambda _: None):
     cases = tuple(
         Case(f"c{n}", {"ct": Path("a")}, Path("s"), Path("m") if masked(n) else None, fold(n)) for n in range(count)
     )
@@ -29,10 +29,10 @@ def test_a_fold_validates():
 
 
 def test_a_fold_needs_cases_on_both_sides():
-    with pytest.raises(CohortError, match="fold 3 .* have the folds None"):
+    with pytest.raises(CohortError, match=r"fold 3 .* have the folds None"):
         split_cases(cohort(2), 3, 0.2, 0)
     with pytest.raises(CohortError, match="inside and outside"):
-        split_cases(cohort(2, fold=lambda n: 0), 0, 0.2, 0)
+        split_cases(cohort(2, fold=lambda _: 0), 0, 0.2, 0)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0), (4, 0), (5, 1), (10, 2)])

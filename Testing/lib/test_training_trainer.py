@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from CrossModalSegLib.errors import Cancelled, CohortError, InputError, ModelError, OutputError
 from CrossModalSegLib.inference.model_folder import load_model
+from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.hybrid import HybridConfig
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.training.pseudo_labels import SecondStage
@@ -23,7 +25,7 @@ def cohort(tmp_path_factory):
 def without_curve(request, monkeypatch):
     """Drawing takes longer than these trainings; one test keeps it."""
     if "curve" not in request.node.name:
-        monkeypatch.setattr("CrossModalSegLib.report.curve.write_curve", lambda history, path: None)
+        monkeypatch.setattr("CrossModalSegLib.report.curve.write_curve", lambda *_: None)
 
 
 def cpu(cohort, out, config, **kwargs):
@@ -74,7 +76,7 @@ class StopAfter:
     def __init__(self, step, error):
         self.step, self.error = step, error
 
-    def __call__(self, done, total, message="", values=None):
+    def __call__(self, done, _total, message="", _values=None):
         if message == "Training" and done == self.step:
             raise self.error
 
@@ -101,7 +103,7 @@ def test_a_stopped_and_resumed_training_gives_the_weights_of_an_uninterrupted_on
 def test_a_cancel_token_stops_after_a_complete_step(cohort, tmp_path):
     cancel = CancelToken()
 
-    def progress(done, total, message="", values=None):
+    def progress(_done, _total, message="", _values=None):
         if message == "Training":
             cancel.cancel()
 
@@ -117,12 +119,12 @@ def test_a_stopped_training_is_not_overwritten(cohort, tmp_path):
         cpu(cohort, tmp_path / "out", tiny_config(), progress=StopAfter(1, KeyboardInterrupt()))
     with pytest.raises(OutputError, match="resume it, or delete"):
         cpu(cohort, tmp_path / "out", tiny_config())
-    with pytest.raises(InputError, match="config.learning_rate was 0.001 and is now 0.5"):
+    with pytest.raises(InputError, match=r"config.learning_rate was 0.001 and is now 0.5"):
         cpu(cohort, tmp_path / "out", tiny_config(learning_rate=0.5), resume=True)
     with pytest.raises(InputError, match=r"config.hybrid.alpha1 was"):
         cpu(cohort, tmp_path / "out", tiny_config(hybrid=HybridConfig(alpha1=0.1)), resume=True)
     cpu(cohort, tmp_path / "out", tiny_config(checkpoint_minutes=1.0, num_workers=2), resume=True)
-    with pytest.raises(OutputError, match="exists and is not empty.*finished"):
+    with pytest.raises(OutputError, match=r"exists and is not empty.*finished"):
         cpu(cohort, tmp_path / "out", tiny_config(), resume=True)
 
 
@@ -141,6 +143,19 @@ def test_missing_annotations_are_named(tmp_path):
     with pytest.raises(CohortError, match="method full learns from masks, but these cases have none: case0, case1"):
         cpu(unmasked, tmp_path / "out", tiny_config(method="full"))
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.training").exists()
+
+
+def test_what_is_found_wrong_after_loading_leaves_nothing(cohort, tmp_path):
+    larger = replace(cohort, labels=LabelTable.from_names(["tumour", "node"]))
+    with pytest.raises(LabelError, match="holds scribbles of: node"):
+        cpu(larger, tmp_path / "out", tiny_config())
+    assert not any(tmp_path.iterdir())
+
+
+def test_remains_without_a_checkpoint_are_no_obstacle(cohort, tmp_path):
+    (tmp_path / "out.training" / "cache").mkdir(parents=True)
+    cpu(cohort, tmp_path / "out", tiny_config(steps=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_is_not_there_is_named(cohort, tmp_path):
@@ -165,6 +180,7 @@ def test_what_is_not_there_is_named(cohort, tmp_path):
 def test_settings_that_do_not_fit_are_named(cohort, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         cpu(cohort, tmp_path / "out", tiny_config(**changes))
+    assert not any(tmp_path.iterdir())
 
 
 def test_divergence_is_an_error_and_reaches_no_checkpoint(cohort, tmp_path):
