@@ -25,7 +25,8 @@ from grow_from_seeds import grow_from_seeds
 from sabs_cohort import WORD_ORGANS, word_mask
 
 from CrossModalSegLib.cohort import LoadedCase
-from CrossModalSegLib.fitting.fit_case import DEFAULT_PRIOR, FIRST_ANSWER, FitConfig, fit_case
+from CrossModalSegLib.fitting.fit_case import DEFAULT_PRIOR, FitConfig, fit_case
+from CrossModalSegLib.fitting.search import FIRST_ANSWER
 from CrossModalSegLib.io import read_volume
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scribbles import simulate_scribbles

@@ -8,7 +8,6 @@ time of float32 over bfloat16 on CPU (target: at least 2), and the peak memory o
 given size from images to labels (target: at most 6 GB for 300 x 512 x 512).
 """
 
-# ruff: noqa: T201
 from __future__ import annotations
 
 import argparse
@@ -19,6 +18,8 @@ import time
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.inference.model_card import ModelCard
@@ -28,7 +29,6 @@ from CrossModalSegLib.inference.segment import segment_case
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.volume import Volume
-from torch import Tensor, nn
 
 MAX_OVERHEAD, MIN_SPEEDUP, MAX_GB = 1.2, 2.0, 6.0
 

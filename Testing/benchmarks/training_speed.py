@@ -1,4 +1,4 @@
-# ruff: noqa: T201 (printing is what a benchmark is for)
+
 """What a training step costs beyond the bare network, in one run.
 
     python Testing/benchmarks/training_speed.py [--preset default] [--method cmfnet] [--threads 2] [--steps 6]
@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.training.batches import BatchStream

@@ -10,8 +10,9 @@ import torch
 
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.errors import Cancelled, InputError, LabelError, ModelError
-from CrossModalSegLib.fitting.fit_case import FIRST_ANSWER, FitConfig, fit_case, load_prior
+from CrossModalSegLib.fitting.fit_case import FitConfig, fit_case, load_prior
 from CrossModalSegLib.fitting.prior_training import PriorConfig, prior_network
+from CrossModalSegLib.fitting.search import FIRST_ANSWER
 from CrossModalSegLib.fitting.synthesis import LESION, LabelledVolume, SynthesisConfig, synthesise
 from CrossModalSegLib.fitting.tuning import PromptedTuning, ScratchTuning
 from CrossModalSegLib.inference.model_card import ModelCard

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.fitting.judge import split_scribbles
-from CrossModalSegLib.fitting.prompted import honour_scribbles, pad_to_multiple, two_images
+from CrossModalSegLib.fitting.prompted import pad_to_multiple, two_images
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS, intensity_posterior, prompt_maps
 from CrossModalSegLib.fitting.regions import class_box, scribbled_box, scribbled_slices
-from CrossModalSegLib.fitting.working_case import working_spacing
+from CrossModalSegLib.fitting.working_case import honour_scribbles, working_spacing
 
 
 def scribbles_of(shape: tuple[int, int, int], **voxels: list[tuple[int, int, int]]) -> np.ndarray:

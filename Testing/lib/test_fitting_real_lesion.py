@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.fitting.fit_case import FitConfig, fit_case
 from CrossModalSegLib.io import read_volume

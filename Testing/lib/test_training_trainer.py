@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from CrossModalSegLib.errors import Cancelled, CohortError, InputError, ModelError, OutputError
+from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.hybrid import HybridConfig

@@ -8,8 +8,6 @@ answer that agrees best with them is the one that is returned: it is never worse
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,14 +21,14 @@ from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing
 from CrossModalSegLib.errors import InputError, ModelError
-from CrossModalSegLib.fitting.judge import Judge, split_scribbles
-from CrossModalSegLib.fitting.prompted import MODALITIES, honour_scribbles
+from CrossModalSegLib.fitting.judge import split_scribbles
+from CrossModalSegLib.fitting.prompted import MODALITIES
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
+from CrossModalSegLib.fitting.search import OnPreview, Search, SearchLimits, Stage
 from CrossModalSegLib.fitting.tuning import Loss, PromptedTuner, PromptedTuning, ScratchTuner, ScratchTuning, Tuner
 from CrossModalSegLib.fitting.working_case import WorkingCase, working_case
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model
-from CrossModalSegLib.inference.uncertainty import normalized_entropy
 from CrossModalSegLib.labels import LabelTable, check_scribbles
 from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
@@ -41,12 +39,10 @@ from CrossModalSegLib.volume import Volume
 
 Method = Literal["cmfnet", "scratch", "pce"]
 DEFAULT_PRIOR = "scribble-prior"
-FIRST_ANSWER = "first answer"
 # The prior is good already: a weaker CRF than the paper's, and Dice against the imbalance of single classes.
 PROMPTED_LOSS = HybridConfig(lambda_ct=0.02, lambda_mr=0.02, dice_weight=1.0)
 SCRATCH_LOSS = HybridConfig(dice_weight=1.0)
 PARTIAL_LOSS = HybridConfig(imr=False, imc=False)
-OnPreview = Callable[[Volume, "Stage"], None]
 
 
 @dataclass(frozen=True)
@@ -82,24 +78,6 @@ class FitConfig:
             raise InputError("The seconds of a fit must be 0 or more, and those between previews more than 0.")
         if not 0 <= self.held_out < 1:
             raise InputError(f"The held-out share of the scribbled slices lies within 0 and 1; got {self.held_out}.")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One answer of a fit.
-
-    Attributes:
-        name: "first answer" or "step N".
-        seconds: Since the fit began.
-        agreement: Mean over the classes of the soft Dice with the held-out scribbles, 0 to 1; None when nothing is
-            held out.
-        is_best: Whether this answer was the best so far.
-    """
-
-    name: str
-    seconds: float
-    agreement: float | None
-    is_best: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,95 +141,13 @@ def fit_case(
     if len(loaded.images) > MODALITIES:
         raise InputError(f"A fit takes one image, or CT and MR; the case {loaded.name} has {len(loaded.images)}.")
     check_scribbles(loaded.scribbles.array, table)
-    started = time.monotonic()
     working = working_case(loaded)
     judge = split_scribbles(working.prepared.scribbles, config.held_out, np.random.default_rng(config.seed))
     tuner = _tuner(config, working.prepared, judge.shown, table.num_classes, prior, torch.device(device))
-    search = _Search(working, judge, tuner, config, started, progress, cancel, on_preview)
+    limits = SearchLimits(config.seconds, config.preview_every, config.patience)
+    search = Search(working, judge, tuner, limits, progress, cancel, on_preview)
     best = search.run()
-    return _result(best, working, loaded, table, search, probabilities, uncertainty)
-
-
-class _Search:
-    """The loop of a fit: steps, answers now and then, the best of them."""
-
-    def __init__(
-        self,
-        working: WorkingCase,
-        judge: Judge,
-        tuner: Tuner,
-        config: FitConfig,
-        started: float,
-        progress: Progress,
-        cancel: CancelToken,
-        on_preview: OnPreview | None,
-    ) -> None:
-        self._working, self._judge, self.config, self._started = working, judge, config, started
-        self._progress, self._cancel, self._on_preview = progress, cancel, on_preview
-        self.tuner = tuner
-        self.history: list[dict[str, float]] = []
-        self.stages: list[Stage] = []
-        self._best: np.ndarray = np.empty(0)
-        self._best_agreement = -1.0
-        self._best_weights: dict[str, torch.Tensor] = {}
-
-    def run(self) -> np.ndarray:
-        """Probabilities (K + 1, k, j, i) of the best answer on the working grid, from all scribbles."""
-        scribbles = self._working.prepared.scribbles
-        if self.config.method == "cmfnet":
-            self._best = self.tuner.predict(scribbles, self._cancel)
-            self._show(Stage(FIRST_ANSWER, self._elapsed(), None, True))
-            self._consider(FIRST_ANSWER)
-        self._tune()
-        self.tuner.network.load_state_dict(self._best_weights)
-        return self._best
-
-    def _tune(self) -> None:
-        """Steps until the time is over, the patience is spent or someone cancels."""
-        begun = last = time.monotonic()
-        while (now := time.monotonic()) - begun < self.config.seconds and not self._cancel.cancelled:
-            self.history.append({"step": len(self.history) + 1, **self.tuner.step()})
-            total = max(1, round(self.config.seconds))
-            self._progress(min(round(now - begun), total), total, "fit", {"loss": self.history[-1]["total"]})
-            if time.monotonic() - last >= self.config.preview_every:
-                self._consider(self._step_name)
-                last = time.monotonic()
-                if self._is_out_of_patience():
-                    return
-        if not self.stages or self.stages[-1].name != self._step_name:
-            self._consider(self._step_name)
-
-    @property
-    def _step_name(self) -> str:
-        return f"step {len(self.history)}"
-
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._started
-
-    def _consider(self, name: str) -> None:
-        """Judge the present network; keep its weights and its answer from all scribbles when it is the best."""
-        agreement = self._judge.agreement(self.tuner.predict(self._judge.shown)) if self._judge.can_judge else None
-        is_best = agreement is None or agreement > self._best_agreement
-        if is_best:
-            self._best_agreement = self._best_agreement if agreement is None else agreement
-            self._best_weights = {n: t.detach().clone() for n, t in self.tuner.network.state_dict().items()}
-            if name != FIRST_ANSWER:
-                self._best = self.tuner.predict(self._working.prepared.scribbles)
-        self.stages.append(Stage(name, self._elapsed(), agreement, is_best))
-        if is_best and name != FIRST_ANSWER:
-            self._show(self.stages[-1])
-
-    def _show(self, stage: Stage) -> None:
-        if self._on_preview is not None:
-            honoured = honour_scribbles(self._working.restore(self._best), self._scribbles_in_box())
-            self._on_preview(_labels(honoured, self._working), stage)
-
-    def _scribbles_in_box(self) -> np.ndarray:
-        return self._working.grid.array[self._working.box]
-
-    def _is_out_of_patience(self) -> bool:
-        recent = self.stages[-self.config.patience :] if self.config.patience else []
-        return bool(recent) and len(self.stages) > self.config.patience and not any(s.is_best for s in recent)
+    return _result(best, working, loaded, table, config, search, probabilities, uncertainty)
 
 
 def _tuner(
@@ -310,37 +206,36 @@ def _result(
     working: WorkingCase,
     loaded: LoadedCase,
     table: LabelTable,
-    search: _Search,
+    config: FitConfig,
+    search: Search,
     probabilities: bool,
     uncertainty: bool,
 ) -> FitResult:
-    restored = honour_scribbles(working.restore(best), loaded.scribbles.array[working.box])
-    full = None
-    if probabilities:
-        full = working.place(restored)
-        full[0] += 1 - full.sum(axis=0)
-    entropy = working.grid.with_array(working.place(normalized_entropy(restored))) if uncertainty else None
+    answer = working.answer(best, with_probabilities=probabilities, with_uncertainty=uncertainty)
     network = search.tuner.network.cpu().eval()
-    card = _card(network, loaded, table, working, search)
-    return FitResult(_labels(restored, working), full, entropy, network, card, search.history, search.stages)
+    return FitResult(
+        labels=answer.labels,
+        probabilities=answer.probabilities,
+        uncertainty=answer.uncertainty,
+        network=network,
+        card=_card(network, loaded, table, working, config),
+        history=search.history,
+        stages=search.stages,
+    )
 
 
 def _card(
-    network: nn.Module, loaded: LoadedCase, table: LabelTable, working: WorkingCase, search: _Search
+    network: nn.Module, loaded: LoadedCase, table: LabelTable, working: WorkingCase, config: FitConfig
 ) -> ModelCard:
-    is_prompted = search.config.method == "cmfnet"
+    is_prompted = config.method == "cmfnet"
     return ModelCard(
         name="fit",
-        architecture="vnet" if search.config.method == "pce" else "cmfnet",
+        architecture="vnet" if config.method == "pce" else "cmfnet",
         network=to_dict(network.config),
         modalities=("ct", "mr") if is_prompted else tuple(loaded.images),
         labels=LabelTable.from_names(["structure"]) if is_prompted else table,
         preprocessing=Preprocessing(spacing=working.prepared.spacing),
-        provenance={"what": "fitted to the scribbles of one case", "fit": to_dict(search.config)},
-        seed=search.config.seed,
+        provenance={"what": "fitted to the scribbles of one case", "fit": to_dict(config)},
+        seed=config.seed,
         versions=library_versions(),
     )
-
-
-def _labels(restored: np.ndarray, working: WorkingCase) -> Volume:
-    return working.grid.with_array(working.place(restored.argmax(axis=0).astype(np.uint8)))

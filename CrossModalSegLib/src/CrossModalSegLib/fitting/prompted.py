@@ -117,12 +117,3 @@ def segment_prompted(
         else:
             logits[value] = ABSENT_LOGIT
     return torch.from_numpy(logits).softmax(dim=0).numpy()
-
-
-def honour_scribbles(probabilities: np.ndarray, scribbles: np.ndarray) -> np.ndarray:
-    """Probabilities (K + 1, k, j, i) with every scribbled voxel given to the class that the user said."""
-    honoured = probabilities.copy()
-    for value in np.unique(scribbles[scribbles != UNLABELLED]):
-        honoured[:, scribbles == value] = 0
-        honoured[value, scribbles == value] = 1
-    return honoured

@@ -68,9 +68,15 @@ class ScratchTuning:
 
 
 class Tuner(Protocol):
-    """A network that learns from one case and can segment it at any time."""
+    """A network that learns from one case and can segment it at any time.
+
+    Attributes:
+        network: With the weights that answer.
+        answers_at_once: Whether it has an answer before the first step.
+    """
 
     network: nn.Module
+    answers_at_once: bool
 
     def step(self) -> dict[str, float]:
         """One optimiser step; the loss terms by name."""
@@ -85,6 +91,8 @@ class Tuner(Protocol):
 
 class PromptedTuner:
     """Tunes a class-agnostic prompted network on the slices it was not shown."""
+
+    answers_at_once = True
 
     def __init__(
         self,
@@ -169,6 +177,8 @@ class PromptedTuner:
 
 class ScratchTuner:
     """Trains any network of the calling convention on patches around the scribbles of one case."""
+
+    answers_at_once = False
 
     def __init__(
         self,

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from CrossModalSegLib.cohort import LoadedCase
-from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing, prepare_case, restore_probabilities
+from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing, prepare_case
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.fitting.regions import Box, scribbled_box
+from CrossModalSegLib.inference.segment import SegmentationResult, labels_from_probabilities
+from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.volume import Volume
 
 # The prior was trained on voxels of 1.1-2.4 mm in-plane and 2.5-8 mm between slices.
@@ -27,22 +29,50 @@ class WorkingCase:
     Attributes:
         prepared: Images (M, k, j, i) and scribbles on the working grid.
         box: Where the crop lies in the case's own arrays.
-        grid: The case's own grid.
+        grid: The scribbles on the case's own grid.
     """
 
     prepared: PreparedCase
     box: Box
     grid: Volume
 
-    def restore(self, probabilities: np.ndarray) -> np.ndarray:
-        """Probabilities (K + 1, k, j, i) of the working grid on the voxels of the case's own grid within `box`."""
-        return restore_probabilities(probabilities, self.prepared)
+    def answer(
+        self, probabilities: np.ndarray, *, with_probabilities: bool = False, with_uncertainty: bool = False
+    ) -> SegmentationResult:
+        """The answer on the case's own grid; scribbled voxels have the class the user said, with certainty.
 
-    def place(self, array: np.ndarray, fill: float = 0) -> np.ndarray:
-        """An array (..., k, j, i) of the crop in the case's own grid; `fill` outside of the crop."""
-        full = np.full((*array.shape[:-3], *self.grid.shape), fill, array.dtype)
+        Args:
+            probabilities: (K + 1, k, j, i) float32 on the working grid.
+            with_probabilities, with_uncertainty: Whether the result holds them.
+        """
+        cropped = labels_from_probabilities(probabilities, self.prepared, with_probabilities, with_uncertainty)
+        drawn = self.grid.array[self.box]
+        is_drawn = drawn != UNLABELLED
+        labels = np.where(is_drawn, drawn, cropped.labels.array)
+        full, entropy = None, None
+        if cropped.probabilities is not None:
+            full = self._place(honour_scribbles(cropped.probabilities, drawn))
+            outside = np.ones(self.grid.shape, bool)
+            outside[self.box] = False
+            full[0, outside] = 1.0
+        if cropped.uncertainty is not None:
+            entropy = self.grid.with_array(self._place(np.where(is_drawn, 0, cropped.uncertainty.array)))
+        return SegmentationResult(self.grid.with_array(self._place(labels)), full, entropy)
+
+    def _place(self, array: np.ndarray) -> np.ndarray:
+        """An array (..., k, j, i) of the crop in the case's own grid; 0 outside of the crop."""
+        full = np.zeros((*array.shape[:-3], *self.grid.shape), array.dtype)
         full[(..., *self.box)] = array
         return full
+
+
+def honour_scribbles(probabilities: np.ndarray, scribbles: np.ndarray) -> np.ndarray:
+    """Probabilities (K + 1, k, j, i) with every scribbled voxel given to the class that the user said."""
+    honoured = probabilities.copy()
+    for value in np.unique(scribbles[scribbles != UNLABELLED]):
+        honoured[:, scribbles == value] = 0
+        honoured[value, scribbles == value] = 1
+    return honoured
 
 
 def working_case(loaded: LoadedCase) -> WorkingCase:

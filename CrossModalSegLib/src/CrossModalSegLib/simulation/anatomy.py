@@ -79,11 +79,6 @@ class Warp:
     amplitude_mm: float
     bulge: Bulge | None = None
 
-    @property
-    def reach_mm(self) -> float:
-        """How far the random displacement and the mass effect move a position at most, about."""
-        return 4.5 * self.amplitude_mm + (self.bulge.strength_mm if self.bulge else 0.0)
-
     def linear(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Coordinates:
         """The linear part alone."""
         rows = self.matrix.astype(np.float32)

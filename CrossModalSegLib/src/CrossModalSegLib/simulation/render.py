@@ -12,8 +12,7 @@ from .shapes import Shape
 
 Displacement = Callable[[np.ndarray, np.ndarray, np.ndarray], Coordinates]
 _MIN_WEIGHT = 1e-3
-_CULL_MARGIN_MM = 2.0
-_STRIDE = 4
+_MARGIN = 2  # voxels around a solid's box, for gradients and partial volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,23 +58,51 @@ def occupancy(distance: np.ndarray, partial_volume: bool = True) -> np.ndarray:
     return np.clip(share, 0, 1, out=share)
 
 
-def _window(points: Coordinates, shape: Shape, reach: float) -> tuple[slice, slice, slice] | None:
-    """The block of sparse voxel centres that come within `reach` of the shape's box; None where there is none."""
-    near = None
-    for axis, values in enumerate(points):
-        low, high = shape.low[axis] - reach, shape.high[axis] + reach
-        if np.isfinite(low) or np.isfinite(high):
-            hit = (values > low) & (values < high)
-            near = hit if near is None else near & hit
-    if near is None:
-        return tuple(slice(0, size) for size in points[0].shape)
-    window = []
-    for axis in range(3):
-        line = np.flatnonzero(near.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not line.size:
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Where a grid's voxels lie in anatomy coordinates.
+
+    Attributes:
+        points: Warped voxel centres x, y, z, each (k, j, i).
+        matrix: 3x4, voxel index (i, j, k, 1) to anatomy coordinates without the smooth warp.
+        least: Smallest displacement by the smooth warp along x, y and z, mm.
+        most: Largest displacement along each axis, mm.
+    """
+
+    points: Coordinates
+    matrix: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
+
+    def window(self, shape: Shape) -> tuple[slice, slice, slice] | None:
+        """The block of the grid that holds a solid; None where there is none."""
+        size = np.array(self.points[0].shape[::-1])
+        ends = np.array(np.meshgrid(*((0, n - 1) for n in size), indexing="ij")).reshape(3, -1)
+        field_of_view = self.matrix[:, :3] @ ends + self.matrix[:, 3:]
+        low = np.maximum(np.array(shape.low) - self.most, field_of_view.min(axis=1))
+        high = np.minimum(np.array(shape.high) - self.least, field_of_view.max(axis=1))
+        if (low > high).any():
             return None
-        window.append(slice(int(line[0]), int(line[-1]) + 1))
-    return tuple(window)
+        corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1)
+        index = np.linalg.solve(self.matrix[:, :3], corners - self.matrix[:, 3:])
+        first = np.maximum(np.floor(index.min(axis=1)).astype(int) - _MARGIN, 0)
+        last = np.minimum(np.ceil(index.max(axis=1)).astype(int) + _MARGIN, size - 1)
+        if (first > last).any():
+            return None
+        return tuple(slice(int(a), int(b) + 1) for a, b in zip(first[::-1], last[::-1], strict=True))
+
+
+def _grid(
+    anatomy: Anatomy, affine: np.ndarray, shape: tuple[int, int, int], displacement: Displacement | None
+) -> _Grid:
+    centres = voxel_centres(affine, shape)
+    posed = anatomy.warp.linear(*centres)
+    points = anatomy.warp(*(centres if displacement is None else displacement(*centres)))
+    moved = [after - before for after, before in zip(points, posed, strict=True)]
+    matrix = anatomy.warp.matrix @ affine[:3]
+    matrix[:, 3] += anatomy.warp.shift
+    least, most = (np.array([float(bound(each)) for each in moved]) for bound in (np.min, np.max))
+    return _Grid(points, matrix, least, most)
 
 
 def render(
@@ -98,39 +125,24 @@ def render(
     Returns:
         Layers whose weights add up to one in every voxel that the first part covers.
     """
-    centres = voxel_centres(affine, shape)
-    if displacement is not None:
-        centres = displacement(*centres)
-    points = anatomy.warp(*centres)
-    # Every fourth voxel is enough to find a shape's block when its box is widened by what the stride skips.
-    sparse = tuple(v[::_STRIDE, ::_STRIDE, ::_STRIDE] for v in anatomy.warp.linear(*centres))
-    slack = float(np.linalg.norm(affine[:3, :3], axis=0).sum()) * _STRIDE
-    reach = anatomy.warp.reach_mm + _CULL_MARGIN_MM + slack
+    grid = _grid(anatomy, affine, shape, displacement)
     free = np.ones(shape, dtype=np.float32)
     layers = []
     for index in range(len(anatomy.parts) - 1, -1, -1):
         part = anatomy.parts[index]
         for piece in part.shape.pieces or (part.shape,):
-            layer = _layer(part, index, piece, points, _window(sparse, piece, reach), free, partial_volume)
+            layer = _layer(part, index, piece, grid, free, partial_volume)
             if layer is not None:
                 layers.append(layer)
     return layers
 
 
-def _layer(
-    part: Part,
-    index: int,
-    piece: Shape,
-    points: Coordinates,
-    block: tuple[slice, slice, slice] | None,
-    free: np.ndarray,
-    partial_volume: bool,
-) -> Layer | None:
+def _layer(part: Part, index: int, piece: Shape, grid: _Grid, free: np.ndarray, partial_volume: bool) -> Layer | None:
     """What one piece of a part fills of the voxels' `free` shares, which it takes away from them."""
-    if block is None:
+    window = grid.window(piece)
+    if window is None:
         return None
-    window = tuple(slice(line.start * _STRIDE, line.stop * _STRIDE) for line in block)
-    weight = occupancy(piece.distance(*(values[window] for values in points)), partial_volume)
+    weight = occupancy(piece.distance(*(values[window] for values in grid.points)), partial_volume)
     weight *= free[window]
     window, weight = _trim(window, weight)
     if not weight.size:

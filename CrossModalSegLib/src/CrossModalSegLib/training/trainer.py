@@ -87,13 +87,13 @@ def train(
         Cancelled, KeyboardInterrupt: On request; a checkpoint was written.
     """
     out = Path(out)
-    working = out.with_name(f"{out.name}.training")
+    working = out.resolve().with_name(f"{out.resolve().name}.training")
     _check_output(out, working, resume)
     split = split_cases(cohort, config.fold, config.validation_share, config.seed)
     check_annotations(split.training, config.target, config.method)
     chosen = choose_accelerator(accelerator)
     precision = choose_precision(config.precision, chosen)
-    with isolated_rng(), InterruptGuard(cancel) as guard:
+    with isolated_rng(), InterruptGuard(cancel) as guard, _no_remains(working):
         fabric = build_fabric(
             accelerator=accelerator,
             devices=devices,
@@ -133,10 +133,21 @@ def _check_output(out: Path, working: Path, resume: bool) -> None:
             f"The output folder '{out}' exists and is not empty; name another one"
             + (": the training that made it is finished." if resume else ", or delete it.")
         )
-    if working.exists() and not resume:
+    if latest_checkpoint(working / "checkpoints") is not None and not resume:
         raise OutputError(
             f"'{working}' holds a training that was stopped; resume it, or delete that folder to begin anew."
         )
+
+
+@contextmanager
+def _no_remains(working: Path) -> Iterator[None]:
+    """Remove the working folder on failure, unless there is a checkpoint in it to continue from."""
+    try:
+        yield
+    except BaseException:
+        if latest_checkpoint(working / "checkpoints") is None:
+            shutil.rmtree(working, ignore_errors=True)
+        raise
 
 
 def _describe(cohort: Cohort, split: Split, config: TrainingConfig, fabric: Fabric) -> dict[str, Any]:
@@ -220,8 +231,10 @@ def _open_run(cohort: Cohort, cases: TrainingCases, config: TrainingConfig, fabr
     stream = BatchStream(
         sampler, config.augmentation, config.batch_size, threads=max(1, config.num_workers), pin_memory=is_cuda
     )
+    benchmark_before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = is_cuda  # patches have one size: looking for the fastest kernels pays off
     try:
-        with torch.backends.cudnn.flags(benchmark=is_cuda):  # patches have one size: the fastest kernels pay off
-            yield TrainingRun(fabric, network, method, stream, config, total_steps)
+        yield TrainingRun(fabric, network, method, stream, config, total_steps)
     finally:
+        torch.backends.cudnn.benchmark = benchmark_before
         stream.close()

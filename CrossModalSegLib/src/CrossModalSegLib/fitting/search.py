@@ -1,0 +1,143 @@
+"""The loop of a fit: steps, an answer now and then, and the best of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from CrossModalSegLib.fitting.judge import Judge
+from CrossModalSegLib.fitting.tuning import Tuner
+from CrossModalSegLib.fitting.working_case import WorkingCase
+from CrossModalSegLib.progress import CancelToken, Progress
+from CrossModalSegLib.volume import Volume
+
+FIRST_ANSWER = "first answer"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One answer of a fit.
+
+    Attributes:
+        name: "first answer" or "step N".
+        seconds: Since the fit began.
+        agreement: Mean over the classes of the soft Dice with the held-out scribbles, 0 to 1; None when nothing is
+            held out, or not judged yet.
+        is_best: Whether this answer was the best so far.
+    """
+
+    name: str
+    seconds: float
+    agreement: float | None
+    is_best: bool
+
+
+OnPreview = Callable[[Volume, Stage], None]
+
+
+@dataclass(frozen=True)
+class SearchLimits:
+    """How long a search goes on.
+
+    Attributes:
+        seconds: Time for steps.
+        preview_every: Seconds between two answers.
+        patience: Answers without a better one after which the search stops; 0 for no such limit.
+    """
+
+    seconds: float
+    preview_every: float
+    patience: int
+
+
+class Search:
+    """Tunes a network and remembers its best answer.
+
+    Attributes:
+        tuner: What is tuned; after `run`, its network has the best weights.
+        history: Loss terms by step.
+        stages: The answers in order.
+    """
+
+    def __init__(
+        self,
+        working: WorkingCase,
+        judge: Judge,
+        tuner: Tuner,
+        limits: SearchLimits,
+        progress: Progress,
+        cancel: CancelToken,
+        on_preview: OnPreview | None,
+    ) -> None:
+        self._working, self._judge, self._limits = working, judge, limits
+        self._progress, self._cancel, self._on_preview = progress, cancel, on_preview
+        self.tuner = tuner
+        self.history: list[dict[str, float]] = []
+        self.stages: list[Stage] = []
+        self._best: np.ndarray = np.empty(0)
+        self._best_agreement = 0.0
+        self._best_weights: dict[str, torch.Tensor] = {}
+        self._started = time.monotonic()
+
+    def run(self) -> np.ndarray:
+        """Probabilities (K + 1, k, j, i) of the best answer on the working grid, from all scribbles.
+
+        Raises:
+            Cancelled: Cancelled before a first answer that needs no step.
+        """
+        if self.tuner.answers_at_once:
+            self._best = self.tuner.predict(self._working.prepared.scribbles, self._cancel)
+            self._show(Stage(FIRST_ANSWER, self._elapsed(), None, True))
+            self._consider(FIRST_ANSWER)
+        self._tune()
+        self.tuner.network.load_state_dict(self._best_weights)
+        return self._best
+
+    def _tune(self) -> None:
+        """Steps until the time is over, the patience is spent or someone cancels; the last network is considered."""
+        begun = considered = time.monotonic()
+        total = max(1, round(self._limits.seconds))
+        while time.monotonic() - begun < self._limits.seconds and not self._cancel.cancelled:
+            self.history.append({"step": len(self.history) + 1, **self.tuner.step()})
+            done = min(round(time.monotonic() - begun), total)
+            self._progress(done, total, "fit", {"loss": self.history[-1]["total"]})
+            if time.monotonic() - considered >= self._limits.preview_every:
+                self._consider(self._step_name)
+                considered = time.monotonic()
+                if self._is_out_of_patience():
+                    return
+        if not self.stages or (self.history and self.stages[-1].name != self._step_name):
+            self._consider(self._step_name)
+
+    @property
+    def _step_name(self) -> str:
+        return f"step {len(self.history)}"
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _consider(self, name: str) -> None:
+        """Judge the present network; keep its weights and its answer from all scribbles when it is the best."""
+        agreement = self._judge.agreement(self.tuner.predict(self._judge.shown)) if self._judge.can_judge else None
+        is_best = agreement is None or agreement >= self._best_agreement
+        if is_best:
+            self._best_agreement = agreement or 0.0
+            self._best_weights = {n: t.detach().clone() for n, t in self.tuner.network.state_dict().items()}
+            if name != FIRST_ANSWER:
+                self._best = self.tuner.predict(self._working.prepared.scribbles)
+        self.stages.append(Stage(name, self._elapsed(), agreement, is_best))
+        if is_best and name != FIRST_ANSWER:
+            self._show(self.stages[-1])
+
+    def _show(self, stage: Stage) -> None:
+        if self._on_preview is not None:
+            self._on_preview(self._working.answer(self._best).labels, stage)
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self._limits.patience
+        recent = self.stages[-patience:] if patience else []
+        return len(self.stages) > patience > 0 and not any(stage.is_best for stage in recent)
