@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from CrossModalSegLib.data.augment import (
     LEVELS,
     Augmentation,

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from CrossModalSegLib.data.patches import PatchSampler, crop, stack_patches
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.errors import InputError, LabelError

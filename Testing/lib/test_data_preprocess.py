@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from CrossModalSegLib.data.intensity import normalize_image
 from CrossModalSegLib.data.preprocess import (
     PreparedCase,

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from CrossModalSegLib.data.working_grid import Grid, is_reordering, resample_aligned, working_grid
-from CrossModalSegLib.errors import GeometryError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from CrossModalSegLib.data.working_grid import Grid, is_reordering, resample_aligned, working_grid
+from CrossModalSegLib.errors import GeometryError
 
 
 def rotation(seed: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.errors import OutputError

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from CrossModalSegLib.inference import memory
 from CrossModalSegLib.inference.memory import available_memory, is_out_of_memory, profile_memory
-from torch import nn
 
 CPU = torch.device("cpu")
 

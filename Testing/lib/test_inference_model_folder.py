@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.errors import ModelError, OutputError
 from CrossModalSegLib.inference.model_card import ModelCard
@@ -23,7 +25,6 @@ from CrossModalSegLib.inference.model_folder import (
 )
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.models.factory import build_network
-from safetensors.torch import load_file, save_file
 
 CONFIG = {"num_classes": 3, "modalities": 2, "base_channels": 2}
 

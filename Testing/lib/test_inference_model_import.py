@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 import torch
+
 from CrossModalSegLib.errors import ModelError, OutputError
 from CrossModalSegLib.inference import model_import
 from CrossModalSegLib.inference.model_card import ModelCard

@@ -6,6 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
 from CrossModalSegLib.errors import Cancelled, CrossModalSegError, InputError
 from CrossModalSegLib.inference.memory import MemoryProfile
 from CrossModalSegLib.inference.predictor import (
@@ -18,9 +22,6 @@ from CrossModalSegLib.inference.predictor import (
     predict_slabs,
 )
 from CrossModalSegLib.progress import CancelToken
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
 
 
 class Pointwise(nn.Module):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.errors import ModelError
@@ -11,7 +13,6 @@ from CrossModalSegLib.inference.model_folder import LoadedModel
 from CrossModalSegLib.inference.segment import segment_case
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume, same_geometry
-from torch import nn
 
 
 class Bright(nn.Module):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.training.batches import BatchStream, patch_margin

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from training_cohort import make_cohort
+
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing
 from CrossModalSegLib.errors import Cancelled, CohortError, LabelError
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.training.cases import arrange_cases, check_annotations, prepare_cases
 from CrossModalSegLib.volume import Volume
-from training_cohort import make_cohort
 
 SHAPE = (6, 4, 4)
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+
 from CrossModalSegLib.errors import ModelError, OutputError
 from CrossModalSegLib.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 

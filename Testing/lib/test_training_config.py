@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from CrossModalSegLib.config import from_dict, to_dict
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses.hybrid import HybridConfig

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.training.devices import check_devices, choose_accelerator, choose_precision
 

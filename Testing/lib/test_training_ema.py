@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from CrossModalSegLib.training.ema import WeightAverage
 from torch import nn
+
+from CrossModalSegLib.training.ema import WeightAverage
 
 
 def constant(value):

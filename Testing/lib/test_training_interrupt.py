@@ -5,6 +5,7 @@ import signal
 import threading
 
 import pytest
+
 from CrossModalSegLib.errors import Cancelled
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.training.interrupt import InterruptGuard

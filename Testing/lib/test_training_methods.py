@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.models.dual_decoder_vnet import DualDecoderVNet, DualDecoderVNetConfig
@@ -19,7 +21,6 @@ from CrossModalSegLib.training.methods.s2l import PSEUDO_LABELS, S2LConfig, Scri
 from CrossModalSegLib.training.methods.supervision import supervise
 from CrossModalSegLib.training.methods.ustm import MeanTeacher, UstmConfig
 from CrossModalSegLib.volume import Volume
-from torch import nn
 
 SETTING = MethodSetting(num_classes=3, total_steps=100)
 SHAPE = (8, 16, 16)

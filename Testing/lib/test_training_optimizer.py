@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from CrossModalSegLib.training.optimizer import build_optimizer
 from torch import nn
+
+from CrossModalSegLib.training.optimizer import build_optimizer
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.pseudo_labels import confident_labels, fill_unlabelled
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from training_cohort import make_cohort, tiny_config
+
 from CrossModalSegLib.cohort import read_cohort
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.training.resume import check_same_training
 from CrossModalSegLib.training.trainer import train
-from safetensors.torch import load_file
-from training_cohort import make_cohort, tiny_config
 
 HERE = Path(__file__).resolve().parent
 PREAMBLE = f"""

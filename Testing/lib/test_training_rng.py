@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import torch
+
 from CrossModalSegLib.training.checkpoint import load_checkpoint, save_checkpoint
 from CrossModalSegLib.training.rng import isolated_rng, restore_rng_state, rng_state, seed_everything
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from CrossModalSegLib.training.schedule import learning_rate, sigmoid_ramp
 
 

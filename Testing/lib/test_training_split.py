@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from CrossModalSegLib.cohort import Case, Cohort
 from CrossModalSegLib.errors import CohortError
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
 from CrossModalSegLib.training.split import hold_out_scribbles, split_cases
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def cohort(count, masked=lambda _: True, fold=lambda _: None):

@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from training_cohort import make_cohort, tiny_config
+
 from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.labels import LabelTable
@@ -12,8 +15,6 @@ from CrossModalSegLib.losses.hybrid import HybridConfig
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.training.pseudo_labels import SecondStage
 from CrossModalSegLib.training.trainer import train
-from safetensors.torch import load_file
-from training_cohort import make_cohort, tiny_config
 
 
 @pytest.fixture(scope="module")

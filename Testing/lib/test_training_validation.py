@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from CrossModalSegLib.training.history import History
 from CrossModalSegLib.training.validation import Validation, dice_by_class
 

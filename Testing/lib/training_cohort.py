@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from CrossModalSegLib.cohort import Case, Cohort, write_cohort
 from CrossModalSegLib.io import write_volume
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention

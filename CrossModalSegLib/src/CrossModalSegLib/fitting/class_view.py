@@ -16,8 +16,8 @@ from CrossModalSegLib.fitting.regions import Box, class_box
 from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
 
 # A class's scribbles span about this many voxels in-plane.
-VOXELS_ACROSS = 24
-COARSEST_IN_PLANE_MM = 3.2
+VOXELS_ACROSS = 28
+COARSEST_IN_PLANE_MM = 3.0
 
 
 @dataclass(frozen=True, eq=False)

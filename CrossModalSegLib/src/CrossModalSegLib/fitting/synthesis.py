@@ -64,7 +64,7 @@ class SynthesisConfig:
     """
 
     patch: tuple[int, int, int] = (32, 64, 64)
-    in_plane_mm: tuple[float, float] = (1.1, 2.4)
+    in_plane_mm: tuple[float, float] = (1.1, 3.2)
     slice_mm: tuple[float, float] = (2.5, 8.0)
     every: tuple[int, int] = (1, 12)
     widest_gap_mm: float = 45.0

@@ -14,7 +14,7 @@ from CrossModalSegLib.inference.segment import SegmentationResult, labels_from_p
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.volume import Volume
 
-# The prior was trained on voxels of 1.1-2.4 mm in-plane and 2.5-8 mm between slices.
+# The prior was trained on voxels of 1.1-3.2 mm in-plane and 2.5-8 mm between slices.
 FINEST_IN_PLANE_MM = 1.4
 FINEST_SLICE_MM = 2.5
 # A small scribbled region keeps at least about this many voxels across, however fine they are.

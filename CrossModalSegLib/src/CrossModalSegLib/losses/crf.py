@@ -36,7 +36,7 @@ Shift = tuple[int, int, int]
 Spacing = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 # Larger slabs leave the processor's cache, smaller ones pay for more calls.
-SLAB_VOXELS = 80_000
+SLAB_VOXELS = 150_000
 # exp of less than about -87 takes a slow path on processors that is 60 times slower; e^-80 is zero beside any weight.
 LOWEST_EXPONENT = -80.0
 

@@ -10,6 +10,8 @@ import numpy as np
 from .fields import SmoothField
 
 Point = tuple[float, float, float]
+_FIELD_REACH = 4.5  # standard deviations that a random field does not exceed
+_GROWTH_REACH = 1.3  # distances are approximate, so a surface may move further than it was asked to
 Distance = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -31,14 +33,15 @@ class Shape:
 
     def grown(self, by_mm: float) -> Shape:
         """The solid with its surface moved outwards by `by_mm` (inwards where negative)."""
-        low = tuple(value - max(by_mm, 0.0) for value in self.low)
-        high = tuple(value + max(by_mm, 0.0) for value in self.high)
+        reach = _GROWTH_REACH * max(by_mm, 0.0)
+        low = tuple(value - reach for value in self.low)
+        high = tuple(value + reach for value in self.high)
         pieces = tuple(piece.grown(by_mm) for piece in self.pieces)
         return Shape(lambda x, y, z: self.distance(x, y, z) - np.float32(by_mm), low, high, pieces)
 
     def roughened(self, field: SmoothField, amplitude_mm: float) -> Shape:
         """The solid with its surface moved by `amplitude_mm` times a random field."""
-        reach = 3.0 * amplitude_mm
+        reach = _FIELD_REACH * amplitude_mm
         low = tuple(value - reach for value in self.low)
         high = tuple(value + reach for value in self.high)
         pieces = tuple(piece.roughened(field, amplitude_mm) for piece in self.pieces)
