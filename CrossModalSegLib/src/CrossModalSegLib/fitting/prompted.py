@@ -14,7 +14,7 @@ from CrossModalSegLib.models.cmfnet import CmFNet
 from CrossModalSegLib.progress import CancelToken
 
 MODALITIES = 2
-# Two views, finer and coarser than what suits the class: small structures gain from one, sparse scribbles from the other.
+# Two views, finer and coarser than what suits the class: small structures gain from one, sparse strokes from the other.
 SCALES = (0.8, 1.3)
 ABSENT_LOGIT = -12.0
 

@@ -21,7 +21,7 @@ from CrossModalSegLib.data.patches import PatchSampler, stack_patches
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.errors import Cancelled
 from CrossModalSegLib.fitting.class_view import ClassView, class_view
-from CrossModalSegLib.fitting.prompted import pad_to_multiple, prompted_input, segment_prompted, two_images
+from CrossModalSegLib.fitting.prompted import SCALES, pad_to_multiple, prompted_input, segment_prompted, two_images
 from CrossModalSegLib.inference.predictor import predict
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.models.cmfnet import CmFNet
@@ -105,7 +105,7 @@ class PromptedTuner:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Prepare a view of each class.
+        """Prepare the views of each class.
 
         Args:
             network: Two classes, `PROMPT_CHANNELS` prompt channels; is changed in place, to the weights that answer.
@@ -118,7 +118,7 @@ class PromptedTuner:
         self._case, self._scribbles, self._num_classes = case, scribbles, num_classes
         images = two_images(case.images)
         values = [value for value in range(1, num_classes) if (scribbles == value).any()]
-        self._views = [class_view(images, scribbles, value, case.spacing) for value in values]
+        self._views = [class_view(images, scribbles, value, case.spacing, s) for value in values for s in SCALES]
         self._loss, self._config, self._device = loss, config, device
         self._rng = np.random.default_rng(seed)
         self._optimizer = torch.optim.AdamW(self._tuned.parameters(), lr=config.learning_rate, weight_decay=1e-4)
