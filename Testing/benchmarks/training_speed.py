@@ -27,7 +27,7 @@ import torch
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.training.batches import BatchStream
-from CrossModalSegLib.training.config import PRESETS, TrainingConfig
+from CrossModalSegLib.training.config import PRESETS, TrainingConfig, preset
 from CrossModalSegLib.training.devices import build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.methods.factory import build_method
 from CrossModalSegLib.training.methods.method import MethodSetting
@@ -143,12 +143,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=6, help="measured steps of each kind in a block")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    preset = PRESETS[options.preset]
+    base = preset(options.preset, options.method)
     config = replace(
-        preset,
-        method=options.method,
-        batch_size=options.batch or preset.batch_size,
-        precision=options.precision or preset.precision,
+        base,
+        batch_size=options.batch or base.batch_size,
+        precision=options.precision or base.precision,
         num_workers=options.workers,
         second_stage=None,
     )

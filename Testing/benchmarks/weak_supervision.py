@@ -4,7 +4,8 @@
 
 Four cases are trained on (sabs03, 16, 19, 24), two are tested on (sabs00, 07), with WORD's seven organs and scribbles
 that are simulated in the style of WORD on every slice. Without --mr the CT goes into both branches of CmFNet; with --mr
-a T2 image that is simulated from the CT and its labels stands in for the MR. All but method and network is the same.
+a T2 image that is simulated from the CT and its labels stands in for the MR. pCE is partial cross-entropy alone, CmFNet has partial Dice beside it as in the preset "fast", and
+FullySup has cross-entropy or, with --full-loss dice_ce, Dice beside it. All else but the network is the same.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from CrossModalSegLib.metrics import evaluate_segmentation
 from CrossModalSegLib.progress import TqdmProgress
 from CrossModalSegLib.scribbles import coverage, simulate_scribbles
 from CrossModalSegLib.simulation import mr_from_ct
-from CrossModalSegLib.training.config import FAST, TrainingConfig
+from CrossModalSegLib.training.config import TrainingConfig, preset
 from CrossModalSegLib.training.trainer import train
 
 TRAINED_ON, TESTED_ON = ("03", "16", "19", "24"), ("00", "07")
@@ -66,10 +67,12 @@ def prepare(data: Path, work: Path, with_mr: bool) -> Cohort:
 
 
 def configuration(method: str, network: str, arguments: argparse.Namespace) -> TrainingConfig:
-    """The "fast" preset with the method, for the patch and spacing of this comparison."""
+    """The "fast" preset of the method, for the patch and spacing of this comparison."""
+    config = preset("fast", method)
+    if method == "full" and arguments.full_loss == "dice_ce":
+        config = replace(config, dice_weight=1.0)
     return replace(
-        FAST,
-        method=method,
+        config,
         network=network,
         network_options={"base_channels": arguments.base_channels, "dropout": 0.1},
         preprocessing=Preprocessing(spacing=SPACING),
@@ -79,6 +82,12 @@ def configuration(method: str, network: str, arguments: argparse.Namespace) -> T
         scribble_share=0.0,
         seed=arguments.seed,
     )
+
+
+def loss_name(config: TrainingConfig) -> str:
+    """What is minimised, in words."""
+    supervision = {"full": "CE", "pce": "pCE", "cmfnet": "hybrid, pCE"}[config.method]
+    return f"{supervision} + {config.dice_weight:g} Dice" if config.dice_weight else supervision
 
 
 def test(folder: Path, cohort: Cohort) -> dict[str, list[dict[str, float | None]]]:
@@ -106,6 +115,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--base-channels", type=int, default=8)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--full-loss", choices=["ce", "dice_ce"], default="ce", help="of FullySup")
     parser.add_argument("--mr", action="store_true", help="add the simulated MR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -117,15 +127,18 @@ def main() -> None:
     training = replace(training, cases=tuple(replace(case, fold=None) for case in training.cases))
     rows = []
     for name in arguments.methods:
+        config = configuration(*METHODS[name], arguments)
+        print(f"{name}: {loss_name(config)}", flush=True)
         folder = arguments.work / f"model-{name}{'-mr' if arguments.mr else ''}-{arguments.steps}"
         began = time.perf_counter()
         with TqdmProgress() as progress:
-            train(training, folder, configuration(*METHODS[name], arguments), progress=progress)
+            train(training, folder, config, progress=progress)
         minutes = (time.perf_counter() - began) / 60
         organs = test(folder, cohort)
         dsc = {organ: mean([case["dsc"] for case in cases]) for organ, cases in organs.items()}
         asd = {organ: mean([case["asd_mm"] for case in cases]) for organ, cases in organs.items()}
-        rows.append({"method": name, "minutes": round(minutes, 1), "dsc": dsc, "asd_mm": asd})
+        row = {"method": name, "loss": loss_name(config), "minutes": round(minutes, 1), "dsc": dsc, "asd_mm": asd}
+        rows.append(row)
         print(f"{name:9s} DSC " + " ".join(f"{value:.3f}" for value in dsc.values()), end="  ")
         print(
             f"mean {mean(list(dsc.values())):.3f}  ASD {mean(list(asd.values())):.1f} mm  {minutes:.1f} min", flush=True

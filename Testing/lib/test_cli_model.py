@@ -222,6 +222,16 @@ def test_every_method_goes_with_every_preset(method: str, preset: str) -> None:
     assert config_for("--method", method, "--preset", preset).method == method
 
 
+def test_partial_cross_entropy_is_alone_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    config = config_for("--method", "pce")
+    assert config.dice_weight == 0.0 and config.second_stage is None
+    settings = tmp_path / "s.json"
+    settings.write_text('{"method": "pce", "dice_weight": 0.5, "second_stage": {"share": 0.4}}')
+    config = config_for("--config", settings)
+    assert (config.method, config.dice_weight, config.second_stage.share) == ("pce", 0.5, 0.4)
+    assert config_for("--method", "em", "--preset", "paper").optimizer == "sgd"
+
+
 def test_train_options_come_before_the_file_and_it_before_the_preset(tmp_path: Path) -> None:
     settings = tmp_path / "s.json"
     settings.write_text(

@@ -11,16 +11,18 @@ import torch
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.errors import Cancelled, InputError, LabelError, ModelError
 from CrossModalSegLib.fitting.fit_case import FitConfig, fit_case, load_prior
+from CrossModalSegLib.fitting.judge import split_scribbles
 from CrossModalSegLib.fitting.prior_training import PriorConfig, prior_network
-from CrossModalSegLib.fitting.search import FIRST_ANSWER
+from CrossModalSegLib.fitting.search import FIRST_ANSWER, Search, SearchLimits
 from CrossModalSegLib.fitting.synthesis import LESION, LabelledVolume, SynthesisConfig, synthesise
 from CrossModalSegLib.fitting.tuning import PromptedTuning, ScratchTuning
+from CrossModalSegLib.fitting.working_case import working_case
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model, save_model
 from CrossModalSegLib.inference.segment import segment_case
 from CrossModalSegLib.labels import UNLABELLED, LabelTable
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
-from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.progress import CancelToken, SilentProgress
 from CrossModalSegLib.volume import Volume, same_geometry
 
 TABLE = LabelTable.from_names(["liver", "spleen"])
@@ -185,3 +187,50 @@ def test_a_network_from_scratch_segments_without_scribbles(tmp_path):
     model = load_model(save_model(tmp_path / "model", fitted.network, fitted.card))
     unscribbled = LoadedCase("new", loaded.images, None, None)
     assert same_geometry(segment_case(model, unscribbled).labels, loaded.scribbles)
+
+
+class FailingTuner:
+    """A network whose second step ends in an error."""
+
+    answers_at_once = True
+
+    def __init__(self, error: Exception) -> None:
+        self.network, self._error, self._steps = torch.nn.Linear(1, 1), error, 0
+
+    def step(self) -> dict[str, float]:
+        self._steps += 1
+        if self._steps == 2:
+            raise self._error
+        return {"total": 1.0}
+
+    def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
+        return np.full((3, *shown.shape), 1 / 3, np.float32)
+
+
+@pytest.mark.parametrize(
+    "error", [FloatingPointError("the loss is no longer a finite number"), RuntimeError("CUDA out of memory.")]
+)
+def test_an_error_in_a_step_keeps_the_answer_so_far(error, caplog):
+    working = working_case(loaded_case())
+    judge = split_scribbles(working.prepared.scribbles, 0.2, np.random.default_rng(0))
+    limits = SearchLimits(60.0, 60.0, 0)
+    search = Search(working, judge, FailingTuner(error), limits, SilentProgress(), CancelToken(), None)
+    assert search.run().shape == (3, *working.prepared.shape)
+    assert "the best answer so far is kept" in caplog.text
+
+
+def test_other_errors_are_not_hidden():
+    working = working_case(loaded_case())
+    judge = split_scribbles(working.prepared.scribbles, 0.2, np.random.default_rng(0))
+    tuner = FailingTuner(RuntimeError("a defect"))
+    with pytest.raises(RuntimeError, match="a defect"):
+        Search(working, judge, tuner, SearchLimits(60.0, 60.0, 0), SilentProgress(), CancelToken(), None).run()
+
+
+def test_intensities_are_scaled_as_in_the_whole_image():
+    loaded = loaded_case(("mr",))
+    bright = loaded.images["mr"].array.copy()
+    bright[:, :5, :5] = 30_000  # far from the scribbles, and more than the last half percent
+    image = loaded.images["mr"].with_array(bright)
+    working = working_case(LoadedCase("case", {"mr": image}, loaded.scribbles, None))
+    assert working.prepared.images.mean() < 0.1

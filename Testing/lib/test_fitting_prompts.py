@@ -97,7 +97,8 @@ def test_agreement_is_the_soft_dice_of_held_out_voxels():
 
 def test_scribbled_voxels_keep_the_class_the_user_said():
     scribbles = scribbles_of((1, 1, 3), v0=[(0, 0, 0)], v2=[(0, 0, 2)])
-    honoured = honour_scribbles(np.full((3, 1, 1, 3), 1 / 3, np.float32), scribbles)
+    honoured = np.full((3, 1, 1, 3), 1 / 3, np.float32)
+    honour_scribbles(honoured, scribbles)
     assert honoured[:, 0, 0, 0].tolist() == [1, 0, 0]
     assert honoured[:, 0, 0, 2].tolist() == [0, 0, 1]
     assert honoured[:, 0, 0, 1] == pytest.approx([1 / 3] * 3)
@@ -129,3 +130,10 @@ def test_padding_repeats_the_edge_or_fills():
 )
 def test_the_working_spacing_is_never_finer_than_the_case(spacing, shape, expected):
     assert working_spacing(spacing, shape) == pytest.approx(expected)
+
+
+def test_the_box_grows_to_the_nearest_background_stroke():
+    scribbles = scribbles_of((4, 300, 300), v1=[(1, 20, 20)], v0=[(1, 200, 20), (3, 299, 299)])
+    box = scribbled_box(scribbles, (3.0, 1.0, 1.0))
+    assert (scribbles[box] == 0).sum() == 1
+    assert box[1] == slice(0, 201)

@@ -8,7 +8,7 @@ import pytest
 from CrossModalSegLib.config import from_dict, to_dict
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses.hybrid import HybridConfig
-from CrossModalSegLib.training.config import DEFAULT, FAST, PAPER, PRESETS, TrainingConfig
+from CrossModalSegLib.training.config import DEFAULT, FAST, PAPER, PRESETS, TrainingConfig, preset
 from CrossModalSegLib.training.pseudo_labels import SecondStage
 
 
@@ -26,6 +26,25 @@ def test_the_default_preset_has_what_is_known_to_help():
     assert DEFAULT.augmentation == "default" and DEFAULT.dice_weight == 1.0 and DEFAULT.hybrid.unit == "mm"
     assert DEFAULT.ema_decay == 0.999 and DEFAULT.precision == "bf16" and DEFAULT.second_stage is not None
     assert FAST.network_options["base_channels"] == 8
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_compared_methods_get_nothing_on_top(name):
+    assert preset(name, "cmfnet") == PRESETS[name]
+    for method in ("pce", "full", "em", "tv", "ms", "ustm", "s2l"):
+        config = preset(name, method)
+        assert config.method == method and config.dice_weight == 0.0 and config.second_stage is None
+    assert (preset(name, "dmsps").second_stage is None) == (name == "fast")
+    with pytest.raises(InputError, match='got "best"'):
+        preset("best", "pce")
+
+
+def test_the_paper_preset_trains_compared_methods_as_published():
+    for method in ("pce", "em", "tv", "ms", "ustm", "s2l", "dmsps"):
+        config = preset("paper", method)
+        assert (config.optimizer, config.learning_rate, config.momentum) == ("sgd", 0.01, 0.9)
+        assert (config.weight_decay, config.schedule) == (1e-4, "poly")
+    assert preset("paper", "full").optimizer == "adam"
 
 
 @pytest.mark.parametrize("name", PRESETS)

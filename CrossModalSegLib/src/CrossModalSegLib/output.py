@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -66,22 +66,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | Path, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` when the block ends well.
 
     Args:
         path: where the folder shall be. An empty folder of that name is replaced.
         overwrite: whether a folder with content may be replaced, as a whole.
+        inputs: files and folders that must not go with what is replaced.
 
     Yields:
         The folder to write into.
 
     Raises:
         OutputError: `path` is a file, or a folder with content and `overwrite` is false, or holds the working or the
-            home folder; or the place cannot be written to, or no space is left.
+            home folder or one of the inputs; or the place cannot be written to, or no space is left.
     """
     path = Path(path)
     _check_replaceable(path, overwrite)
+    check_spares(path, inputs)
     target = path.absolute()
     temporary = target.with_name(f".partial-{secrets.token_hex(4)}-{target.name}")
     made: list[Path] = []
@@ -100,6 +102,28 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         if isinstance(error, OSError) and _is_about_writing(error, temporary, target):
             raise _output_error(error, path) from error
         raise
+
+
+def check_spares(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Check that nothing dear goes when `path` is replaced as a whole.
+
+    Args:
+        path: a file or folder to write, which may exist.
+        inputs: files and folders that are still needed; links count where they stand and where they lead to.
+
+    Raises:
+        OutputError: `path` is or holds the working or the home folder, or one of the inputs.
+    """
+    path = Path(path)
+    if path.name in ("", ".."):
+        raise OutputError(f"'{path}' is or holds the working or home folder, or has no name of its own; name a new one.")
+    target = path.resolve()
+    if any(folder.resolve().is_relative_to(target) for folder in (Path.cwd(), Path.home())):
+        raise OutputError(f"The folder '{path}' is or holds the working or home folder; name another one.")
+    for each in map(Path, inputs):
+        places = (each.resolve(), each.absolute().parent.resolve() / each.name)
+        if any(place.is_relative_to(target) for place in places):
+            raise OutputError(f"Writing '{path}' would take away the input '{each}'; name another place.")
 
 
 def write_json(obj: object, path: str | Path) -> None:
@@ -186,9 +210,6 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
         raise OutputError(
             f"The output folder '{path}' exists and is not empty; name another one, empty it, or ask to overwrite it."
         )
-    kept = (Path.cwd(), Path.home())
-    if any(folder.resolve().is_relative_to(path.resolve()) for folder in kept):
-        raise OutputError(f"The folder '{path}' holds the working or home folder; name another one.")
 
 
 def _swap_folder(temporary: Path, target: Path) -> None:

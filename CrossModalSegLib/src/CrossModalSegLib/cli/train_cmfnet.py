@@ -25,8 +25,8 @@ class Arguments:
     Attributes:
         cohort: cohort file (.json, .csv), or an nnU-Net raw folder with an ignore label (its dataset.json).
         out: model folder to make.
-        preset: "paper" has the settings of the CmFNet paper, "default" is meant to be as good as possible, "fast" for
-            trying out.
+        preset: "paper" has the settings of the CmFNet paper (for other methods: those of their own), "default" is meant
+            to be as good as possible, "fast" for trying out.
         resume: continue a training that was stopped.
         method: "cmfnet"; "pce" is partial cross-entropy alone, "full" learns from masks; "em", "tv", "ms", "ustm",
             "s2l", "dmsps" are weakly supervised methods from the literature.
@@ -114,19 +114,19 @@ def run(args: Arguments) -> None:
 
 
 def training_config(args: Arguments) -> TrainingConfig:
-    """The preset, changed by the settings file, changed by the options.
+    """The preset of the method, changed by the settings file, changed by the options.
 
     Raises:
         InputError: a setting is unknown or not usable, or both epochs and steps were given.
     """
     from CrossModalSegLib.config import from_dict, to_dict
     from CrossModalSegLib.errors import InputError
-    from CrossModalSegLib.training.config import PRESETS, TrainingConfig
+    from CrossModalSegLib.training.config import TrainingConfig, preset
 
     if args.epochs is not None and args.steps is not None:
         raise InputError("The length of a training is given once: as --epochs, or as --steps.")
-    settings = to_dict(PRESETS[args.preset])
     from_file = _settings_file(args.config) if args.config is not None else {}
+    settings = to_dict(preset(args.preset, args.method or from_file.get("method", "cmfnet")))
     given = _given(args)
     for changes in (from_file, given):
         if changes.get("steps") is not None or changes.get("epochs") is not None:

@@ -32,7 +32,11 @@ def normalize_image(
     Returns:
         float32 of the array's shape, in [0, 1]; zeros for a constant image.
     """
-    low, high = _value_range(array, modality, ct_window, percentiles)
+    return scale_to_unit(array, *value_range(array, modality, ct_window, percentiles))
+
+
+def scale_to_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float32: `low` and below becomes 0, `high` and above 1; zeros where there is no range."""
     result = np.array(array, np.float32)
     if not high > low:
         return np.zeros_like(result)
@@ -42,9 +46,10 @@ def normalize_image(
     return np.clip(result, 0.0, 1.0, out=result)
 
 
-def _value_range(
+def value_range(
     array: np.ndarray, modality: str, ct_window: tuple[float, float], percentiles: tuple[float, float]
 ) -> tuple[float, float]:
+    """The values that become 0 and 1; see `normalize_image`."""
     if is_ct(modality):
         if array.min() < 0:
             return ct_window

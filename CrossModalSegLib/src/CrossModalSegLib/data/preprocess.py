@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from CrossModalSegLib.data.cache import case_key, load_arrays, store_arrays
-from CrossModalSegLib.data.intensity import normalize_image
+from CrossModalSegLib.data.intensity import normalize_image, scale_to_unit
 from CrossModalSegLib.data.working_grid import (
     Grid,
     Interpolation,
@@ -107,6 +107,7 @@ def prepare_case(
     prep: Preprocessing,
     *,
     modalities: Sequence[str] | None = None,
+    value_ranges: Mapping[str, tuple[float, float]] | None = None,
     cache_dir: Path | None = None,
 ) -> PreparedCase:
     """Images scaled to [0, 1] and everything resampled to the working grid.
@@ -118,6 +119,8 @@ def prepare_case(
         loaded: Images, scribbles and mask on one grid.
         prep: The preprocessing.
         modalities: Names and order of the images to use; None takes all in the case's order.
+        value_ranges: Values that become 0 and 1, by modality, where they are not to be taken from these images: those
+            of the whole image, when the case is a crop. Such a case is not cached.
         cache_dir: Folder in which results are kept under a hash of the case's content and the preprocessing.
 
     Raises:
@@ -126,10 +129,12 @@ def prepare_case(
     images = _select_images(loaded, modalities)
     source = grid_of(next(iter(images.values())))
     grid = working_grid(source, prep.spacing, prep.orientation)
+    if value_ranges is not None:
+        cache_dir = None
     key = None if cache_dir is None else case_key(images, loaded.scribbles, loaded.mask, prep)
     arrays = None if key is None else load_arrays(cache_dir, key, _expected(len(images), grid.shape, loaded))
     if arrays is None:
-        arrays = _compute(images, loaded, prep, source, grid)
+        arrays = _compute(images, loaded, prep, source, grid, value_ranges or {})
         if key is not None:
             store_arrays(cache_dir, key, arrays)
     return PreparedCase(
@@ -201,11 +206,19 @@ def _expected(count: int, shape: tuple[int, int, int], loaded: LoadedCase) -> di
 
 
 def _compute(
-    images: dict[str, Volume], loaded: LoadedCase, prep: Preprocessing, source: Grid, grid: Grid
+    images: dict[str, Volume],
+    loaded: LoadedCase,
+    prep: Preprocessing,
+    source: Grid,
+    grid: Grid,
+    value_ranges: Mapping[str, tuple[float, float]],
 ) -> dict[str, np.ndarray]:
     stack = np.empty((len(images), *grid.shape), np.float32)
     for target, (modality, volume) in zip(stack, images.items()):
-        scaled = normalize_image(volume.array, modality, prep.ct_window, prep.percentiles)
+        if modality in value_ranges:
+            scaled = scale_to_unit(volume.array, *value_ranges[modality])
+        else:
+            scaled = normalize_image(volume.array, modality, prep.ct_window, prep.percentiles)
         target[...] = resample_aligned(scaled, source, grid, "linear")
     arrays = {"images": stack}
     if loaded.scribbles is not None:

@@ -89,10 +89,10 @@ def _oriented(source: Grid, orientation: Orientation) -> Grid:
 
 
 def _respaced(source: Grid, spacing: tuple[float, float, float]) -> Grid:
-    """Same centre and directions; as many voxels as the source's field of view holds, rounded."""
+    """Same centre and directions; enough voxels to cover the source's field of view: no outermost slice is lost."""
     old_size = np.array(source.shape[::-1], np.float64)
     step = np.array(spacing[::-1]) / np.array(source.spacing[::-1])
-    new_size = np.maximum(1, np.rint(old_size / step))
+    new_size = np.ceil(old_size / step - 1e-6)
     to_source = np.diag([*step, 1.0])
     to_source[:3, 3] = (old_size - 1) / 2 - step * (new_size - 1) / 2
     return Grid(tuple(int(n) for n in new_size[::-1]), source.affine @ to_source)

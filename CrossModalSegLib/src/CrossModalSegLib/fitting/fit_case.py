@@ -8,10 +8,12 @@ answer that agrees best with them is the one that is returned: it is never worse
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
 from CrossModalSegLib.fitting.search import OnPreview, Search, SearchLimits, Stage
 from CrossModalSegLib.fitting.tuning import Loss, PromptedTuner, PromptedTuning, ScratchTuner, ScratchTuning, Tuner
 from CrossModalSegLib.fitting.working_case import WorkingCase, working_case
+from CrossModalSegLib.inference.memory import is_out_of_memory
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.labels import LabelTable, check_scribbles
@@ -36,6 +39,9 @@ from CrossModalSegLib.models.vnet import VNet, VNetConfig
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.versions import library_versions
 from CrossModalSegLib.volume import Volume
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 Method = Literal["cmfnet", "scratch", "pce"]
 DEFAULT_PRIOR = "scribble-prior"
@@ -74,8 +80,15 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.method not in ("cmfnet", "scratch", "pce"):
             raise InputError(f'The fit method is "cmfnet", "scratch" or "pce"; got "{self.method}".')
-        if self.seconds < 0 or self.preview_every <= 0:
-            raise InputError("The seconds of a fit must be 0 or more, and those between previews more than 0.")
+        if not (0 <= self.seconds < np.inf and self.preview_every > 0):
+            raise InputError(
+                "The seconds of a fit must be 0 or more and finite, and those between previews more than 0; "
+                f"got {self.seconds} and {self.preview_every}."
+            )
+        if self.method != "cmfnet" and self.seconds == 0:
+            raise InputError(f'The method "{self.method}" starts from nothing: give it some seconds to learn.')
+        if self.seed < 0:
+            raise InputError(f"The seed of a fit must be 0 or more; got {self.seed}.")
         if not 0 <= self.held_out < 1:
             raise InputError(f"The held-out share of the scribbled slices lies within 0 and 1; got {self.held_out}.")
 
@@ -142,12 +155,28 @@ def fit_case(
         raise InputError(f"A fit takes one image, or CT and MR; the case {loaded.name} has {len(loaded.images)}.")
     check_scribbles(loaded.scribbles.array, table)
     working = working_case(loaded)
+    check_scribbles(working.prepared.scribbles, table)
     judge = split_scribbles(working.prepared.scribbles, config.held_out, np.random.default_rng(config.seed))
-    tuner = _tuner(config, working.prepared, judge.shown, table.num_classes, prior, torch.device(device))
     limits = SearchLimits(config.seconds, config.preview_every, config.patience)
-    search = Search(working, judge, tuner, limits, progress, cancel, on_preview)
-    best = search.run()
+
+    def run(where: torch.device) -> tuple[Search, np.ndarray]:
+        tuner = _tuner(config, working.prepared, judge.shown, table.num_classes, prior, where)
+        search = Search(working, judge, tuner, limits, progress, cancel, on_preview)
+        return search, search.run()
+
+    search, best = _on_device_or_cpu(run, torch.device(device))
     return _result(best, working, loaded, table, config, search, probabilities, uncertainty)
+
+
+def _on_device_or_cpu(run: Callable[[torch.device], T], device: torch.device) -> T:
+    """Run on a device, or on the CPU when the device's memory is too small even for a first answer."""
+    try:
+        return run(device)
+    except RuntimeError as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+        logger.warning("The memory of %s is too small for this case; the fit goes on on the CPU.", device)
+        return run(torch.device("cpu"))
 
 
 def _tuner(

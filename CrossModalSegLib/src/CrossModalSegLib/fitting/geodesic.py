@@ -32,10 +32,12 @@ def geodesic_posterior(
 
     Returns:
         (k, j, i) float32: d_other / (d_class + d_other), 1 on the class's scribbles and 0 on others; 0.5 where
-        neither kind of scribble can be reached.
+        neither kind of scribble can be reached, and everywhere when one kind is missing.
     """
     shape = scribbles.shape
     seeds = np.stack([scribbles == value, (scribbles != UNLABELLED) & (scribbles != value)])
+    if not seeds.any(axis=(1, 2, 3)).all():
+        return np.full(shape, 0.5, np.float32)
     coarse = functional.avg_pool3d(_even(torch.from_numpy(images)), (1, 2, 2))
     coarse_seeds = functional.max_pool3d(_even(torch.from_numpy(seeds.astype(np.float32))), (1, 2, 2)) > 0
     mm = (spacing[0], 2 * spacing[1], 2 * spacing[2])

@@ -27,6 +27,7 @@ from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
 from CrossModalSegLib.fitting.synthesis import LabelledVolume, SynthesisConfig, synthesise
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import save_model
+from CrossModalSegLib.inference.predictor import mixed_precision
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
@@ -207,7 +208,7 @@ class _PriorRun:
         device = next(self.network.parameters()).device
         inputs, target = inputs.to(device), target.to(device)
         self.network.train()
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             logits = self.network(inputs)
         loss = sum(
             weight * full_supervision(logits[name], target, "dice_ce") for name, weight in BRANCH_WEIGHTS.items()
@@ -265,7 +266,7 @@ def _card(
             "settings": to_dict(run.config),
             "steps": run.step,
             "minutes": round(run.seconds / 60, 1),
-            "init": None if init is None else str(init),
+            "init": None if init is None else Path(init).name,
         },
         licence=licence,
         seed=run.config.seed,

@@ -9,6 +9,7 @@ import torch
 
 from CrossModalSegLib.fitting.class_view import ClassView, class_view
 from CrossModalSegLib.fitting.prompts import prompt_maps
+from CrossModalSegLib.inference.predictor import mixed_precision
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.models.cmfnet import CmFNet
 from CrossModalSegLib.progress import CancelToken
@@ -85,7 +86,7 @@ def _log_odds(network: CmFNet, view: ClassView, device: torch.device) -> np.ndar
     """Class 1 minus class 0 logits (k, j, i) of a view."""
     x = torch.from_numpy(prompted_input(view, view.scribbles, network.divisor))[None].to(device)
     network.eval()
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed_precision(device):
         logits = network.segment(x)
     odds = (logits[0, 1] - logits[0, 0]).float().cpu().numpy()
     return np.ascontiguousarray(odds[tuple(slice(n) for n in view.scribbles.shape)])

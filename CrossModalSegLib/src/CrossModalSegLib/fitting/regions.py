@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from CrossModalSegLib.errors import LabelError
-from CrossModalSegLib.labels import UNLABELLED
+from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
 
 MARGIN_MM = 35.0
 
@@ -34,13 +34,13 @@ def class_box(scribbles: np.ndarray, value: int, spacing: tuple[float, float, fl
 
 
 def scribbled_box(scribbles: np.ndarray, spacing: tuple[float, float, float], margin_mm: float = MARGIN_MM) -> Box:
-    """The box around all class scribbles and a margin in mm; background scribbles do not count."""
+    """The box around all class scribbles and a margin in mm, enlarged to hold some background scribble."""
     voxels = np.argwhere((scribbles != UNLABELLED) & (scribbles != 0))
     if len(voxels) == 0:
         raise LabelError("There is no scribble on any class: draw at least one stroke on each structure.")
     margin = np.ceil(margin_mm / np.array(spacing)).astype(int)
     margin[0] = max(margin[0], _largest_gap(scribbles))
-    return _box(voxels, margin, scribbles.shape)
+    return _with_background(_box(voxels, margin, scribbles.shape), scribbles)
 
 
 def scribbled_slices(scribbles: np.ndarray, value: int | None = None) -> np.ndarray:
@@ -52,6 +52,19 @@ def scribbled_slices(scribbles: np.ndarray, value: int | None = None) -> np.ndar
 def _largest_gap(scribbles: np.ndarray) -> int:
     slices = scribbled_slices(scribbles)
     return int(np.diff(slices).max()) if len(slices) > 1 else 1
+
+
+def _with_background(box: Box, scribbles: np.ndarray) -> Box:
+    """The box, enlarged to the nearest background scribble when it holds none."""
+    if (scribbles[box] == BACKGROUND).any():
+        return box
+    voxels = np.argwhere(scribbles == BACKGROUND)
+    if len(voxels) == 0:
+        return box
+    low, high = np.array([s.start for s in box]), np.array([s.stop for s in box])
+    outside = np.maximum(0, np.maximum(low - voxels, voxels - high + 1))
+    nearest = voxels[np.square(outside).sum(axis=1).argmin()]
+    return tuple(slice(int(min(a, n)), int(max(b, n + 1))) for a, b, n in zip(low, high, nearest))
 
 
 def _box(voxels: np.ndarray, margin: np.ndarray, shape: tuple[int, ...]) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ import torch
 from CrossModalSegLib.fitting.judge import Judge
 from CrossModalSegLib.fitting.tuning import Tuner
 from CrossModalSegLib.fitting.working_case import WorkingCase
+from CrossModalSegLib.inference.memory import is_out_of_memory
 from CrossModalSegLib.progress import CancelToken, Progress
 from CrossModalSegLib.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 FIRST_ANSWER = "first answer"
 
@@ -93,7 +97,12 @@ class Search:
             self._best = self.tuner.predict(self._working.prepared.scribbles, self._cancel)
             self._show(Stage(FIRST_ANSWER, self._elapsed(), None, True))
             self._consider(FIRST_ANSWER)
-        self._tune()
+        try:
+            self._tune()
+        except (FloatingPointError, RuntimeError, MemoryError) as error:
+            if not self._best_weights or not (isinstance(error, FloatingPointError) or is_out_of_memory(error)):
+                raise
+            logger.warning("The fit stopped early (%s); the best answer so far is kept.", error)
         self.tuner.network.load_state_dict(self._best_weights)
         return self._best
 

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from CrossModalSegLib.data.augment import Augmentation, AugmentationLevel
 from CrossModalSegLib.data.patches import PatchSampler, stack_patches
 from CrossModalSegLib.data.preprocess import PreparedCase
-from CrossModalSegLib.errors import Cancelled
 from CrossModalSegLib.fitting.class_view import ClassView, class_view
 from CrossModalSegLib.fitting.prompted import SCALES, pad_to_multiple, prompted_input, segment_prompted, two_images
-from CrossModalSegLib.inference.predictor import predict
+from CrossModalSegLib.inference.predictor import mixed_precision, predict
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.models.cmfnet import CmFNet
 from CrossModalSegLib.progress import CancelToken
@@ -114,7 +113,7 @@ class PromptedTuner:
         """
         self.network = network.to(device)
         self._tuned = copy.deepcopy(self.network)
-        self._prior = copy.deepcopy(self.network.state_dict())
+        self._prior = [parameter.detach().clone() for parameter in self.network.parameters()]
         self._case, self._scribbles, self._num_classes = case, scribbles, num_classes
         images = two_images(case.images)
         values = [value for value in range(1, num_classes) if (scribbles == value).any()]
@@ -132,7 +131,7 @@ class PromptedTuner:
         inputs, target = self._flip(inputs, pad_to_multiple(target, divisor, UNLABELLED))
         self._tuned.train()
         x, y = torch.from_numpy(inputs)[None].to(self._device), torch.from_numpy(target)[None].to(self._device)
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with mixed_precision(self._device):
             logits = self._tuned(x)
         terms = optimise(self._tuned, self._optimizer, self._loss(logits, x[:, :2], y, view.spacing))
         self._interpolate()
@@ -140,8 +139,9 @@ class PromptedTuner:
 
     @torch.no_grad()
     def _interpolate(self) -> None:
-        for name, tensor in self._tuned.state_dict().items():
-            self.network.state_dict()[name].copy_(torch.lerp(tensor, self._prior[name], self._config.kept_prior))
+        answers = list(self.network.parameters())
+        torch._foreach_copy_(answers, list(self._tuned.parameters()))
+        torch._foreach_lerp_(answers, self._prior, self._config.kept_prior)
 
     def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
         return segment_prompted(
@@ -199,7 +199,7 @@ class ScratchTuner:
         images, labels = stack_patches([self._augment(self._sampler.sample()) for _ in range(self._batch_size)])
         images, labels = images.to(self._device), labels.to(self._device)
         self.network.train()
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with mixed_precision(self._device):
             logits = self.network(images)
         return optimise(self.network, self._optimizer, self._loss(logits, images, labels, self._case.spacing))
 
@@ -211,11 +211,11 @@ def optimise(network: nn.Module, optimizer: torch.optim.Optimizer, terms: dict[s
     """One step down the gradient of terms["total"]; the terms as numbers.
 
     Raises:
-        Cancelled: The loss is not finite; the network still has the weights of before the step.
+        FloatingPointError: The loss is not finite; the network still has the weights of before the step.
     """
     total = terms["total"]
     if not torch.isfinite(total):
-        raise Cancelled("The loss is no longer a finite number: fit again with a smaller learning rate.")
+        raise FloatingPointError("the loss is no longer a finite number")
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from CrossModalSegLib.cohort import LoadedCase
+from CrossModalSegLib.data.intensity import value_range
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing, prepare_case
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.fitting.regions import Box, scribbled_box
@@ -51,7 +52,8 @@ class WorkingCase:
         labels = np.where(is_drawn, drawn, cropped.labels.array)
         full, entropy = None, None
         if cropped.probabilities is not None:
-            full = self._place(honour_scribbles(cropped.probabilities, drawn))
+            honour_scribbles(cropped.probabilities, drawn)
+            full = self._place(cropped.probabilities)
             outside = np.ones(self.grid.shape, bool)
             outside[self.box] = False
             full[0, outside] = 1.0
@@ -66,13 +68,11 @@ class WorkingCase:
         return full
 
 
-def honour_scribbles(probabilities: np.ndarray, scribbles: np.ndarray) -> np.ndarray:
-    """Probabilities (K + 1, k, j, i) with every scribbled voxel given to the class that the user said."""
-    honoured = probabilities.copy()
+def honour_scribbles(probabilities: np.ndarray, scribbles: np.ndarray) -> None:
+    """Give every scribbled voxel of probabilities (K + 1, k, j, i) to the class that the user said, in place."""
     for value in np.unique(scribbles[scribbles != UNLABELLED]):
-        honoured[:, scribbles == value] = 0
-        honoured[value, scribbles == value] = 1
-    return honoured
+        probabilities[:, scribbles == value] = 0
+        probabilities[value, scribbles == value] = 1
 
 
 def working_case(loaded: LoadedCase) -> WorkingCase:
@@ -92,7 +92,10 @@ def working_case(loaded: LoadedCase) -> WorkingCase:
     )
     grid = loaded.scribbles
     spacing = working_spacing(grid.spacing, tuple(s.stop - s.start for s in box))
-    return WorkingCase(prepare_case(cropped, Preprocessing(spacing=spacing)), box, grid)
+    prep = Preprocessing(spacing=spacing)
+    # Of the whole images, as `segment` will see them, not of the crop.
+    ranges = {n: value_range(v.array, n, prep.ct_window, prep.percentiles) for n, v in loaded.images.items()}
+    return WorkingCase(prepare_case(cropped, prep, value_ranges=ranges), box, grid)
 
 
 def working_spacing(spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> tuple[float, float, float]:

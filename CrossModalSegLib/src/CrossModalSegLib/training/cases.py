@@ -14,7 +14,7 @@ from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing, prepar
 from CrossModalSegLib.errors import CohortError, LabelError
 from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
-from CrossModalSegLib.training.split import Split, hold_out_scribbles, labelled_classes
+from CrossModalSegLib.training.split import hold_out_scribbles, labelled_classes
 
 Target = Literal["scribbles", "mask"]
 ValidationKind = Literal["masks", "scribbles", "held-out scribbles", "none"]
@@ -147,11 +147,3 @@ def _check_labels(training: Sequence[PreparedCase], target: Target, class_names:
 
 def _and_classes(names: Sequence[str]) -> str:
     return f" and {', '.join(names)}" if names else ""
-
-
-def case_names(split: Split) -> dict[str, list[str]]:
-    """Names of the training and validation cases, for the model card and for checkpoints."""
-    return {
-        "training": [case.name for case in split.training],
-        "validation": [case.name for case in split.validation],
-    }

@@ -1,8 +1,8 @@
-"""The settings of a training, and three presets."""
+"""The settings of a training, and three presets, each for every method."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from CrossModalSegLib.data.augment import AugmentationLevel
@@ -190,3 +190,40 @@ FAST = TrainingConfig(
 )
 
 PRESETS: dict[str, TrainingConfig] = {"paper": PAPER, "default": DEFAULT, "fast": FAST}
+
+# Of the published comparisons of weakly supervised methods.
+_PUBLISHED = {
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "schedule": "poly",
+}
+
+
+def preset(name: str, method: MethodName = "cmfnet") -> TrainingConfig:
+    """A preset for a method.
+
+    The presets are made for CmFNet. Another method is trained as it was published, without what CmFNet gets on top:
+    no partial Dice and no second stage, so that "pce" is partial cross-entropy alone and "full" cross-entropy alone.
+    DMSPS has a second stage of its own (not in "fast"). In "paper" the compared weakly supervised methods take the
+    optimiser and schedule of their publications.
+
+    Args:
+        name: A key of `PRESETS`.
+        method: The method.
+
+    Raises:
+        InputError: There is no such preset or method.
+    """
+    if name not in PRESETS:
+        raise InputError(f'The preset is one of {", ".join(PRESETS)}; got "{name}".')
+    config = PRESETS[name]
+    if method == "cmfnet":
+        return config
+    changes: dict[str, Any] = {"method": method, "dice_weight": 0.0, "second_stage": None}
+    if method == "dmsps" and name != "fast":
+        changes["second_stage"] = SecondStage()
+    if name == "paper" and method != "full":
+        changes.update(_PUBLISHED)
+    return replace(config, **changes)

@@ -8,8 +8,8 @@ half turns otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +60,7 @@ class MeanTeacher(PartialCrossEntropy):
         self.config = config
         self.teacher: WeightAverage | None = None
 
-    def bind(self, network: nn.Module, autocast) -> None:
+    def bind(self, network: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
         """See `Method`."""
         super().bind(network, autocast)
         self.teacher = WeightAverage(network, self.config.ema_decay)
