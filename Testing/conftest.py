@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# The volumes here are tiny: threads would only wait for each other. Torch reads this when it is imported, here and in
+# subprocesses.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -22,7 +26,6 @@ settings.register_profile(
 )
 settings.load_profile("project")
 
-# The volumes here are tiny: threads would only wait for each other.
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 

@@ -4,8 +4,9 @@
 
 Four cases are trained on (sabs03, 16, 19, 24), two are tested on (sabs00, 07), with WORD's seven organs and scribbles
 that are simulated in the style of WORD on every slice. Without --mr the CT goes into both branches of CmFNet; with --mr
-a T2 image that is simulated from the CT and its labels stands in for the MR. pCE is partial cross-entropy alone, CmFNet has partial Dice beside it as in the preset "fast", and
-FullySup has cross-entropy or, with --full-loss dice_ce, Dice beside it. All else but the network is the same.
+a T2 image that is simulated from the CT and its labels stands in for the MR. pCE is partial cross-entropy alone, CmFNet
+has partial Dice beside it as in the preset "fast", and FullySup has cross-entropy or, with --full-loss dice_ce, Dice
+beside it. All else but the network is the same.
 """
 
 from __future__ import annotations

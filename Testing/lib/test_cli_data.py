@@ -159,3 +159,42 @@ def test_register_refuses_a_transform_of_unknown_format(tmp_path: Path, capsys: 
     words = ("--fixed", paths["ct"], "--moving", paths["mr"], "--out", tmp_path / "o.nii.gz")
     assert ".tfm" in run(capsys, "register", *words, "--transform", tmp_path / "t.docx").error
     assert not (tmp_path / "o.nii.gz").exists()
+
+
+def test_inputs_are_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    before = {name: path.read_bytes() for name, path in paths.items()}
+    ct, mr, mask = paths["ct"], paths["mr"], paths["mask"]
+    for words in (
+        ("register", "--fixed", ct, "--moving", mr, "--out", mr),
+        ("scribble", "--mask", mask, "--out", mask),
+        ("simulate-mr", "--ct", ct, "--mask", mask, "--out", ct),
+    ):
+        assert "would take away the input" in run(capsys, *words, "--overwrite").error
+    assert {name: path.read_bytes() for name, path in paths.items()} == before
+
+
+def test_negative_seeds_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    ct, mask, out = paths["ct"], paths["mask"], tmp_path / "o.nii.gz"
+    for words in (
+        ("register", "--fixed", ct, "--moving", ct),
+        ("scribble", "--mask", mask),
+        ("simulate-mr", "--ct", ct, "--mask", mask),
+        ("simulate", "--cases", 1),
+        ("train", "cmfnet", "--cohort", "c.json"),
+        ("train", "prior", "--cohorts", "c.json"),
+    ):
+        assert "--seed should be a whole number from 0" in run(capsys, *words, "--out", out, "--seed", -1).error
+    words = ("train", "prior", "--cohorts", "c.json", "--out", out, "--minutes", "inf")
+    assert "--minutes should be above 0 and finite" in run(capsys, *words).error
+
+
+def test_register_says_before_work_that_nifti_cannot_hold_a_tilted_gantry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheared = affine()
+    sheared[1, 2] = 1.5
+    write_volume(Volume(image_array(1), sheared), tmp_path / "ct.nrrd")
+    words = ("register", "--fixed", tmp_path / "ct.nrrd", "--moving", tmp_path / "ct.nrrd", "--quiet")
+    assert "Name a .nrrd or .mha file" in run(capsys, *words, "--out", tmp_path / "o.nii.gz").error

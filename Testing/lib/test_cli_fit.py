@@ -228,6 +228,10 @@ def _foreign_value(array: np.ndarray) -> None:
         (lambda _: None, ("--unlabelled", "0"), ("value 0",)),
         (lambda _: None, ("--minutes", "-1"), ("--minutes should be 0 or above",)),
         (lambda _: None, ("--preview-every", "nan"), ("--preview-every should be 0 or above",)),
+        (lambda _: None, ("--minutes", "inf"), ("--minutes should be 0 or above and finite",)),
+        (lambda _: None, ("--minutes", "0", "--method", "pce"), ('--minutes 0 is for "cmfnet"',)),
+        (lambda _: None, ("--minutes", "0", "--method", "scratch"), ("random weights",)),
+        (lambda _: None, ("--seed", "-1"), ("--seed should be a whole number from 0",)),
         (lambda _: None, ("--image", "x.nii.gz"), ("either --image, or --ct and --mr",)),
         (lambda _: None, ("--device", "abacus"), ("no device 'abacus'",)),
         (lambda _: None, ("--device", "cuda:99"), ("'cuda:99' is not there", "doctor")),
@@ -272,6 +276,83 @@ def test_an_existing_output_is_kept(fake_fit: FakeFit, tmp_path: Path, capsys: p
     assert content(tmp_path / "o") == FIT_FILES
 
 
+@pytest.mark.parametrize("name", ["ct", "mr", "scribbles"])
+def test_overwrite_never_takes_an_input_away(
+    name: str, fake_fit: FakeFit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_case(tmp_path)
+    (tmp_path / "o").mkdir()
+    paths[name] = paths[name].rename(tmp_path / "o" / f"{name}.nii.gz")
+    before = content(tmp_path)
+    assert "would take away the input" in run(capsys, *words_for(paths, tmp_path / "o"), "--overwrite").error
+    paths[name].with_name("link").symlink_to(tmp_path)
+    assert "would take away" in run(capsys, *words_for(paths, paths[name].parent), "--overwrite").error
+    assert content(tmp_path) >= before
+    assert not fake_fit.calls
+
+
+@pytest.mark.parametrize("words", [(), ("--overwrite",)])
+def test_the_working_and_the_home_folder_are_refused_before_work(
+    words: tuple[str, ...],
+    fake_fit: FakeFit,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = write_case(tmp_path)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    for out in (Path(), Path(".."), tmp_path / "work", tmp_path / "home", Path("/")):
+        assert "working or home folder" in run(capsys, *words_for(paths, out), *words).error
+    assert not fake_fit.calls
+
+
+def test_a_foreign_preview_is_kept(fake_fit: FakeFit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_case(tmp_path)
+    preview = tmp_path / "o-preview.seg.nrrd"
+    preview.write_bytes(b"mine")
+    assert "--preview-every 0" in run(capsys, *words_for(paths, tmp_path / "o")).error
+    assert not fake_fit.calls
+    assert run(capsys, *words_for(paths, tmp_path / "o"), "--preview-every", 0).code == 0
+    assert preview.read_bytes() == b"mine"
+    assert run(capsys, *words_for(paths, tmp_path / "p"), "--overwrite").code == 0
+    preview.write_bytes(b"mine")
+    words = words_for(paths, tmp_path / "o", scribbles=preview)
+    assert "take away the input" in run(capsys, *words, "--overwrite").error
+    assert preview.read_bytes() == b"mine"
+
+
+def test_a_tilted_gantry_gives_nrrd_files(
+    fake_fit: FakeFit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheared = affine()
+    sheared[1, 2] = 1.5
+    paths = {name: tmp_path / f"{name}.nrrd" for name in ("ct", "mr", "scribbles")}
+    for name, array in (("ct", image_array(1)), ("mr", image_array(2)), ("scribbles", scribble_array())):
+        write_volume(Volume(array, sheared), paths[name])
+    fake_fit.answer = lambda _: mask_array()
+    result = run(capsys, *words_for(paths, tmp_path / "o"), "--probabilities")
+    assert result.code == 0
+    assert "tilted gantry" in result.out
+    assert {"segmentation.nrrd", "segmentation.seg.nrrd", "probability_1_label_1.nrrd"} <= content(tmp_path / "o")
+    for name in ("segmentation.nrrd", "segmentation.seg.nrrd"):
+        labels, _ = read_segmentation(tmp_path / "o" / name)
+        assert np.array_equal(labels.array, mask_array())
+        assert np.allclose(labels.affine, sheared)
+
+
+def test_out_of_memory_is_a_sentence(fake_fit: FakeFit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+    paths = write_case(tmp_path)
+    fake_fit.during = fail
+    words = (*words_for(paths, tmp_path / "o"), "--preview-every", 0)
+    assert "not enough memory" in run(capsys, *words).error
+
+
 def test_a_real_fit_ends_with_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write_case(tmp_path)
     result = run(capsys, *words_for(paths, tmp_path / "o"), "--method", "pce", "--minutes", 0.001, "--device", "cpu")
@@ -282,7 +363,7 @@ def test_a_real_fit_ends_with_files(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert np.array_equal(labels[drawn], scribble_array()[drawn])
 
 
-def test_demo_writes_everything_and_shows_both_methods(
+def test_demo_writes_everything_and_shows_three_methods(
     fake_fit: FakeFit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "Vorführung 1"
@@ -290,16 +371,20 @@ def test_demo_writes_everything_and_shows_both_methods(
     assert result.code == 0
     assert content(out) == FIT_FILES | {"ct.nii.gz", "mr.nii.gz", "scribbles.nii.gz", "mask.nii.gz"}
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert set(report["methods"]) == {"cmfnet", "pce"}
+    starts = {name: method["starts_from"] for name, method in report["methods"].items()}
+    assert set(starts) == {"cmfnet", "scratch", "pce"}
+    assert "prior" in starts["cmfnet"]
+    assert starts["scratch"] == starts["pce"] == "random weights"
     figures = report["methods"]["cmfnet"]["labels"][0]
     assert {"dsc", "asd_mm", "hd95_mm", "nsd@1mm", "nsd@2mm"} <= set(figures)
     assert report["seed"] == 3
     assert "torch" in report["versions"]
-    assert {stage["name"] for stage in report["seconds"]["stages"]} >= {"simulate", "fit cmfnet", "fit pce", "measure"}
-    assert "CmFNet" in result.out
+    stages = {stage["name"] for stage in report["seconds"]["stages"]}
+    assert stages >= {"simulate", "fit cmfnet", "fit scratch", "fit pce", "measure"}
+    assert "CmFNet from scratch" in result.out
     assert "partial cross-entropy" in result.out
     assert str(out / "overlay.png") in result.out
-    assert [call["config"].method for call in fake_fit.calls] == ["cmfnet", "pce"]
+    assert [call["config"].method for call in fake_fit.calls] == ["cmfnet", "scratch", "pce"]
     assert all(call["loaded"].mask is None for call in fake_fit.calls), "a fit never sees the mask it is measured by"
 
 
@@ -310,6 +395,8 @@ def test_demo_stops_before_work_at_an_existing_folder(
     assert "--overwrite" in run(capsys, "demo", "--out", tmp_path).error
     assert "a file of that name exists" in run(capsys, "demo", "--out", tmp_path / "file").error
     assert "--seconds" in run(capsys, "demo", "--out", tmp_path / "new", "--seconds", 0).error
+    assert "finite" in run(capsys, "demo", "--out", tmp_path / "new", "--seconds", "inf").error
+    assert "--seed" in run(capsys, "demo", "--out", tmp_path / "new", "--seed", -1).error
     assert content(tmp_path) == {"file"}
     assert not fake_fit.calls
 

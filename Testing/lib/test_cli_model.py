@@ -17,8 +17,8 @@ from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import save_model
-from CrossModalSegLib.io import read_segmentation, read_volume, write_volume
-from CrossModalSegLib.labels import ScribbleConvention
+from CrossModalSegLib.io import read_segmentation, read_volume, write_segmentation, write_volume
+from CrossModalSegLib.labels import LabelTable, ScribbleConvention
 from CrossModalSegLib.models.factory import build_network, network_config
 from CrossModalSegLib.training.config import PRESETS
 from CrossModalSegLib.volume import Volume, same_geometry
@@ -76,6 +76,92 @@ def test_segment_a_cohort_and_evaluate_it(
     assert result.code == 0
     assert "brainstem" in result.out
     assert len(json.loads((tmp_path / "r.json").read_text())["cases"]) == 2
+
+
+def test_a_failing_case_is_left_out_and_the_others_are_kept(
+    model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads(cohort.read_text())
+    (tmp_path / "broken.nii.gz").write_bytes(b"nonsense")
+    data["cases"][0]["images"]["mr"] = "broken.nii.gz"
+    # Scribbles and masks are not needed, so they may be damaged.
+    data["cases"][1] |= {"scribbles": "broken.nii.gz", "mask": "broken.nii.gz"}
+    cohort.write_text(json.dumps(data))
+    out = tmp_path / "o"
+    words = ("segment", "--model", model, "--cohort", cohort, "--out", out, "--quiet")
+    result = run(capsys, *words, "--uncertainty")
+    assert result.code == 1
+    assert "The case 'a' is left out" in result.err
+    assert "1 of 2 cases are segmented; not a." in result.out
+    assert content(out) == {"b.seg.nrrd", "b_extras", "b_extras/uncertainty.nii.gz"}
+    (out / "notes.txt").write_text("mine")
+    assert "--overwrite" in run(capsys, *words).error
+    assert run(capsys, *words, "--overwrite").code == 1
+    assert content(out) == {"b.seg.nrrd", "notes.txt"}
+
+
+def test_a_cohort_without_the_modalities_is_refused_before_work(
+    model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads(cohort.read_text())
+    data["modalities"] = ["ct"]
+    for case in data["cases"]:
+        del case["images"]["mr"]
+    cohort.write_text(json.dumps(data))
+    words = ("segment", "--model", model, "--cohort", cohort, "--out", tmp_path / "o")
+    assert "Add mr" in run(capsys, *words).error
+    assert not (tmp_path / "o").exists()
+
+
+def test_segment_never_takes_its_inputs_away(
+    model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(tmp_path)
+    cases = tmp_path / "Fälle 1"
+    for out in (tmp_path, cases):
+        words = ("segment", "--model", model, "--cohort", cohort, "--out", out, "--overwrite")
+        assert "would take away the input" in run(capsys, *words).error
+    words = ("segment", "--model", model, "--ct", cases / "ct.nii.gz", "--mr", cases / "mr.nii.gz", "--overwrite")
+    assert "would take away the input" in run(capsys, *words, "--out", cases).error
+    assert "would take away the input" in run(capsys, *words, "--out", model).error
+    assert content(tmp_path) == before
+    assert (model / "model.json").is_file()
+
+
+def test_segment_a_tilted_gantry(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheared = affine()
+    sheared[1, 2] = 1.5
+    for seed, name in enumerate(("ct", "mr")):
+        write_volume(Volume(image_array(seed), sheared), tmp_path / f"{name}.nrrd")
+    words = ("--ct", tmp_path / "ct.nrrd", "--mr", tmp_path / "mr.nrrd", "--out", tmp_path / "o", "--uncertainty")
+    result = run(capsys, "segment", "--model", model, *words, "--quiet")
+    assert result.code == 0
+    assert "tilted gantry" in result.out
+    assert content(tmp_path / "o") == {"segmentation.nrrd", "segmentation.seg.nrrd", "uncertainty.nrrd"}
+    assert np.allclose(read_volume(tmp_path / "o" / "segmentation.nrrd").affine, sheared)
+
+
+def test_evaluate_pairs_segments_by_name_and_puts_boxes_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_case(tmp_path)
+    swapped = np.choose(mask_array(), [0, 2, 1]).astype(np.uint8)
+    moved = affine()
+    moved[:3, 3] += moved[:3, :3] @ (4, 4, 1)
+    box = Volume(swapped[1:7, 4:21, 4:20], moved)
+    write_segmentation(box, LabelTable.from_names(["Brainstem", "gtv"]), tmp_path / "box.seg.nrrd")
+    report = tmp_path / "r.json"
+    for prediction, mask in (
+        (paths["mask_seg"], tmp_path / "box.seg.nrrd"),
+        (tmp_path / "box.seg.nrrd", paths["mask_seg"]),
+    ):
+        words = ("--prediction", prediction, "--mask", mask, "--out", report, "--quiet", "--overwrite")
+        assert run(capsys, "evaluate", *words).code == 0
+        assert [label["dsc"] for label in json.loads(report.read_text())["labels"]] == [1.0, 1.0]
+    words = ("--prediction", paths["mask"], "--mask", paths["mask_seg"], "--out", paths["mask"], "--overwrite")
+    before = paths["mask"].read_bytes()
+    assert "would take away the input" in run(capsys, "evaluate", *words).error
+    assert paths["mask"].read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -177,6 +263,12 @@ def test_model_import_list_info_export(
     assert run(capsys, "model", "export", "--model", "liver-1", "--out", tmp_path / "bundle").code == 0
     assert (tmp_path / "bundle" / "configs" / "inference.json").is_file()
     assert "--overwrite" in run(capsys, "model", "export", "--model", "liver-1", "--out", tmp_path / "bundle").error
+    installed = tmp_path / "installed" / "liver-1"
+    words = ("model", "export", "--model", "liver-1", "--out", installed, "--overwrite")
+    assert "would take away the input" in run(capsys, *words).error
+    words = ("model", "import", "--model", installed, "--name", "liver-1", "--overwrite")
+    assert "would take away the input" in run(capsys, *words).error
+    assert (installed / "model.json").is_file()
     assert "liver-2" in run(capsys, "model", "info", "--model", "liver-2").error
 
 

@@ -234,3 +234,11 @@ def test_intensities_are_scaled_as_in_the_whole_image():
     image = loaded.images["mr"].with_array(bright)
     working = working_case(LoadedCase("case", {"mr": image}, loaded.scribbles, None))
     assert working.prepared.images.mean() < 0.1
+
+
+def test_the_callers_random_state_is_left_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit_case(loaded_case(), TABLE, FitConfig(method="pce", **QUICK))
+    assert torch.equal(torch.rand(3), expected)

@@ -11,7 +11,7 @@ from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.fitting.judge import split_scribbles
 from CrossModalSegLib.fitting.prompted import pad_to_multiple, two_images
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS, intensity_posterior, prompt_maps
-from CrossModalSegLib.fitting.regions import class_box, scribbled_box, scribbled_slices
+from CrossModalSegLib.fitting.regions import class_box, scribbled_box, scribbled_slices, slice_gap_mm
 from CrossModalSegLib.fitting.working_case import honour_scribbles, working_spacing
 
 
@@ -137,3 +137,9 @@ def test_the_box_grows_to_the_nearest_background_stroke():
     box = scribbled_box(scribbles, (3.0, 1.0, 1.0))
     assert (scribbles[box] == 0).sum() == 1
     assert box[1] == slice(0, 201)
+
+
+def test_the_gap_of_scribbled_slices_is_the_median_in_millimetres():
+    scribbles = scribbles_of((30, 4, 4), v1=[(2, 0, 0), (8, 0, 0), (14, 0, 0)], v0=[(29, 0, 0)])
+    assert slice_gap_mm(scribbles, (3.0, 1.0, 1.0)) == 18.0
+    assert slice_gap_mm(scribbles_of((30, 4, 4), v1=[(2, 0, 0)]), (3.0, 1.0, 1.0)) == 0.0

@@ -62,6 +62,14 @@ def test_a_single_branch_has_no_consistency():
     assert set(terms) == {"pce_out", "ssl", "imr", "total"}
 
 
+def test_without_cfe_each_branch_counts_once():
+    logits, images, scribbles = batch(names=("out", "mr"))
+    y = {name: value.softmax(1) for name, value in logits.items()}
+    terms = hybrid_loss(logits, images, scribbles, HybridConfig(alpha1=0.6, alpha2=0.7))
+    torch.testing.assert_close(terms["ssl"], sum(partial_cross_entropy(value, scribbles) for value in logits.values()))
+    torch.testing.assert_close(terms["imc"], 0.7 * torch.nn.functional.mse_loss(y["out"], y["mr"]))
+
+
 def test_one_modality_takes_both_weights():
     logits, images, scribbles = batch(images=1)
     terms = hybrid_loss(logits, images, scribbles, HybridConfig(lambda_ct=0.2, lambda_mr=0.3))
@@ -83,6 +91,31 @@ def test_the_ramp_scales_the_crf_alone():
     torch.testing.assert_close(early["imr"], math.exp(-5) * full["imr"])
     torch.testing.assert_close(early["imc"], full["imc"])
     assert [config.ramp(e) for e in (15, 30, None)] == pytest.approx([math.exp(-1.25), 1.0, 1.0])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("spatial_weight", [0.0, 0.5])
+def test_padding_is_not_regularised(classes, spatial_weight):
+    logits, images, scribbles = batch(classes=classes)
+    config = HybridConfig(spatial_weight=spatial_weight)
+    expected = hybrid_loss(logits, images, scribbles, config, spacing=(3.0, 1.0, 1.0))
+    grown = tuple(n + 2 for n in SHAPE)
+    inside = torch.zeros(2, *grown, dtype=torch.bool)
+    inside[:, 1:-1, 1:-1, 1:-1] = True
+
+    def pad(tensor, value):
+        larger = torch.full((*tensor.shape[: tensor.ndim - 3], *grown), value, dtype=tensor.dtype)
+        larger[..., 1:-1, 1:-1, 1:-1] = tensor.detach()
+        return larger
+
+    larger = {name: pad(value, 0.3).requires_grad_() for name, value in logits.items()}
+    found = hybrid_loss(larger, pad(images, 0.0), pad(scribbles, 255), config, spacing=(3.0, 1.0, 1.0), inside=inside)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    found["total"].backward()
+    expected["total"].backward()
+    for name, value in logits.items():
+        torch.testing.assert_close(larger[name].grad, pad(value.grad, 0.0))
 
 
 def test_nothing_labelled_still_trains():

@@ -123,3 +123,52 @@ def test_full_supervision():
         full_supervision(logits, torch.full_like(mask, 255))
     with pytest.raises(InputError, match="dice_ce"):
         full_supervision(logits, mask, "focal")
+
+
+def padded(*tensors):
+    """Tensors with two more slices, rows and columns of nonsense, and what is inside."""
+    larger = []
+    for tensor in tensors:
+        other = torch.rand(*tensor.shape[:2], *(n + 2 for n in tensor.shape[2:]))
+        other[..., : tensor.shape[2], : tensor.shape[3], : tensor.shape[4]] = tensor
+        larger.append(other)
+    inside = torch.zeros(tensors[0].shape[0], *larger[0].shape[2:], dtype=torch.bool)
+    inside[:, : tensors[0].shape[2], : tensors[0].shape[3], : tensors[0].shape[4]] = True
+    return *larger, inside
+
+
+REGULARISERS = {
+    "entropy": lambda p, _image, inside=None: entropy_loss(p.log(), inside),
+    "contour": lambda p, _image, inside=None: total_variation(p, inside=inside),
+    "difference": lambda p, _image, inside=None: total_variation(p, "difference", spacing=(2, 1, 1), inside=inside),
+    "ms": lambda p, image, inside=None: mumford_shah(p, image, inside=inside),
+    "ms sum": lambda p, image, inside=None: mumford_shah(p, image, reduction="sum", inside=inside),
+    "imc": lambda p, image, inside=None: inter_modal_consistency(p, image.expand_as(p), None, inside=inside),
+}
+
+
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_padding_is_left_out(name):
+    loss = REGULARISERS[name]
+    p, image = torch.rand(2, 3, 4, 5, 6).softmax(1), torch.rand(2, 1, 4, 5, 6)
+    larger, larger_image, inside = padded(p, image)
+    larger.requires_grad_()
+    found = loss(larger, larger_image, inside)
+    torch.testing.assert_close(found, loss(p, image))
+    found.backward()
+    assert larger.grad.masked_select(~inside[:, None]).abs().sum() == 0
+    assert torch.isfinite(larger.grad).all()
+    assert torch.isfinite(loss(p, image, torch.zeros(2, 4, 5, 6, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("name", ["difference", "ms"])
+def test_each_sample_has_its_spacing(name):
+    p, image, spacings = torch.rand(2, 2, 4, 4, 4), torch.rand(2, 1, 4, 4, 4), ((3.0, 1.0, 1.0), (1.0, 1.0, 2.0))
+    loss = {
+        "difference": lambda q, _image, s: total_variation(q, "difference", spacing=s),
+        "ms": lambda q, other, s: mumford_shah(q, other, spacing=s),
+    }[name]
+    apart = [loss(p[n : n + 1], image[n : n + 1], spacings[n]) for n in range(2)]
+    torch.testing.assert_close(loss(p, image, spacings), sum(apart) / 2)
+    with pytest.raises(InputError, match="one a sample; got 1 for 2"):
+        loss(p, image, spacings[:1])

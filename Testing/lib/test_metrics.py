@@ -18,6 +18,7 @@ from CrossModalSegLib.errors import GeometryError, InputError, LabelError
 from CrossModalSegLib.io.segmentation_io import write_segmentation
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.metrics import evaluate_files, evaluate_folder, evaluate_segmentation
+from CrossModalSegLib.metrics.segmentation import DEFAULT_TOLERANCES_MM
 from CrossModalSegLib.volume import Volume
 
 ONE = LabelTable.from_names(["liver"])
@@ -180,6 +181,8 @@ def test_folder_is_paired_by_name(folders: tuple[Path, Path]) -> None:
     assert list(report.by_label()) == ["liver", "spleen"]
     data = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert data["labels"]["spleen"]["counts"]["prediction_empty"] == 1
+    means = {name: value for name, value in data["labels"]["liver"].items() if name.startswith("nsd@")}
+    assert means == {f"nsd@{tolerance:g}mm": 1.0 for tolerance in DEFAULT_TOLERANCES_MM}
     assert "0.500 ± 0.500" in report.table()
     assert "1 missed" in report.table()
 
@@ -209,3 +212,22 @@ def test_a_case_on_another_grid_is_named(folders: tuple[Path, Path]) -> None:
     write_segmentation(_volume(_cube((1, 1, 1)), (2, 1, 1)), TWO, masks / "case 2.nii.gz")
     with pytest.raises(GeometryError, match=r"case 2\.seg\.nrrd"):
         evaluate_folder(predictions, masks)
+
+
+def test_two_boxes_cut_from_one_grid_are_measured_on_a_common_one(tmp_path: Path) -> None:
+    whole = _volume(_cube((3, 5, 6)), (3.0, 1.0, 2.0))
+    for name, start in (("a", (2, 4, 5)), ("b", (3, 5, 2))):
+        affine = whole.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ start[::-1]
+        cut = Volume(whole.array[tuple(slice(first, 14) for first in start)], affine)
+        write_segmentation(cut, ONE, tmp_path / f"{name}.seg.nrrd")
+    liver = evaluate_files(tmp_path / "a.seg.nrrd", tmp_path / "b.seg.nrrd").labels[0]
+    assert (liver.dsc, liver.hd95_mm) == (1.0, 0.0)
+
+
+def test_segments_of_unknown_names_are_an_error(tmp_path: Path) -> None:
+    for name in ("liver", "lever"):
+        table = LabelTable.from_names([name])
+        write_segmentation(_volume(_cube((3, 3, 3))), table, tmp_path / f"{name}.seg.nrrd")
+    with pytest.raises(LabelError, match="unknown names: lever"):
+        evaluate_files(tmp_path / "liver.seg.nrrd", tmp_path / "lever.seg.nrrd")

@@ -20,6 +20,7 @@ from CrossModalSegLib.training.methods.method import MethodSetting
 from CrossModalSegLib.training.methods.s2l import PSEUDO_LABELS, S2LConfig, Scribble2Label
 from CrossModalSegLib.training.methods.supervision import supervise
 from CrossModalSegLib.training.methods.ustm import MeanTeacher, UstmConfig
+from CrossModalSegLib.training.network import leaves_parameters_unused, make_network
 from CrossModalSegLib.volume import Volume
 
 SETTING = MethodSetting(num_classes=3, total_steps=100)
@@ -210,3 +211,51 @@ def test_dmsps_mixes_probabilities_and_takes_logits_once():
     loss = soft_cross_entropy(first, mix)
     by_hand = -(mix * first.softmax(1).log()).sum()
     assert loss.item() == pytest.approx(by_hand.item())
+
+
+@pytest.mark.parametrize("name", ["em", "tv", "ms", "ustm", "dmsps"])
+def test_padding_is_left_out_by_every_method(name):
+    data = batch()
+    data.inside[:, :, 8:] = False
+    network = network_for(name)
+    method = build_method(TrainingConfig(method=name, dice_weight=0.0), SETTING)
+    method.bind(network, torch.enable_grad)
+    data = replace(data, labels=data.labels.masked_fill(~data.inside, 255))
+    outputs = {key: value.detach().requires_grad_() for key, value in network(data.images).items()}
+    method.loss(data, outputs, 100)["total"].backward()
+    assert outputs["out"].grad.masked_select(~data.inside[:, None]).abs().sum() == 0
+    assert outputs["out"].grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("m_cnn", {"base_channels": 2}),
+        ("unet_plus_plus", {"channels": [2, 2, 4, 4, 8, 2], "deep_supervision": True}),
+        ("dynunet", {"channels": [2, 4, 6, 8], "deep_supervision": 2}),
+    ],
+)
+def test_what_a_network_gives_beside_its_prediction_enters_the_loss(name, options):
+    data = batch((16, 32, 32))
+    config = TrainingConfig(method="pce", network=name, network_options=options)
+    method = build_method(config, SETTING)
+    network = make_network(config, method, 3, 2)
+    terms = method.loss(data, network(data.images), 0)
+    terms["total"].backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None] == []
+    assert not leaves_parameters_unused(config)
+    assert leaves_parameters_unused(replace(config, deep_supervision=False)) == (name != "m_cnn")
+    assert ("similarity" in terms) == (name == "m_cnn")
+    if name == "m_cnn":
+        hybrid = build_method(TrainingConfig(), SETTING).loss(data, network(data.images), 0)
+        parts = sum(hybrid[term] for term in ("ssl", "imr", "imc", "similarity"))
+        assert hybrid["total"].item() == pytest.approx(parts.item())
+
+
+def test_further_predictions_count_less_and_the_dual_decoder_not():
+    logits = {name: torch.randn(1, 2, 2, 2, 2) for name in ("out", "aux1", "aux2", "aux")}
+    labels = torch.zeros(1, 2, 2, 2, dtype=torch.int64)
+    out, first, second, _ = (supervise({"out": each}, labels, 0.0, True)["pce"] for each in logits.values())
+    expected = out + 0.5 * first + 0.25 * second
+    assert supervise(logits, labels, 0.0, True)["pce"].item() == pytest.approx(expected.item())
+    assert leaves_parameters_unused(TrainingConfig(method="pce", network="dual_decoder_vnet"))

@@ -14,6 +14,7 @@ from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.hybrid import HybridConfig
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.training.pseudo_labels import SecondStage
+from CrossModalSegLib.training.run import TrainingRun
 from CrossModalSegLib.training.trainer import train
 
 
@@ -53,6 +54,7 @@ def test_training_ends_with_a_model_folder_and_a_curve(cohort, tmp_path):
     history = json.loads((out / "history.json").read_text())
     assert history["steps"][-1]["step"] == 4 and {"total", "ssl", "imr", "imc"} <= history["steps"][-1].keys()
     assert [entry["step"] for entry in history["validation"]] == [2, 4]
+    assert history["steps"][-1]["learning_rate"] == pytest.approx(1e-3 * 0.25**0.9)  # of the last step, not after it
     steps = [event for event in events if event[2] == "Training"]
     assert [event[:2] for event in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert steps[-1][3]["loss"] > 0 and "dice" in steps[-1][3]
@@ -115,6 +117,17 @@ def test_a_cancel_token_stops_after_a_complete_step(cohort, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("target", ["keep_if_best", "set_label_maps"])
+def test_an_interruption_amid_a_change_of_state_writes_no_checkpoint(cohort, tmp_path, monkeypatch, target):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, target, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cpu(cohort, tmp_path / "out", tiny_config(method="s2l"))
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_stopped_training_is_not_overwritten(cohort, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cpu(cohort, tmp_path / "out", tiny_config(), progress=StopAfter(1, KeyboardInterrupt()))
@@ -157,6 +170,24 @@ def test_remains_without_a_checkpoint_are_no_obstacle(cohort, tmp_path):
     (tmp_path / "out.training" / "cache").mkdir(parents=True)
     cpu(cohort, tmp_path / "out", tiny_config(steps=1))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_foreign_folder_in_the_place_of_the_working_folder_is_left_alone(cohort, tmp_path):
+    foreign = tmp_path / "out.training"
+    for name in ("notes.txt", "cache/thesis.txt", "checkpoints/best.pt"):
+        (foreign / name).parent.mkdir(parents=True, exist_ok=True)
+        (foreign / name).write_text("precious")
+    for resume in (False, True):
+        with pytest.raises(OutputError, match="something else is there"):
+            cpu(cohort, tmp_path / "out", tiny_config(steps=1), resume=resume)
+    assert sorted(path.name for path in foreign.rglob("*.*")) == ["best.pt", "notes.txt", "thesis.txt"]
+
+
+def test_only_what_a_training_wrote_is_removed(cohort, tmp_path):
+    (tmp_path / "out.training" / "cache").mkdir(parents=True)
+    (tmp_path / "out.training" / "notes.txt").write_text("precious")
+    cpu(cohort, tmp_path / "out", tiny_config(steps=1))
+    assert [path.name for path in (tmp_path / "out.training").rglob("*")] == ["notes.txt"]
 
 
 def test_what_is_not_there_is_named(cohort, tmp_path):

@@ -115,14 +115,12 @@ def check_spares(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
         OutputError: `path` is or holds the working or the home folder, or one of the inputs.
     """
     path = Path(path)
+    if path.is_dir() and any(_is_within(folder, path) for folder in _kept_folders()):
+        raise OutputError(f"The folder '{path}' is or holds the working or home folder; name a new folder.")
     if path.name in ("", ".."):
-        raise OutputError(f"'{path}' is or holds the working or home folder, or has no name of its own; name a new one.")
-    target = path.resolve()
-    if any(folder.resolve().is_relative_to(target) for folder in (Path.cwd(), Path.home())):
-        raise OutputError(f"The folder '{path}' is or holds the working or home folder; name another one.")
+        raise OutputError(f"'{path}' has no name of its own; name a new folder.")
     for each in map(Path, inputs):
-        places = (each.resolve(), each.absolute().parent.resolve() / each.name)
-        if any(place.is_relative_to(target) for place in places):
+        if _is_within(each, path) or _is_within(each.absolute().parent, path):  # a link goes as well
             raise OutputError(f"Writing '{path}' would take away the input '{each}'; name another place.")
 
 
@@ -160,6 +158,24 @@ def _jsonable(obj: object) -> object:
     if obj is None or isinstance(obj, (str, int)):
         return obj
     raise OutputError(f"A value of type {type(obj).__name__} cannot be written as JSON; pass numbers, text or lists.")
+
+
+def _kept_folders() -> list[Path]:
+    """The working and the home folder, where there are such."""
+    kept = []
+    for find in (Path.cwd, Path.home):
+        with suppress(OSError, RuntimeError):  # it was deleted, or the user has none
+            kept.append(find())
+    return kept
+
+
+def _is_within(place: Path, folder: Path) -> bool:
+    """Whether a place is `folder` or lies in it, whatever names and links lead there."""
+    place, folder = place.resolve(), folder.resolve()
+    if place.is_relative_to(folder):
+        return True
+    # Names that differ in case only may be the same.
+    return folder.exists() and any(each.exists() and each.samefile(folder) for each in (place, *place.parents))
 
 
 def _make_folders(folder: Path) -> list[Path]:

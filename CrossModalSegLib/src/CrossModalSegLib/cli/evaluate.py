@@ -51,7 +51,7 @@ def run(args: Arguments) -> None:
 
     _check(args)
     if args.out is not None:
-        check_new_file(args.out, args.overwrite)
+        check_new_file(args.out, args.overwrite, _inputs(args))
     table = LabelTable.from_names(args.labels) if args.labels else None
     with progress_bar(args.quiet) as progress:
         report = _report(args, table, progress)
@@ -78,6 +78,17 @@ def _check(args: Arguments) -> None:
         raise InputError(f"With --cohort, --prediction should be a folder; '{args.prediction}' is a file.")
     if not args.tolerances:
         raise InputError("--tolerances needs at least one distance in mm.")
+
+
+def _inputs(args: Arguments) -> list[Path]:
+    """Every file that is read. Folders are not among them: a report may be replaced beside the segmentations."""
+    from CrossModalSegLib.cli.cohorts import cohort_files, read_any_cohort
+    from CrossModalSegLib.metrics.folder import label_files
+
+    files = [] if args.cohort is None else cohort_files(args.cohort, read_any_cohort(args.cohort))
+    for path in filter(None, (args.prediction, args.mask)):
+        files += label_files(path).values() if path.is_dir() else [path]
+    return files
 
 
 def _report(args: Arguments, table: LabelTable | None, progress: Progress) -> MetricsReport | FolderReport:

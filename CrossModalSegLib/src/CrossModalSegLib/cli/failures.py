@@ -28,7 +28,7 @@ def failure_of(error: BaseException) -> Failure | None:
         return Failure("stopped on request; nothing half-written was left.", STOPPED)
     if isinstance(error, CrossModalSegError):
         return Failure(str(error), USAGE)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         return Failure(
             f"There is not enough memory for this ({error or 'no more was said'}). Close other programs, compute on "
             "the CPU instead of a GPU, or use smaller images.",
@@ -37,6 +37,14 @@ def failure_of(error: BaseException) -> Failure | None:
     if isinstance(error, OSError):
         return Failure(_about_files(error), USAGE)
     return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+    from CrossModalSegLib.inference.memory import is_out_of_memory  # imports torch, so only where it matters
+
+    return is_out_of_memory(error)
 
 
 def _about_files(error: OSError) -> str:

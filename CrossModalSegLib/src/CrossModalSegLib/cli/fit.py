@@ -24,7 +24,8 @@ class Arguments:
     """Segment one case from scribbles: a first answer within seconds, better ones while time remains.
 
     The output folder appears when all is done and holds segmentation.nii.gz, segmentation.seg.nrrd (opens in 3D Slicer
-    with names and colours), overlay.png, curve.png and report.json. Scribbled voxels keep the class that was drawn.
+    with names and colours), overlay.png, curve.png and report.json. Scribbled voxels keep the class that was drawn. Of
+    sheared images (a tilted gantry) .nrrd files are written instead of .nii.gz.
 
     Attributes:
         scribbles: .seg.nrrd with one segment a class and one named "Background", or a label map: 1..K are the classes,
@@ -37,7 +38,7 @@ class Arguments:
         labels: names of the classes 1..K of a label map, in this order.
         unlabelled: value in a label map where nothing is drawn.
         background: value in a label map of background scribbles.
-        minutes: time for tuning or training; 0 stops at the first answer of "cmfnet".
+        minutes: time for tuning or training; 0 stops at the first answer, which only "cmfnet" has.
         preview_every: seconds between answers; each better one replaces OUT-preview.seg.nrrd until OUT is there. 0
             writes no previews.
         method: "cmfnet" tunes the shipped network on the case, "scratch" trains a CmFNet on the case alone, "pce" is
@@ -48,8 +49,8 @@ class Arguments:
             (the other methods).
         probabilities: write the probability of each class.
         uncertainty: write the uncertainty, 0 (sure) to 1.
-        device: "auto" takes a CUDA GPU where there is one.
-        overwrite: replace an existing output folder, all of it.
+        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+        overwrite: replace an existing output folder, all of it, and an existing preview.
         quiet: show no progress.
     """
 
@@ -77,11 +78,17 @@ class Arguments:
 
 def run(args: Arguments) -> None:
     """Check, fit, write."""
-    from CrossModalSegLib.cli.outputs import check_new_folder
+    from CrossModalSegLib.cli.outputs import check_new_folder, model_paths
+    from CrossModalSegLib.cli.segmentation_files import SHEARED_NOTE
+    from CrossModalSegLib.io.image_io import fits_nifti
 
     _check_numbers(args)
-    check_new_folder(args.out, args.overwrite)
+    inputs = [args.ct, args.mr, args.image, args.scribbles, *model_paths(args.model)]
+    check_new_folder(args.out, args.overwrite, inputs)
+    _check_preview(args, inputs)
     loaded, table = _load(args)
+    if not fits_nifti(loaded.grid):
+        say(SHEARED_NOTE)
     with _Preview(args.out, table, args.preview_every > 0) as preview:
         result, seconds = _fit(args, loaded, table, preview)
         _write(args, loaded, table, result, seconds)
@@ -92,12 +99,37 @@ def run(args: Arguments) -> None:
 
 
 def _check_numbers(args: Arguments) -> None:
+    from CrossModalSegLib.cli.numbers import check_duration, check_seed
     from CrossModalSegLib.errors import InputError
 
-    if not args.minutes >= 0:
-        raise InputError(f"--minutes should be 0 or above, got {args.minutes:g}.")
-    if not args.preview_every >= 0:
-        raise InputError(f"--preview-every should be 0 or above, got {args.preview_every:g}.")
+    check_duration("--minutes", args.minutes, may_be_zero=True)
+    check_duration("--preview-every", args.preview_every, may_be_zero=True)
+    check_seed(args.seed)
+    if args.minutes == 0 and args.method != "cmfnet":
+        raise InputError(
+            f'--minutes 0 is for "cmfnet", which has an answer at once; "{args.method}" starts from random weights and '
+            "needs time to train. Give it --minutes above 0."
+        )
+
+
+def _check_preview(args: Arguments, inputs: list[Path | None]) -> None:
+    from CrossModalSegLib.cli.outputs import check_new_file
+    from CrossModalSegLib.errors import OutputError
+
+    path = preview_path(args.out)
+    if not args.preview_every:
+        return
+    if path.exists() and not args.overwrite:
+        raise OutputError(
+            f"The preview '{path}' exists, perhaps of a fit that was stopped. Move it away, add --preview-every 0 to "
+            "do without previews, or --overwrite to replace it."
+        )
+    check_new_file(path, args.overwrite, inputs)
+
+
+def preview_path(out: Path) -> Path:
+    """Where previews of a fit are written: beside its output."""
+    return out.with_name(f"{out.name}-preview.seg.nrrd")
 
 
 def _load(args: Arguments) -> tuple[LoadedCase, LabelTable]:
@@ -137,20 +169,20 @@ def _fit(args: Arguments, loaded: LoadedCase, table: LabelTable, on_preview: _Pr
 
 def _write(args: Arguments, loaded: LoadedCase, table: LabelTable, result: FitResult, seconds: float) -> None:
     from CrossModalSegLib.cli.fit_files import write_fit
-    from CrossModalSegLib.cli.segmentation_files import write_probabilities
+    from CrossModalSegLib.cli.segmentation_files import write_on_grid, write_probabilities
     from CrossModalSegLib.inference.model_folder import save_model
-    from CrossModalSegLib.io import write_volume
     from CrossModalSegLib.output import atomic_folder, write_json
     from CrossModalSegLib.versions import library_versions
 
-    with atomic_folder(args.out, overwrite=args.overwrite) as folder:
+    inputs = [each for each in (args.ct, args.mr, args.image, args.scribbles) if each is not None]
+    with atomic_folder(args.out, overwrite=args.overwrite, inputs=inputs) as folder:
         write_fit(result, loaded, table, folder)
         if args.save_model:
             save_model(folder / "model", result.network, result.card)
         if result.probabilities is not None:
             write_probabilities(result.probabilities, loaded.grid, table, folder)
         if result.uncertainty is not None:
-            write_volume(result.uncertainty, folder / "uncertainty.nii.gz")
+            write_on_grid(result.uncertainty, folder, "uncertainty")
         report = {
             "method": args.method,
             "seed": args.seed,
@@ -174,7 +206,7 @@ class _Preview:
     """Writes each better answer beside the output; the file goes away when the output stands."""
 
     def __init__(self, out: Path, table: LabelTable, is_wanted: bool) -> None:
-        self.path = out.with_name(f"{out.name}-preview.seg.nrrd")
+        self.path = preview_path(out)
         self._table, self._is_wanted, self._count = table, is_wanted, 0
 
     def __call__(self, labels: Volume, stage: Stage) -> None:

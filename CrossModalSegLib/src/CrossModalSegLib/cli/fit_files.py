@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from CrossModalSegLib.io import write_segmentation, write_volume
+from CrossModalSegLib.cli.segmentation_files import write_on_grid
+from CrossModalSegLib.io import write_segmentation
 from CrossModalSegLib.report import write_curve, write_overlay
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def write_fit(
     result: FitResult, loaded: LoadedCase, table: LabelTable, folder: Path, reference: Volume | None = None
 ) -> None:
-    """Write segmentation.nii.gz, segmentation.seg.nrrd, overlay.png and curve.png.
+    """Write segmentation.nii.gz (.nrrd on a sheared grid), segmentation.seg.nrrd, overlay.png and curve.png.
 
     Args:
         result: of the fit.
@@ -27,7 +28,7 @@ def write_fit(
         folder: an existing folder.
         reference: true mask, outlined in the overlay.
     """
-    write_volume(result.labels, folder / "segmentation.nii.gz")
+    write_on_grid(result.labels, folder, "segmentation")
     write_segmentation(result.labels, table, folder / "segmentation.seg.nrrd")
     write_overlay(
         folder / "overlay.png", loaded.images, result.labels, table, mask=reference, scribbles=loaded.scribbles

@@ -27,9 +27,9 @@ class Arguments:
 
 def run(args: Arguments) -> None:
     """Write the bundle."""
-    from CrossModalSegLib.cli.outputs import check_new_folder
+    from CrossModalSegLib.cli.outputs import check_new_folder, model_paths
 
-    check_new_folder(args.out, args.overwrite)
+    check_new_folder(args.out, args.overwrite, model_paths(args.model))
     from CrossModalSegLib.inference.bundle import export_bundle
 
     say(f"MONAI bundle: {export_bundle(args.model, args.out, overwrite=args.overwrite)}")

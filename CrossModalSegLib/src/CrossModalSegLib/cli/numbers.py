@@ -6,7 +6,7 @@ import math
 
 from CrossModalSegLib.errors import InputError
 
-LARGEST_SEED = 2**32 - 1
+LARGEST_SEED = 2**31 - 1
 
 
 def check_seed(seed: int | None) -> None:

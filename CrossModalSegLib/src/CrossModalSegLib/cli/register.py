@@ -43,16 +43,19 @@ class Arguments:
 
 def run(args: Arguments) -> None:
     """Register and write."""
-    from CrossModalSegLib.cli.outputs import check_new_file
+    from CrossModalSegLib.cli.numbers import check_seed
+    from CrossModalSegLib.cli.outputs import check_format, check_new_file
     from CrossModalSegLib.errors import OutputError
     from CrossModalSegLib.io import read_volume, write_volume
     from CrossModalSegLib.registration import register, write_transform
 
+    check_seed(args.seed)
     for path in filter(None, (args.out, args.transform)):
-        check_new_file(path, args.overwrite)
+        check_new_file(path, args.overwrite, (args.fixed, args.moving))
     if args.transform is not None and args.transform.suffix.lower() not in (".tfm", ".txt", ".h5", ".hdf5"):
         raise OutputError(f"A transform is written to .tfm, .txt or .h5, got '{args.transform.name}'. Rename it.")
     fixed, moving = read_volume(args.fixed), read_volume(args.moving)
+    check_format(args.out, fixed)
     with progress_bar(args.quiet) as progress:
         found = register(
             fixed, moving, args.kind, initial=args.start, seed=args.seed, threads=args.threads, progress=progress

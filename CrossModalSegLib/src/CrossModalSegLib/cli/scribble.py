@@ -48,6 +48,7 @@ class Arguments:
 def run(args: Arguments) -> None:
     """Draw and write the scribbles."""
     from CrossModalSegLib.cli.label_names import table_for
+    from CrossModalSegLib.cli.numbers import check_seed
     from CrossModalSegLib.cli.outputs import check_new_file
     from CrossModalSegLib.cli.scribble_files import write_scribbles
     from CrossModalSegLib.io import read_segmentation, read_volume
@@ -55,7 +56,8 @@ def run(args: Arguments) -> None:
     from CrossModalSegLib.scribbles import body_mask, coverage, simulate_scribbles
     from CrossModalSegLib.volume import require_same_geometry
 
-    check_new_file(args.out, args.overwrite)
+    check_seed(args.seed)
+    check_new_file(args.out, args.overwrite, (args.mask, args.image))
     mask, stored = read_segmentation(args.mask)
     table = table_for(args.labels, stored, int(mask.array.max()))
     body = None

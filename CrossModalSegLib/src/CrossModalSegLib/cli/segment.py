@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from CrossModalSegLib.cli.console import progress_bar, say
+from CrossModalSegLib.cli.console import complain, progress_bar, say
 
 if TYPE_CHECKING:
-    from CrossModalSegLib.cohort import LoadedCase
+    from CrossModalSegLib.cohort import Case, Cohort, LoadedCase
     from CrossModalSegLib.inference.model_folder import LoadedModel
     from CrossModalSegLib.inference.segment import SegmentationResult
     from CrossModalSegLib.progress import Progress
@@ -21,8 +22,10 @@ EXAMPLE = "crossmodalseg segment --model models/liver --ct ct.nii.gz --mr mr.nii
 class Arguments:
     """Segment one case, or all cases of a cohort, with a trained model; no scribbles are needed.
 
-    Of one case, the output folder holds segmentation.nii.gz and segmentation.seg.nrrd; of a cohort, one .seg.nrrd file
-    a case, named as the case. Everything is on the grid of the first image, and appears when all of it is done.
+    Of one case, the output folder holds segmentation.nii.gz and segmentation.seg.nrrd, and appears when all of it is
+    done. Of a cohort, it holds one .seg.nrrd file a case, named as the case, which appears when the case is done: a
+    case that fails is reported, the others go on, and the exit code is then 1. Everything is on the grid of the first
+    image. Of sheared images (a tilted gantry) .nrrd files are written instead of .nii.gz.
 
     Attributes:
         model: model folder, or name of an installed model.
@@ -30,15 +33,16 @@ class Arguments:
         ct: CT image: NIfTI, NRRD, MHA, or a DICOM series folder.
         mr: MR image on the same grid.
         image: the image, for models of a single modality of any name.
-        cohort: cohort file (.json, .csv) instead of images.
+        cohort: cohort file (.json, .csv) instead of images; its scribbles and masks are not read.
         resample: bring the other images onto the grid of the first one.
         probabilities: write the probability of each class.
         uncertainty: write the uncertainty, 0 (sure) to 1.
         window: size (slices, rows, columns) of the sliding window; chosen by the free memory where not given.
         overlap: share of a window that its neighbour repeats.
         precision: "bf16" computes with bfloat16 where the device does so natively.
-        device: "auto" takes a CUDA GPU where there is one.
-        overwrite: replace an existing output folder, all of it.
+        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+        overwrite: replace an existing output folder, all of it; of a cohort, the files of its cases, one after another,
+            and nothing else in the folder.
         quiet: show no progress.
     """
 
@@ -59,25 +63,27 @@ class Arguments:
     quiet: bool = False
 
 
-def run(args: Arguments) -> None:
-    """Segment and write."""
-    from CrossModalSegLib.cli.outputs import check_new_folder
+def run(args: Arguments) -> int:
+    """Segment and write; 1 where cases of a cohort failed."""
+    from CrossModalSegLib.cli.outputs import check_new_folder, model_paths
     from CrossModalSegLib.errors import InputError
 
-    check_new_folder(args.out, args.overwrite)
+    inputs = [args.ct, args.mr, args.image, args.cohort, *model_paths(args.model)]
+    check_new_folder(args.out, args.overwrite, inputs)
     if args.cohort is not None and any(path is not None for path in (args.ct, args.mr, args.image)):
         raise InputError("Give either a --cohort or images, not both.")
     if args.cohort is not None:
-        _segment_cohort(args)
-    else:
-        _segment_one(args)
+        return _segment_cohort(args)
+    _segment_one(args)
     say(f"segmentation: {args.out}")
+    return 0
 
 
 def _segment_one(args: Arguments) -> None:
     from CrossModalSegLib.cli.images import load_single, named_images
+    from CrossModalSegLib.cli.segmentation_files import write_on_grid
     from CrossModalSegLib.inference.model_folder import check_inputs
-    from CrossModalSegLib.io import write_segmentation, write_volume
+    from CrossModalSegLib.io import write_segmentation
     from CrossModalSegLib.output import atomic_folder
 
     images = named_images(args.ct, args.mr, args.image)
@@ -88,31 +94,85 @@ def _segment_one(args: Arguments) -> None:
     images = {name: images[name] for name in sorted(images, key=lambda name: _position(name, modalities))}
     loaded = load_single(images, model.card.labels, resample=args.resample)
     check_inputs(model.card, loaded)
-    with atomic_folder(args.out, overwrite=args.overwrite) as folder, progress_bar(args.quiet) as progress:
+    _say_if_sheared(loaded)
+    with (
+        atomic_folder(args.out, overwrite=args.overwrite, inputs=images.values()) as folder,
+        progress_bar(args.quiet) as progress,
+    ):
         result = _result(model, loaded, args, progress)
-        write_volume(result.labels, folder / "segmentation.nii.gz")
+        write_on_grid(result.labels, folder, "segmentation")
         write_segmentation(result.labels, model.card.labels, folder / "segmentation.seg.nrrd")
         _write_extras(result, loaded, model, folder)
 
 
-def _segment_cohort(args: Arguments) -> None:
-    from CrossModalSegLib.cli.cohorts import read_any_cohort
+def _segment_cohort(args: Arguments) -> int:
+    from CrossModalSegLib.cli.cohorts import cohort_files, read_any_cohort
+    from CrossModalSegLib.cli.failures import USAGE, failure_of
+    from CrossModalSegLib.cli.outputs import check_new_folder
+    from CrossModalSegLib.errors import OutputError
+
+    cohort = read_any_cohort(args.cohort)
+    check_new_folder(args.out, args.overwrite, cohort_files(args.cohort, cohort))
+    model = _model(args)
+    _check_modalities(model, cohort)
+    failed: list[str] = []
+    with progress_bar(args.quiet) as progress:
+        for done, case in enumerate(cohort.cases):
+            progress(done, len(cohort.cases), "cases")
+            try:
+                _segment_case(case, cohort, model, args)
+            except OutputError:  # the other cases could not be written either
+                raise
+            except Exception as error:
+                failure = failure_of(error)
+                if failure is None or failure.code != USAGE:
+                    raise
+                failed.append(case.name)
+                complain(f"The case '{case.name}' is left out: {failure.sentence}")
+        progress(len(cohort.cases), len(cohort.cases), "cases")
+    if len(failed) < len(cohort.cases):
+        say(f"segmentations: {args.out}")
+    if failed:
+        say(f"{len(cohort.cases) - len(failed)} of {len(cohort.cases)} cases are segmented; not {', '.join(failed)}.")
+    return 1 if failed else 0
+
+
+def _check_modalities(model: LoadedModel, cohort: Cohort) -> None:
+    """Every case has the cohort's modalities; ModelError where the model needs others."""
+    from CrossModalSegLib.errors import ModelError
+
+    missing = [name for name in model.card.modalities if name not in cohort.modalities]
+    if missing:
+        raise ModelError(
+            f"The model {model.card.name} needs the images {', '.join(model.card.modalities)}; the cases of the cohort "
+            f"have {', '.join(cohort.modalities)}. Add {', '.join(missing)} or choose another model."
+        )
+
+
+def _segment_case(case: Case, cohort: Cohort, model: LoadedModel, args: Arguments) -> None:
+    """Segment one case of a cohort; its .seg.nrrd file comes last, so where it stands the case is complete."""
     from CrossModalSegLib.cohort import load_case
-    from CrossModalSegLib.inference.model_folder import check_inputs
     from CrossModalSegLib.io import write_segmentation
     from CrossModalSegLib.output import atomic_folder
 
-    cohort = read_any_cohort(args.cohort)
-    model = _model(args)
-    with atomic_folder(args.out, overwrite=args.overwrite) as folder, progress_bar(args.quiet) as progress:
-        for done, case in enumerate(cohort.cases):
-            progress(done, len(cohort.cases), "cases")
-            loaded = load_case(case, cohort, args.resample)
-            check_inputs(model.card, loaded)
-            result = _result(model, loaded, args, None)
-            write_segmentation(result.labels, model.card.labels, folder / f"{case.name}.seg.nrrd")
-            _write_extras(result, loaded, model, folder / f"{case.name}_extras")
-        progress(len(cohort.cases), len(cohort.cases), "cases")
+    loaded = load_case(replace(case, scribbles=None, mask=None), cohort, args.resample)
+    result = _result(model, loaded, args, None)
+    extras = args.out / f"{case.name}_extras"
+    if args.probabilities or args.uncertainty:
+        _say_if_sheared(loaded)
+        with atomic_folder(extras, overwrite=args.overwrite) as folder:
+            _write_extras(result, loaded, model, folder)
+    elif args.overwrite:
+        shutil.rmtree(extras, ignore_errors=True)  # of an earlier segmentation
+    write_segmentation(result.labels, model.card.labels, args.out / f"{case.name}.seg.nrrd")
+
+
+def _say_if_sheared(loaded: LoadedCase) -> None:
+    from CrossModalSegLib.cli.segmentation_files import SHEARED_NOTE
+    from CrossModalSegLib.io.image_io import fits_nifti
+
+    if not fits_nifti(loaded.grid):
+        say(f"{loaded.name}: {SHEARED_NOTE}")
 
 
 def _position(name: str, modalities: tuple[str, ...]) -> int:
@@ -149,12 +209,9 @@ def _result(model: LoadedModel, loaded: LoadedCase, args: Arguments, progress: P
 
 
 def _write_extras(result: SegmentationResult, loaded: LoadedCase, model: LoadedModel, folder: Path) -> None:
-    from CrossModalSegLib.cli.segmentation_files import write_probabilities
-    from CrossModalSegLib.io import write_volume
+    from CrossModalSegLib.cli.segmentation_files import write_on_grid, write_probabilities
 
-    if result.probabilities is not None or result.uncertainty is not None:
-        folder.mkdir(exist_ok=True)
     if result.probabilities is not None:
         write_probabilities(result.probabilities, loaded.grid, model.card.labels, folder)
     if result.uncertainty is not None:
-        write_volume(result.uncertainty, folder / "uncertainty.nii.gz")
+        write_on_grid(result.uncertainty, folder, "uncertainty")

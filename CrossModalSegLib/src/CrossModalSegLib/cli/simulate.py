@@ -66,9 +66,11 @@ class Arguments:
 
 def run(args: Arguments) -> None:
     """Simulate and write."""
+    from CrossModalSegLib.cli.numbers import check_seed
     from CrossModalSegLib.cli.outputs import check_new_folder
     from CrossModalSegLib.simulation import SimulationOptions, simulate_cohort
 
+    check_seed(args.seed)
     check_new_folder(args.out, args.overwrite)
     options = SimulationOptions(
         shape=args.shape,

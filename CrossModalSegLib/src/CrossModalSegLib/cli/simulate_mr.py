@@ -37,12 +37,15 @@ class Arguments:
 def run(args: Arguments) -> None:
     """Simulate and write."""
     from CrossModalSegLib.cli.label_names import table_for
-    from CrossModalSegLib.cli.outputs import check_new_file
+    from CrossModalSegLib.cli.numbers import check_seed
+    from CrossModalSegLib.cli.outputs import check_format, check_new_file
     from CrossModalSegLib.io import read_segmentation, read_volume, write_volume
     from CrossModalSegLib.simulation.real_ct import mr_from_ct
 
-    check_new_file(args.out, args.overwrite)
+    check_seed(args.seed)
+    check_new_file(args.out, args.overwrite, (args.ct, args.mask))
     ct = read_volume(args.ct)
+    check_format(args.out, ct)
     mask, stored = read_segmentation(args.mask)
     table = table_for(args.labels, stored, int(mask.array.max()))
     write_volume(mr_from_ct(ct, mask, table, args.seed, args.contrast), args.out)

@@ -84,8 +84,10 @@ class Arguments:
 def run(args: Arguments) -> None:
     """Train and say what came out."""
     from CrossModalSegLib.cli.cohorts import read_any_cohort
+    from CrossModalSegLib.cli.numbers import check_seed
     from CrossModalSegLib.cli.outputs import check_writable
 
+    check_seed(args.seed)
     check_writable(args.out.absolute().parent)
     from CrossModalSegLib.inference.model_folder import read_card
     from CrossModalSegLib.training.trainer import train

@@ -31,7 +31,7 @@ class Arguments:
         licence: of the weights, for the model card.
         seed: of weights and samples.
         workers: 1 makes the samples in a second process.
-        device: "auto" takes a CUDA GPU where there is one.
+        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         quiet: show no progress.
     """
 
@@ -55,17 +55,19 @@ def run(args: Arguments) -> None:
     """Train and say where the model is."""
     from CrossModalSegLib.cli.cohorts import read_any_cohort
     from CrossModalSegLib.cli.devices import choose_device
+    from CrossModalSegLib.cli.numbers import check_duration, check_seed
     from CrossModalSegLib.cli.outputs import check_new_folder
     from CrossModalSegLib.errors import InputError
     from CrossModalSegLib.fitting.prior_training import PriorConfig, train_prior
 
+    check_seed(args.seed)
     check_new_folder(args.out, overwrite=False)
     if not args.cohorts:
         raise InputError("--cohorts needs at least one cohort file.")
     if args.minutes is not None and args.steps is not None:
         raise InputError("The length of a training is given once: as --minutes, or as --steps.")
-    if args.minutes is not None and not args.minutes > 0:
-        raise InputError(f"--minutes should be above 0, got {args.minutes:g}.")
+    if args.minutes is not None:
+        check_duration("--minutes", args.minutes)
     config = PriorConfig(
         minutes=args.minutes,
         batch_size=args.batch_size,

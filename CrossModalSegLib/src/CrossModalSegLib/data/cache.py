@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Raised whenever the same input would be prepared differently.
 CACHE_VERSION = 1
+# The hash in the name of a cached case, and of its unfinished file.
+_ENTRY = re.compile(r"[0-9a-f]{40}")
 
 
 def case_key(images: dict[str, Volume], scribbles: Volume | None, mask: Volume | None, prep: Preprocessing) -> str:
@@ -65,6 +69,23 @@ def store_arrays(folder: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
     # An open file, because np.savez appends ".npz" to a path that does not end so.
     with atomic_path(_entry(folder, key)) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether a folder holds prepared cases, or what is left of them, and nothing else."""
+    return Path(folder).is_dir() and all(_ENTRY.search(path.name) for path in Path(folder).iterdir())
+
+
+def remove_cache(folder: Path) -> None:
+    """Remove the prepared cases in a folder, and the folder unless something else is in it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _ENTRY.search(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _entry(folder: Path, key: str) -> Path:

@@ -37,6 +37,7 @@ from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.models.vnet import VNet, VNetConfig
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
+from CrossModalSegLib.training.rng import isolated_rng
 from CrossModalSegLib.versions import library_versions
 from CrossModalSegLib.volume import Volume
 
@@ -164,7 +165,8 @@ def fit_case(
         search = Search(working, judge, tuner, limits, progress, cancel, on_preview)
         return search, search.run()
 
-    search, best = _on_device_or_cpu(run, torch.device(device))
+    with isolated_rng():
+        search, best = _on_device_or_cpu(run, torch.device(device))
     return _result(best, working, loaded, table, config, search, probabilities, uncertainty)
 
 

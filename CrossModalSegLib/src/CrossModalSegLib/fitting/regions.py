@@ -49,6 +49,12 @@ def scribbled_slices(scribbles: np.ndarray, value: int | None = None) -> np.ndar
     return np.flatnonzero(drawn.any(axis=(1, 2)))
 
 
+def slice_gap_mm(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """Median distance of neighbouring scribbled slices in mm; 0 for a single one."""
+    slices = scribbled_slices(scribbles)
+    return float(np.median(np.diff(slices)) * spacing[0]) if len(slices) > 1 else 0.0
+
+
 def _largest_gap(scribbles: np.ndarray) -> int:
     slices = scribbled_slices(scribbles)
     return int(np.diff(slices).max()) if len(slices) > 1 else 1

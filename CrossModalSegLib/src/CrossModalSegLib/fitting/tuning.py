@@ -21,6 +21,7 @@ from CrossModalSegLib.data.patches import PatchSampler, stack_patches
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.fitting.class_view import ClassView, class_view
 from CrossModalSegLib.fitting.prompted import SCALES, pad_to_multiple, prompted_input, segment_prompted, two_images
+from CrossModalSegLib.fitting.regions import slice_gap_mm
 from CrossModalSegLib.inference.predictor import mixed_precision, predict
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.models.cmfnet import CmFNet
@@ -29,6 +30,7 @@ from CrossModalSegLib.progress import CancelToken
 # (logits by branch, images (N, M, k, j, i), scribbles (N, k, j, i) int64, spacing mm) -> named terms with "total".
 Loss = Callable[[dict[str, Tensor], Tensor, Tensor, tuple[float, float, float]], dict[str, Tensor]]
 MAX_GRADIENT_NORM = 5.0
+HIDING_GAPS_MM = (10.0, 35.0)
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,16 @@ class PromptedTuning:
     Attributes:
         patch: Largest patch (k, j, i).
         learning_rate: Of AdamW.
-        hidden_share: Probability that a scribbled slice is hidden from the prompts.
+        hidden_share: Probability that a scribbled slice is hidden from the prompts, where scribbled slices are at most
+            10 mm apart and where they are 35 mm apart or more; in between it rises linearly. A network that has to
+            bridge wide gaps reaches further from the strokes, which harms where they are close.
         kept_prior: Share of the prior in the weights that answer: tuned weights alone forget, an interpolation keeps
             what both know (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     """
 
     patch: tuple[int, int, int] = (32, 96, 96)
     learning_rate: float = 2e-4
-    hidden_share: float = 0.5
+    hidden_share: tuple[float, float] = (0.15, 0.5)
     kept_prior: float = 0.5
 
 
@@ -119,6 +123,9 @@ class PromptedTuner:
         values = [value for value in range(1, num_classes) if (scribbles == value).any()]
         self._views = [class_view(images, scribbles, value, case.spacing, s) for value in values for s in SCALES]
         self._loss, self._config, self._device = loss, config, device
+        self._hidden_share = float(
+            np.interp(slice_gap_mm(scribbles, case.spacing), HIDING_GAPS_MM, config.hidden_share)
+        )
         self._rng = np.random.default_rng(seed)
         self._optimizer = torch.optim.AdamW(self._tuned.parameters(), lr=config.learning_rate, weight_decay=1e-4)
 
@@ -163,7 +170,7 @@ class PromptedTuner:
     def _hide_slices(self, scribbles: np.ndarray, value: int) -> np.ndarray:
         """The scribbles without those of random slices; at least one slice keeps the class."""
         slices = np.flatnonzero((scribbles != UNLABELLED).any(axis=(1, 2)))
-        hidden = slices[self._rng.random(len(slices)) < self._config.hidden_share]
+        hidden = slices[self._rng.random(len(slices)) < self._hidden_share]
         with_class = np.flatnonzero((scribbles == value).any(axis=(1, 2)))
         hidden = np.setdiff1d(hidden, [self._rng.choice(with_class)])
         shown = scribbles.copy()

@@ -15,7 +15,7 @@ import torch
 
 from CrossModalSegLib import __version__
 from CrossModalSegLib.inference.model_card import ModelCard
-from CrossModalSegLib.inference.model_folder import LoadedModel, load_model
+from CrossModalSegLib.inference.model_folder import LoadedModel, find_model, load_model
 from CrossModalSegLib.output import atomic_folder, write_json
 
 DEFAULT_WINDOW = (64, 128, 128)
@@ -35,11 +35,11 @@ def export_bundle(folder: str | Path, out: str | Path, *, overwrite: bool = Fals
 
     Raises:
         ModelError: The model is not usable.
-        OutputError: `out` exists or cannot be written.
+        OutputError: `out` exists, holds the model, or cannot be written.
     """
     model = load_model(folder)
     out = Path(out)
-    with atomic_folder(out, overwrite=overwrite) as temporary:
+    with atomic_folder(out, overwrite=overwrite, inputs=(find_model(folder),)) as temporary:
         for name in ("configs", "models", "docs"):
             (temporary / name).mkdir()
         torch.save(

@@ -38,7 +38,7 @@ def import_model(
 
     Raises:
         ModelError: The source is missing, too large, holds other files or unsafe paths, or is not a usable model.
-        OutputError: A model of that name exists, or the place cannot be written.
+        OutputError: A model of that name exists, or is the source itself; or the place cannot be written.
     """
     source = Path(source)
     base = models_folder() if into is None else Path(into)
@@ -48,7 +48,7 @@ def import_model(
     if source.is_dir():
         members = _folder_members(source)
         target = name or read_card(source).name
-        with atomic_folder(base / target, overwrite=overwrite) as temporary:
+        with atomic_folder(base / target, overwrite=overwrite, inputs=(source,)) as temporary:
             _copy_files(members, temporary)
             load_model(temporary)
         return base / target
@@ -78,7 +78,7 @@ def _import_zip(source: Path, base: Path, name: str | None, overwrite: bool) -> 
         with zipfile.ZipFile(source) as archive:
             members = _zip_members(archive, source)
             target = name or _name_in(archive, members[CARD_FILE], source)
-            with atomic_folder(base / target, overwrite=overwrite) as temporary:
+            with atomic_folder(base / target, overwrite=overwrite, inputs=(source,)) as temporary:
                 _extract(archive, members, temporary, source)
                 load_model(temporary)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:

@@ -65,6 +65,11 @@ def write_volume(volume: Volume, path: str | Path, compress: bool = True) -> Non
     write_itk(image, path, compress)
 
 
+def fits_nifti(volume: Volume) -> bool:
+    """Whether NIfTI can hold an image: its axes are orthogonal, so it is not sheared (a tilted gantry)."""
+    return same_geometry(volume, Volume(volume.array, _orthonormal(volume)[1]))
+
+
 def read_itk(path: Path) -> sitk.Image:
     """Read an image file of any dimension as it is, after checking that it is complete.
 
@@ -172,13 +177,18 @@ def _count_strange(array: np.ndarray) -> int:
 
 def _nifti_image(volume: Volume, image: sitk.Image, path: Path) -> sitk.Image:
     """The image with exactly orthonormal axes, since ITK coerces others in a NIfTI file without a word."""
-    left, _, right = np.linalg.svd(volume.direction)
-    affine = volume.affine.copy()
-    affine[:3, :3] = left @ right * np.asarray(volume.spacing[::-1])
-    if not same_geometry(volume, Volume(volume.array, affine)):
+    if not fits_nifti(volume):
         raise GeometryError(
             f"'{path.name}' cannot hold this image: its axes are sheared, as of a tilted gantry ({describe(volume)}). "
             "Write a .nrrd or .mha file, or resample it to an orthogonal grid."
         )
-    image.SetDirection((left @ right).ravel().tolist())
+    image.SetDirection(_orthonormal(volume)[0].ravel().tolist())
     return image
+
+
+def _orthonormal(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """The orthonormal axes nearest to those of an image, (3, 3) columns i, j, k, and the affine with them."""
+    left, _, right = np.linalg.svd(volume.direction)
+    affine = volume.affine.copy()
+    affine[:3, :3] = left @ right * np.asarray(volume.spacing[::-1])
+    return left @ right, affine

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
 from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.losses.inside import inside_mean
 
 
 def inter_modal_consistency(
@@ -15,6 +15,7 @@ def inter_modal_consistency(
     alpha1: float = 0.8,
     alpha2: float = 0.8,
     detach_fused: bool = False,
+    inside: Tensor | None = None,
 ) -> Tensor:
     """alpha1 * MSE(y_mm, y_ct) + alpha2 * MSE(y_mm, y_mr), Eq. 8.
 
@@ -24,6 +25,7 @@ def inter_modal_consistency(
         alpha1, alpha2: The weights of the CT and of the MR branch.
         detach_fused: Use y_mm as a fixed reference, so that only the single-modal branches are pulled. The paper calls
             it "a suitable reference value" and does not say whether it is detached.
+        inside: (N, k, j, i) bool, False where a patch was padded: such voxels are left out. None: all are inside.
 
     Returns:
         Scalar; the squared norm is read as the mean over voxels and classes.
@@ -42,5 +44,5 @@ def inter_modal_consistency(
                 f"The branches of the inter-modal consistency must have one shape; got {tuple(fused.shape)} and "
                 f"{tuple(branch.shape)}."
             )
-        total = total + alpha * functional.mse_loss(branch, reference)
+        total = total + alpha * inside_mean((branch - reference).square(), inside)
     return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,10 +13,13 @@ from torch import Tensor
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses.consistency import inter_modal_consistency
 from CrossModalSegLib.losses.crf import CrfConfig, CrfKernel, Spacing, multi_view_crf
+from CrossModalSegLib.losses.inside import inside_count
 from CrossModalSegLib.losses.partial_cross_entropy import partial_cross_entropy
 from CrossModalSegLib.losses.partial_dice import partial_dice
 
 BRANCHES = ("out", "ct", "mr")
+# Standard deviations between the intensity given to padding and that of every voxel: the kernel is 0 there.
+FAR = 20.0
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,21 @@ def hybrid_loss(
     config: HybridConfig,
     spacing: Spacing | None = None,
     epoch: float | None = None,
+    inside: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """L_total = L_ssl + L_imr + L_imc, Eq. 9.
 
     Args:
         logits: "out" (y_mm) and, where the network has them, "ct" and "mr": (N, C, k, j, i) each. Other keys are
-            ignored. Without single-modal branches the consistency is left out.
+            ignored. Without CFE there are "out" (y_ct) and "mr", whose consistency has the weight alpha2. Without
+            single-modal branches the consistency is left out.
         images: (N, M, k, j, i) in [0, 1]: CT then MR, or one modality. Only these: no prompt channels.
         scribbles: (N, k, j, i), any integer type: a class 0..C-1, or 255 where nothing is labelled.
         config: Switches and weights.
         spacing: (k, j, i) mm of all samples, or (N, 3), one a sample; None: an isotropic grid.
         epoch: Of the ramp-up, counted from 0; None: after it.
+        inside: (N, k, j, i) bool, False where a patch was padded: regularisation and consistency leave such voxels out,
+            and are means over the others. None: all are inside.
 
     Returns:
         Scalars: "pce_out", "pce_ct", "pce_mr" (those there are; with `dice_weight` also "dice_…"), "ssl", "imr", "imc"
@@ -118,10 +125,10 @@ def hybrid_loss(
     if config.imr or uses_consistency:
         y = {name: _probabilities(value) for name, value in branches.items() if name == "out" or uses_consistency}
         if config.imr:
-            terms["imr"] = intra_modal_regularization(y["out"], images, config, spacing, epoch)
+            terms["imr"] = intra_modal_regularization(y["out"], images, config, spacing, epoch, inside)
         if uses_consistency:
             terms["imc"] = inter_modal_consistency(
-                y["out"], y.get("ct"), y.get("mr"), config.alpha1, config.alpha2, config.detach_fused
+                y["out"], y.get("ct"), y.get("mr"), config.alpha1, config.alpha2, config.detach_fused, inside
             )
     total = sum((terms[name] for name in ("ssl", "imr", "imc") if name in terms), _zero(branches["out"]))
     return {**terms, "total": total}
@@ -133,6 +140,7 @@ def intra_modal_regularization(
     config: HybridConfig,
     spacing: Spacing | None = None,
     epoch: float | None = None,
+    inside: Tensor | None = None,
 ) -> Tensor:
     """lambda_ct L_mcrf(y_mm; CT) + lambda_mr L_mcrf(y_mm; MR), Eq. 7, times the ramp.
 
@@ -142,6 +150,7 @@ def intra_modal_regularization(
         config: Weights, window, ramp.
         spacing: As in `hybrid_loss`.
         epoch: As in `hybrid_loss`.
+        inside: As in `hybrid_loss`.
 
     Raises:
         InputError: Not one or two images.
@@ -153,7 +162,38 @@ def intra_modal_regularization(
         )
     if images.shape[1] == 1:
         weights = (sum(weights),)
+    if inside is not None and not (inside.device.type == "cpu" and bool(inside.all())):  # a GPU would have to be asked
+        return config.ramp(epoch) * _crf_inside(probabilities, images, weights, config.crf(), spacing, inside)
     return config.ramp(epoch) * multi_view_crf(probabilities, images, weights, config.crf(), spacing)
+
+
+def _crf_inside(
+    probabilities: Tensor,
+    images: Tensor,
+    weights: tuple[float, ...],
+    crf: CrfConfig,
+    spacing: Spacing | None,
+    inside: Tensor,
+) -> Tensor:
+    """The CRF of the voxels inside, as their mean.
+
+    Padding gets one certain class, so that two voxels of it agree, and an intensity so far from all others that it has
+    no neighbour inside. A purely spatial kernel sees the padding as such an image instead of the images.
+    """
+    is_inside = inside[:, None]
+    certain = torch.zeros_like(probabilities)
+    certain[:, 0] = 1.0
+    y = torch.where(is_inside, probabilities, certain)
+    total = y.new_zeros(())
+    for kernel in crf.kernels:
+        if kernel.sigma_intensity is None:
+            shown, sigma, image_weights = torch.zeros_like(images[:, :1]), 1.0, (sum(weights),)
+        else:
+            shown, sigma, image_weights = images, kernel.sigma_intensity, weights
+        shown = shown.masked_fill(~is_inside, 1.0 + FAR * sigma)
+        single = replace(crf, kernels=(replace(kernel, sigma_intensity=sigma),))
+        total = total + multi_view_crf(y, shown, image_weights, single, spacing)
+    return total * (inside.numel() / inside_count(y, inside))
 
 
 def _scribble_terms(branches: Mapping[str, Tensor], scribbles: Tensor, config: HybridConfig) -> dict[str, Tensor]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from CrossModalSegLib.errors import InputError
-from CrossModalSegLib.losses.total_variation import absolute_differences, axis_scales
+from CrossModalSegLib.losses.inside import inside_count, neighbours_inside
+from CrossModalSegLib.losses.total_variation import Spacing, absolute_differences, axis_scales
 
 DEFAULT_WEIGHT_MEAN = 0.05
 DEFAULT_WEIGHT_SUM = 1e-6
@@ -20,7 +20,8 @@ def mumford_shah(
     images: Tensor,
     contour_weight: float = 1.0,
     reduction: Literal["mean", "sum"] = "mean",
-    spacing: Sequence[float] | None = None,
+    spacing: Spacing | None = None,
+    inside: Tensor | None = None,
 ) -> Tensor:
     """Piecewise-constant Mumford-Shah energy: sum_m sum_c y_c (I_m - mean_c I_m)^2, plus the length of the contours.
 
@@ -33,7 +34,9 @@ def mumford_shah(
         contour_weight: Of the total variation beside the level-set term.
         reduction: "mean" over voxels (and, in the level-set term, a sum over classes and images), to be weighed with
             `DEFAULT_WEIGHT_MEAN`; "sum" over everything, as in the public code, with `DEFAULT_WEIGHT_SUM`.
-        spacing: (k, j, i) mm, for the contour term; None: an isotropic grid.
+        spacing: (k, j, i) mm of all samples, or one such triple a sample, for the contour term; None: an isotropic
+            grid.
+        inside: (N, k, j, i) bool, False where a patch was padded: such voxels are left out. None: all are inside.
 
     Returns:
         Scalar, fp32 (fp64 for fp64 probabilities).
@@ -51,12 +54,15 @@ def mumford_shah(
         raise InputError(f'The reduction of Mumford-Shah must be "mean" or "sum"; got {reduction!r}.')
     with torch.autocast(probabilities.device.type, enabled=False):
         y = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
-        level_set = _level_set(y, images.to(y.dtype))
+        level_set = _level_set(y if inside is None else y.masked_fill(~inside[:, None], 0.0), images.to(y.dtype))
         if reduction == "mean":
-            voxels = y.shape[0] * y[0, 0].numel()
-            return level_set / voxels + contour_weight * absolute_differences(y, spacing=spacing) * y.shape[1]
-        scale = axis_scales(spacing)
-        contour = sum((scale[a] * y.diff(dim=a + 2).abs().sum() for a in range(3)), y.new_zeros(()))
+            contour = absolute_differences(y, spacing=spacing, inside=inside) * y.shape[1]
+            return level_set / inside_count(y, inside) + contour_weight * contour
+        scale, contour = axis_scales(spacing, y), y.new_zeros(())
+        for axis in range(3):
+            steps = scale[axis] * y.diff(dim=axis + 2).abs()
+            pairs = neighbours_inside(inside, axis)
+            contour = contour + (steps if pairs is None else steps.masked_fill(~pairs[:, None], 0.0)).sum()
         return level_set + contour_weight * contour
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
-from ..io.segmentation_io import read_segmentation
+from ..io.segmentation_io import read_mask_segments, read_segmentation
 from ..labels import LabelTable
+from ..volume import Volume, place_on_grid, same_geometry
 from .segmentation import (
     DEFAULT_TOLERANCES_MM,
     STATUS_TEXT,
@@ -53,9 +54,10 @@ class FolderReport:
 
     def to_json(self) -> dict[str, object]:
         """The report as JSON values."""
+        tolerances = self.cases[0].report.tolerances_mm if self.cases else ()
         return {
             "mean_dsc": self.mean_dsc,
-            "labels": {name: _summary(labels) for name, labels in self.by_label().items()},
+            "labels": {name: _summary(labels, tolerances) for name, labels in self.by_label().items()},
             "cases": [{"name": case.name, **case.report.to_json()} for case in self.cases],
         }
 
@@ -125,13 +127,23 @@ def evaluate_files(
 ) -> MetricsReport:
     """Measure one segmentation file against one reference file; see `evaluate_folder` for the arguments.
 
+    Segments of 3D Slicer count by their names, whatever their values and order; one called "background" is the
+    background. A cropped box, as Slicer stores it, is put back where it was cut out.
+
     Raises:
+        LabelError: a segment has a name that the table, or else the other file, does not know.
         InputError: a file cannot be read; the message names both files.
     """
-    predicted, predicted_table = read_segmentation(Path(prediction))
-    reference, reference_table = read_segmentation(Path(mask))
-    labels = table or predicted_table or reference_table or _numbered(predicted.array, reference.array)
+    files = (Path(prediction), Path(mask))
+    read = [read_segmentation(path) for path in files]
+    stored = next((_classes(each) for _, each in read if each is not None), None)
+    labels = table or stored or _numbered(*(volume.array for volume, _ in read))
     try:
+        predicted, reference = (
+            volume if own is None else read_mask_segments(path, labels)
+            for path, (volume, own) in zip(files, read, strict=True)
+        )
+        predicted, reference = _on_one_grid(predicted, reference, *(own is not None for _, own in read))
         return evaluate_segmentation(predicted, reference, labels, tolerances_mm)
     except InputError as error:
         raise type(error)(f"{error} (prediction: {prediction}; mask: {mask})") from error
@@ -178,18 +190,52 @@ def _require_pairs(predictions: dict[str, Path], masks: dict[str, Path], predict
         )
 
 
+def _classes(table: LabelTable) -> LabelTable | None:
+    """The classes of a file's table, numbered from 1 without a segment called "background"; None without any."""
+    kept = [label for label in table.labels if label.name.casefold() != "background"]
+    return LabelTable(tuple(replace(label, value=value) for value, label in enumerate(kept, start=1))) if kept else None
+
+
+def _on_one_grid(a: Volume, b: Volume, a_may_be_cut: bool, b_may_be_cut: bool) -> tuple[Volume, Volume]:
+    """Put cropped boxes back: one on the other's grid, or both on a box around them. Other grids stay as they are."""
+    if same_geometry(a, b):
+        return a, b
+    if b_may_be_cut and (placed := place_on_grid(b, a)) is not None:
+        return a, placed
+    if a_may_be_cut and (placed := place_on_grid(a, b)) is not None:
+        return placed, b
+    box = _box_around(a, b) if a_may_be_cut and b_may_be_cut else None
+    return (a, b) if box is None else (place_on_grid(a, box), place_on_grid(b, box))
+
+
+def _box_around(a: Volume, b: Volume) -> Volume | None:
+    """An empty volume that holds both, None where their voxels do not coincide."""
+    shift = np.rint(np.linalg.solve(a.affine, b.affine[:, 3])[:3]).astype(int)[::-1]
+    if not same_geometry(b, Volume(b.array, _moved(a.affine, shift))):
+        return None
+    low, high = np.minimum(shift, 0), np.maximum(shift + b.shape, a.shape)
+    return Volume(np.zeros(high - low, dtype=np.uint8), _moved(a.affine, low))
+
+
+def _moved(affine: np.ndarray, voxels_kji: np.ndarray) -> np.ndarray:
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ voxels_kji[::-1]
+    return moved
+
+
 def _numbered(*arrays: np.ndarray) -> LabelTable:
     """Labels "label 1" … up to the highest value that occurs."""
     highest = max(1, *(int(array.max()) for array in arrays))
     return LabelTable.from_names([f"label {value}" for value in range(1, highest + 1)])
 
 
-def _summary(labels: list[LabelMetrics]) -> dict[str, object]:
+def _summary(labels: list[LabelMetrics], tolerances_mm: tuple[float, ...]) -> dict[str, object]:
     """Means and counts of one label over the cases."""
     return {
         "dsc": mean_of([label.dsc for label in labels]),
         "asd_mm": mean_of([label.asd_mm for label in labels]),
         "hd95_mm": mean_of([label.hd95_mm for label in labels]),
+        **{f"nsd@{t:g}mm": mean_of([label.nsd[n] for label in labels]) for n, t in enumerate(tolerances_mm)},
         "counts": {status: sum(label.status == status for label in labels) for status in STATUS_TEXT},
     }
 

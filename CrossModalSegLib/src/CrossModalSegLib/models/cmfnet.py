@@ -126,11 +126,14 @@ class CmFNet(nn.Module):
             images: (N, modalities + prompt_channels, k, j, i), CT first; k, j, i multiples of `divisor`.
 
         Returns:
-            "out" (y_mm, or y_ct without CFE), "ct" (y_ct) and "mr" (y_mr), each (N, num_classes, k, j, i).
+            "out" (y_mm), "ct" (y_ct) and "mr" (y_mr), each (N, num_classes, k, j, i). Without CFE y_ct is the result:
+            "out" (y_ct) and "mr".
         """
         ct, mr = self._encode(images)
         y_ct, y_mr = self.ct_decoder(ct), self.mr_decoder(mr)
-        return {"out": y_ct if self.cross_modal is None else self.cross_modal(ct, mr), "ct": y_ct, "mr": y_mr}
+        if self.cross_modal is None:
+            return {"out": y_ct, "mr": y_mr}
+        return {"out": self.cross_modal(ct, mr), "ct": y_ct, "mr": y_mr}
 
     def segment(self, images: Tensor) -> Tensor:
         """Only "out" of `forward`: the branch that inference uses."""

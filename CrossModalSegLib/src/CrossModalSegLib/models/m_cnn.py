@@ -9,7 +9,7 @@ Notable in this network:
 - the sub-networks are residual encoder-decoders in 3D (the paper's work on 2D patches), so that Table III compares
   fusions and not dimensions;
 - "out" is the mean of the modalities' probabilities, as log-probabilities, which are valid logits of that mean;
-- `similarity_loss` is the contrastive metric term, to be added to the segmentation loss.
+- in training "similarity" is the contrastive metric term, to be added to the segmentation loss.
 """
 
 from __future__ import annotations
@@ -102,18 +102,16 @@ class MCNN(nn.Module):
             images: (N, modalities, k, j, i), CT first.
 
         Returns:
-            Logits "ct" and "mr", log-probabilities "out", (N, num_classes, k, j, i) each.
+            Logits "ct" and "mr", log-probabilities "out", (N, num_classes, k, j, i) each; in training also
+            "similarity", the scalar of `similarity_loss`.
         """
-        return self._decode(self._encode(images))
-
-    def forward_with_similarity(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """What `forward` gives, and `similarity_loss`, from one pass through the encoders."""
         features = self._encode(images)
-        return self._decode(features), self._contrast(features)
+        predictions = self._decode(features)
+        return {**predictions, "similarity": self._contrast(features)} if self.training else predictions
 
     def segment(self, images: Tensor) -> Tensor:
         """Only "out" of `forward`."""
-        return self.forward(images)["out"]
+        return self._decode(self._encode(images))["out"]
 
     def similarity_loss(self, images: Tensor) -> Tensor:
         """Contrastive loss of the metric: |e_ct - e_mr|^2 of pairs, relu(margin - |e_ct - e_mr|)^2 of non-pairs.

@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
         text = json.dumps({"format": FORMAT, "step": step, "state": values}, allow_nan=False)
         (temporary / VALUES).write_text(text, encoding="utf-8")
     for old in Path(folder).iterdir():
-        if old != target and (_FOLDER.fullmatch(old.name) or old.name.startswith((_PARTIAL, ".old-"))):
+        if old != target and _is_own(old.name):
             shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -66,6 +67,23 @@ def latest_checkpoint(folder: Path) -> Path | None:
         return None
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _FOLDER.fullmatch(path.name))]
     return max(found)[1] if found else None
+
+
+def holds_only_checkpoints(folder: Path) -> bool:
+    """Whether it is a folder with checkpoints, or what is left of unfinished ones, and nothing else."""
+    return Path(folder).is_dir() and all(_is_own(path.name) for path in Path(folder).iterdir())
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints in a folder, and the folder unless something else is in it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _is_own(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -84,6 +102,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"The checkpoint '{path}' cannot be read ({error}); delete its folder and train from the beginning."
         ) from error
+
+
+def _is_own(name: str) -> bool:
+    return _FOLDER.fullmatch(name) is not None or name.startswith((_PARTIAL, ".old-"))
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

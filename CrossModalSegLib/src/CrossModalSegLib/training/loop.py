@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,6 @@ class TrainingLoop:
         self.guard = guard
         self.validate_every = run.config.validate_every or max(1, run.total_steps // 20)
         self._shown: dict[str, float] = {}
-        self._is_mid_step = False
         self._is_consistent = True
         self._begin = self._saved = time.monotonic()
         self._seconds_before = 0.0
@@ -83,14 +83,20 @@ class TrainingLoop:
                 self._between_steps()
                 if self.training.step >= self.training.total_steps:
                     return
-                self._is_mid_step = True
-                self.training.advance()
-                self._is_mid_step = False
+                with self._changing():
+                    self.training.advance()
                 self._report()
         except (KeyboardInterrupt, Cancelled):
-            if not self._is_mid_step and self._is_consistent:
+            if self._is_consistent:
                 self.checkpoint()
             raise
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """While the training is between two states: an exception in here leaves none that could be continued from."""
+        self._is_consistent = False
+        yield
+        self._is_consistent = True
 
     def checkpoint(self) -> None:
         """Write a checkpoint; with several processes all have to call this."""
@@ -139,10 +145,15 @@ class TrainingLoop:
                 confident_labels(self._predict(case), labels, stage.max_uncertainty)
                 for case, labels in zip(self.cases.training, run.stream.sampler.labels, strict=True)
             ]
-            run.set_label_maps({STAGE_TWO: maps})
+            with self._changing():
+                run.set_label_maps({STAGE_TWO: maps})
         if run.method.is_refresh_due(run.step) and run.refreshed_at != run.step:
-            run.set_label_maps(run.method.refresh(run.step, self.cases.training, self._predict))
-            run.refreshed_at = run.step
+            # Predictions come first, since they may be interrupted, and change nothing.
+            predictions = {id(case): self._predict(case) for case in self.cases.training}
+            with self._changing():
+                maps_by_name = run.method.refresh(run.step, self.cases.training, lambda case: predictions.pop(id(case)))
+                run.set_label_maps(maps_by_name)
+                run.refreshed_at = run.step
 
     def _predict(self, case: PreparedCase) -> np.ndarray:
         network = self.training.evaluated_network
@@ -163,8 +174,10 @@ class TrainingLoop:
                 cancel=self._prediction_guard(),
             )
             result = Validation(tuple(row for part in self._gather(own.dice) for row in part))
-            run.history.record_validation(run.step, result, self.class_names)
-            run.keep_if_best(result.mean)
+            with self._changing():
+                run.history.record_validation(run.step, result, self.class_names)
+                run.keep_if_best(result.mean)
+                run.validated_at = run.step
             if result.mean is not None:
                 self._shown["dice"] = result.mean
         run.validated_at = run.step
@@ -172,7 +185,8 @@ class TrainingLoop:
     def _report(self) -> None:
         run = self.training
         if run.step % STEPS_PER_REPORT == 0 or run.step == run.total_steps or not run.history.steps:
-            means = run.record(self._seconds())
+            with self._changing():
+                means = run.record(self._seconds())
             self._shown.update({"loss" if name == "total" else name: value for name, value in means.items()})
         self.progress(run.step, run.total_steps, "Training", dict(self._shown))
 

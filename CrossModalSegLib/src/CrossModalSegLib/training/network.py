@@ -39,9 +39,16 @@ def make_network(config: TrainingConfig, method: Method, num_classes: int, modal
 
 def leaves_parameters_unused(config: TrainingConfig) -> bool:
     """Whether steps give some parameters no gradient, because a branch enters no loss term."""
-    if config.network_name != "cmfnet":
+    name, hybrid = config.network_name, config.hybrid
+    if name == "dual_decoder_vnet":
+        return config.method != "dmsps"
+    if name != "cmfnet":
+        return bool(config.network_options.get("deep_supervision")) and not config.deep_supervision
+    if config.method != "cmfnet":
+        return not config.deep_supervision
+    if hybrid.ssl:
         return False
-    return not (config.hybrid.ssl or config.hybrid.imc) if config.method == "cmfnet" else not config.deep_supervision
+    return not hybrid.imc or (hybrid.detach_fused and not hybrid.imr)
 
 
 def _check_fits(config: TrainingConfig, method: Method, options: dict[str, Any], modalities: int) -> None:

@@ -19,12 +19,14 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """States of Python, NumPy, torch and the present CUDA device."""
+    """States of Python, NumPy, torch, the present CUDA device (once CUDA is in use) and MPS (where there is one)."""
     legacy = np.random.get_state(legacy=False)
     legacy["state"]["key"] = legacy["state"]["key"].tolist()
     state = {"python": random.getstate(), "numpy": legacy, "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # asking for the state would occupy the GPU
         state["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -37,6 +39,8 @@ def restore_rng_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
 
 
 @contextmanager
@@ -47,3 +51,6 @@ def isolated_rng() -> Iterator[None]:
         yield
     finally:
         restore_rng_state(before)
+        if "cuda" not in before:
+            # CUDA had no state yet: it shall begin with the caller's seed, at once or whenever it is first used.
+            torch.cuda.manual_seed_all(torch.initial_seed())

@@ -123,12 +123,12 @@ class TrainingRun:
         )
 
     def record(self, seconds: float) -> dict[str, float]:
-        """Make a history entry.
+        """Make a history entry, with the learning rate of the step that was done last.
 
         Raises:
             ModelError: A loss is NaN or infinite.
         """
-        means = self.history.record(self.step, self.current_learning_rate(), seconds)
+        means = self.history.record(self.step, self.optimizer.param_groups[0]["lr"], seconds)
         self.check_finite(means)
         return means
 

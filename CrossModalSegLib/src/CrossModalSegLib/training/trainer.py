@@ -7,9 +7,8 @@ The output itself, a model folder with `history.json`, `training.json` and `curv
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,18 @@ import torch
 
 from CrossModalSegLib.cohort import Cohort
 from CrossModalSegLib.config import to_dict
+from CrossModalSegLib.data.cache import is_cache, remove_cache
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.errors import OutputError
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.batches import BatchStream
 from CrossModalSegLib.training.cases import TrainingCases, arrange_cases, check_annotations, prepare_cases
-from CrossModalSegLib.training.checkpoint import latest_checkpoint, load_checkpoint
+from CrossModalSegLib.training.checkpoint import (
+    holds_only_checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_checkpoints,
+)
 from CrossModalSegLib.training.config import TrainingConfig
 from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.export import export_model
@@ -122,7 +127,7 @@ def train(
             loop.run()
         if fabric.global_rank == 0:
             export_model(out, run, cohort, description=description["cases"], validated_on=cases.kind)
-            shutil.rmtree(working, ignore_errors=True)
+            _remove_working_folder(working)
         fabric.barrier()
     return out
 
@@ -132,6 +137,11 @@ def _check_output(out: Path, working: Path, resume: bool) -> None:
         raise OutputError(
             f"The output folder '{out}' exists and is not empty; name another one"
             + (": the training that made it is finished." if resume else ", or delete it.")
+        )
+    if _is_foreign(working):
+        raise OutputError(
+            f"'{working}' is where the unfinished training would be kept, but something else is there; move it away, "
+            "or name another output folder."
         )
     if latest_checkpoint(working / "checkpoints") is not None and not resume:
         raise OutputError(
@@ -146,8 +156,27 @@ def _no_remains(working: Path) -> Iterator[None]:
         yield
     except BaseException:
         if latest_checkpoint(working / "checkpoints") is None:
-            shutil.rmtree(working, ignore_errors=True)
+            _remove_working_folder(working)
         raise
+
+
+def _remove_working_folder(working: Path) -> None:
+    """Remove what a training wrote there, and the folder unless something else is in it."""
+    remove_checkpoints(working / "checkpoints")
+    remove_cache(working / "cache")
+    with suppress(OSError):
+        working.rmdir()
+
+
+def _is_foreign(working: Path) -> bool:
+    """Whether there is something in the place of the working folder that no training made."""
+    if not working.exists():
+        return False
+    if not working.is_dir():
+        return True
+    checkpoints = working / "checkpoints"
+    is_ours = latest_checkpoint(checkpoints) is not None or holds_only_checkpoints(checkpoints)
+    return any(working.iterdir()) and not (is_ours or is_cache(working / "cache"))
 
 
 def _describe(cohort: Cohort, split: Split, config: TrainingConfig, fabric: Fabric) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from torch import Tensor
 from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.methods.method import Method, MethodSetting
+from CrossModalSegLib.training.methods.supervision import SIMILARITY
 
 
 class HybridSupervision(Method):
-    """L = L_ssl + L_imr + L_imc on the three branches of CmFNet."""
+    """L = L_ssl + L_imr + L_imc on the three branches of CmFNet; without CFE on its two, "out" (y_ct) and "mr"."""
 
     default_network: ClassVar[str] = "cmfnet"
-    required_outputs: ClassVar[tuple[str, ...]] = ("out", "ct", "mr")
+    required_outputs: ClassVar[tuple[str, ...]] = ("out", "mr")
 
     def __init__(self, setting: MethodSetting, config: HybridConfig) -> None:
         super().__init__(setting)
@@ -25,4 +26,9 @@ class HybridSupervision(Method):
     def loss(self, batch: Batch, outputs: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """See `Method`; "ssl", "imr" and "imc" are weighted as they enter the total."""
         epoch = step / self.setting.steps_per_epoch
-        return hybrid_loss(outputs, batch.images, batch.labels, self.config, spacing=batch.spacing, epoch=epoch)
+        terms = hybrid_loss(
+            outputs, batch.images, batch.labels, self.config, spacing=batch.spacing, epoch=epoch, inside=batch.inside
+        )
+        if SIMILARITY in outputs:
+            terms = {**terms, SIMILARITY: outputs[SIMILARITY], "total": terms["total"] + outputs[SIMILARITY]}
+        return terms

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from CrossModalSegLib.losses.inside import inside_mean
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.methods.method import Method, MethodSetting, with_total
 from CrossModalSegLib.training.methods.supervision import supervise
@@ -46,7 +47,7 @@ class MixedPseudoLabels(Method):
         supervised = [supervise({"out": logits}, batch.labels, self.dice_weight, False) for logits in decoders]
         terms = {name: 0.5 * (supervised[0][name] + supervised[1][name]) for name in supervised[0]}
         mix = mixed_labels(*decoders, alpha=float(torch.rand(())))
-        pseudo = 0.5 * sum(soft_cross_entropy(logits, mix) for logits in decoders)
+        pseudo = 0.5 * sum(soft_cross_entropy(logits, mix, batch.inside) for logits in decoders)
         return with_total({**terms, "pseudo": self.config.weight * pseudo})
 
 
@@ -56,6 +57,6 @@ def mixed_labels(first: Tensor, second: Tensor, alpha: float) -> Tensor:
         return alpha * first.softmax(1) + (1.0 - alpha) * second.softmax(1)
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over voxels of -sum_c target_c log y_c; both (N, K + 1, k, j, i)."""
-    return -(target * logits.log_softmax(1)).sum(1).mean()
+def soft_cross_entropy(logits: Tensor, target: Tensor, inside: Tensor | None = None) -> Tensor:
+    """Mean over voxels inside (None: all) of -sum_c target_c log y_c; both (N, K + 1, k, j, i)."""
+    return -inside_mean((target * logits.log_softmax(1)).sum(1, keepdim=True), inside)

@@ -35,4 +35,4 @@ class EntropyMinimization(PartialCrossEntropy):
 
     def regularization(self, batch: Batch, outputs: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:  # noqa: ARG002
         """See `PartialCrossEntropy`."""
-        return {"entropy": self.config.weight * entropy_loss(outputs["out"])}
+        return {"entropy": self.config.weight * entropy_loss(outputs["out"], batch.inside)}

@@ -65,7 +65,7 @@ class Method:
 
         Args:
             batch: On the network's device.
-            outputs: Logits (N, K + 1, k, j, i) by branch, float32.
+            outputs: Logits (N, K + 1, k, j, i) by branch, float32; "similarity" is a scalar loss term.
             step: Steps done before this one.
 
         Returns:

@@ -37,5 +37,6 @@ class MumfordShah(PartialCrossEntropy):
 
     def regularization(self, batch: Batch, outputs: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:  # noqa: ARG002
         """See `PartialCrossEntropy`."""
-        energy = mumford_shah(outputs["out"].softmax(1), batch.images, self.config.contour_weight)
+        y, weight = outputs["out"].softmax(1), self.config.contour_weight
+        energy = mumford_shah(y, batch.images, weight, spacing=batch.spacing, inside=batch.inside)
         return {"ms": self.config.weight * energy}

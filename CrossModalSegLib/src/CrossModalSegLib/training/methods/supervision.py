@@ -1,4 +1,4 @@
-"""Learning from labelled voxels: partial cross-entropy, and partial Dice beside it."""
+"""Learning from labelled voxels: partial cross-entropy, partial Dice beside it, and what else a network asks for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from CrossModalSegLib.losses.partial_cross_entropy import partial_cross_entropy
 from CrossModalSegLib.losses.partial_dice import partial_dice
 
 BRANCHES = ("out", "ct", "mr")
+SIMILARITY = "similarity"
 
 
 def supervise(
     outputs: Mapping[str, Tensor], labels: Tensor, dice_weight: float, deep_supervision: bool
 ) -> dict[str, Tensor]:
-    """Terms "pce" and, with a weight, "dice", each summed over the supervised branches (Eq. 4).
+    """Terms "pce" and, with a weight, "dice", each summed over the supervised branches (Eq. 4), and "similarity".
+
+    The further predictions "aux1", "aux2" … of deeply supervised networks count with 1/2, 1/4 …; "aux" of the dual
+    decoder belongs to DMSPS and does not count here. "similarity" is a loss term that M-CNN computes itself.
 
     Dense masks go through the same losses: there, every voxel within the volume is labelled.
 
@@ -23,10 +27,18 @@ def supervise(
         outputs: Logits (N, K + 1, k, j, i) by branch.
         labels: (N, k, j, i), 255 where unlabelled.
         dice_weight: Of the partial Dice.
-        deep_supervision: Supervise the single-modal branches too, where the network has them.
+        deep_supervision: Supervise the single-modal branches and further predictions too, where there are some.
     """
-    names = [name for name in BRANCHES if name in outputs] if deep_supervision else ["out"]
-    terms = {"pce": sum(partial_cross_entropy(outputs[name], labels) for name in names)}
+    weights = _branch_weights(outputs) if deep_supervision else {"out": 1.0}
+    terms = {"pce": sum(w * partial_cross_entropy(outputs[name], labels) for name, w in weights.items())}
     if dice_weight > 0:
-        terms["dice"] = dice_weight * sum(partial_dice(outputs[name], labels) for name in names)
+        terms["dice"] = dice_weight * sum(w * partial_dice(outputs[name], labels) for name, w in weights.items())
+    if SIMILARITY in outputs:
+        terms[SIMILARITY] = outputs[SIMILARITY]
     return terms
+
+
+def _branch_weights(outputs: Mapping[str, Tensor]) -> dict[str, float]:
+    weights = {name: 1.0 for name in BRANCHES if name in outputs}
+    further = [name for name in outputs if name.startswith("aux") and name[3:].isdigit()]
+    return weights | {name: 0.5 ** int(name[3:]) for name in further}

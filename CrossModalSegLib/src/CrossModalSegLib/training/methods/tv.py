@@ -38,4 +38,6 @@ class TotalVariation(PartialCrossEntropy):
 
     def regularization(self, batch: Batch, outputs: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:  # noqa: ARG002
         """See `PartialCrossEntropy`."""
-        return {"tv": self.config.weight * total_variation(outputs["out"].softmax(1), self.config.form)}
+        y = outputs["out"].softmax(1)
+        length = total_variation(y, self.config.form, spacing=batch.spacing, inside=batch.inside)
+        return {"tv": self.config.weight * length}

@@ -76,7 +76,7 @@ class MeanTeacher(PartialCrossEntropy):
         student = torch.rot90(outputs["out"].softmax(1), turns, (3, 4))
         with torch.no_grad(), self.autocast():
             target = self._teach(torch.rot90(self._noisy(batch.images), turns, (3, 4)))
-        is_certain = torch.rot90(self._is_certain(batch.images, step), turns, (2, 3))
+        is_certain = torch.rot90(self._is_certain(batch.images, step) & batch.inside, turns, (2, 3))
         distance = ((student - target) ** 2).mean(1)
         weight = config.consistency * sigmoid_ramp(step, round(config.ramp_share * self.setting.total_steps))
         return {"consistency": weight * (distance * is_certain).sum() / is_certain.sum().clamp(min=1)}
