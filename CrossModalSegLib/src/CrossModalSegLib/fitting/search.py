@@ -20,6 +20,8 @@ from CrossModalSegLib.volume import Volume
 logger = logging.getLogger(__name__)
 
 FIRST_ANSWER = "first answer"
+# Strokes are easy voxels, so that small differences in agreement say nothing: a better answer has to gain this much.
+LEAST_GAIN = 0.005
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Search:
     def _consider(self, name: str) -> None:
         """Judge the present network; keep its weights and its answer from all scribbles when it is the best."""
         agreement = self._judge.agreement(self.tuner.predict(self._judge.shown)) if self._judge.can_judge else None
-        is_best = agreement is None or agreement >= self._best_agreement
+        is_best = agreement is None or not self._best_weights or agreement >= self._best_agreement + LEAST_GAIN
         if is_best:
             self._best_agreement = agreement or 0.0
             self._best_weights = {n: t.detach().clone() for n, t in self.tuner.network.state_dict().items()}
