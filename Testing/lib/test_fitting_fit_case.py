@@ -13,7 +13,7 @@ from CrossModalSegLib.errors import Cancelled, InputError, LabelError, ModelErro
 from CrossModalSegLib.fitting.fit_case import FitConfig, fit_case, load_prior
 from CrossModalSegLib.fitting.judge import split_scribbles
 from CrossModalSegLib.fitting.prior_training import PriorConfig, prior_network
-from CrossModalSegLib.fitting.search import FIRST_ANSWER, Search, SearchLimits
+from CrossModalSegLib.fitting.search import FIRST_ANSWER, UNJUDGED_STEPS, Search, SearchLimits
 from CrossModalSegLib.fitting.synthesis import LESION, LabelledVolume, SynthesisConfig, synthesise
 from CrossModalSegLib.fitting.tuning import PromptedTuning, ScratchTuning
 from CrossModalSegLib.fitting.working_case import working_case
@@ -242,3 +242,13 @@ def test_the_callers_random_state_is_left_alone() -> None:
     torch.manual_seed(7)
     fit_case(loaded_case(), TABLE, FitConfig(method="pce", **QUICK))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_without_held_out_scribbles_tuning_stops_early():
+    working = working_case(loaded_case())
+    judge = split_scribbles(working.prepared.scribbles, 0.0, np.random.default_rng(0))
+    tuner = FailingTuner(RuntimeError("never"))
+    tuner.step = lambda: {"total": 1.0}
+    search = Search(working, judge, tuner, SearchLimits(600.0, 600.0, 0), SilentProgress(), CancelToken(), None)
+    search.run()
+    assert len(search.history) == UNJUDGED_STEPS

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 FIRST_ANSWER = "first answer"
 # Strokes are easy voxels, so that small differences in agreement say nothing: a better answer has to gain this much.
 LEAST_GAIN = 0.005
+# Tuning helps at first and forgets later; where nothing was held out, nothing else tells when to stop.
+UNJUDGED_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Search:
                 considered = time.monotonic()
                 if self._is_out_of_patience():
                     return
+            if self._has_tuned_blindly():
+                break
         if not self.stages or (self.history and self.stages[-1].name != self._step_name):
             self._consider(self._step_name)
 
@@ -147,6 +151,10 @@ class Search:
     def _show(self, stage: Stage) -> None:
         if self._on_preview is not None:
             self._on_preview(self._working.answer(self._best).labels, stage)
+
+    def _has_tuned_blindly(self) -> bool:
+        is_blind = self.tuner.answers_at_once and not self._judge.can_judge
+        return is_blind and len(self.history) >= UNJUDGED_STEPS
 
     def _is_out_of_patience(self) -> bool:
         patience = self._limits.patience
