@@ -153,11 +153,6 @@ def to_source_grid(array: np.ndarray, prepared: PreparedCase, interpolation: Int
     return resample_aligned(array, prepared.grid, grid_of(prepared.source), interpolation)
 
 
-def to_working_grid(array: np.ndarray, prepared: PreparedCase, interpolation: Interpolation) -> np.ndarray:
-    """An array (k, j, i) of the case's own grid on the working grid."""
-    return resample_aligned(array, grid_of(prepared.source), prepared.grid, interpolation)
-
-
 def restore_probabilities(prob: np.ndarray, prepared: PreparedCase) -> np.ndarray:
     """Probabilities on the case's own grid.
 
