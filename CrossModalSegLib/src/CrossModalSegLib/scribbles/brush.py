@@ -49,12 +49,12 @@ def draw_points(points: np.ndarray, shape: tuple[int, int], diameter: float = 1.
         return canvas
     nearest = np.rint(points).astype(np.intp)
     reach = int(np.ceil(diameter / 2))
-    for row in range(-reach, reach + 1):
-        for column in range(-reach, reach + 1):
-            pixels = nearest + np.array([row, column])
-            touched = np.linalg.norm(pixels - points, axis=1) < diameter / 2
-            if row == 0 and column == 0:
-                touched[:] = True
-            inside = touched & (pixels >= 0).all(axis=1) & (pixels < shape).all(axis=1)
-            canvas[pixels[inside, 0], pixels[inside, 1]] = True
+    steps = np.arange(-reach, reach + 1)
+    # (n, steps, steps): all pixels around every point at once.
+    rows, columns = nearest[:, :1] + steps, nearest[:, 1:] + steps
+    near = (rows - points[:, :1])[:, :, None] ** 2 + (columns - points[:, 1:])[:, None] ** 2 < (diameter / 2) ** 2
+    near[:, reach, reach] = True
+    near &= ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None]
+    point, row, column = near.nonzero()
+    canvas[rows[point, row], columns[point, column]] = True
     return canvas

@@ -1,0 +1,54 @@
+"""A cohort of five simulated MR contrasts and the CT they are made from, for each abdominal CT case (BTCV, CC BY 4.0).
+
+    python Testing/benchmarks/sabs_modalities.py --data DATA --out FOLDER --cases 03 16 19 24 [--seed N]
+
+All images of a case share its grid; masks hold the 13 organs. Only the CT and the labels are real.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from sabs_cohort import ORGANS, sabs_cohort
+
+from CrossModalSegLib.cohort import Cohort, write_cohort
+from CrossModalSegLib.io import read_volume, write_volume
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.simulation.real_ct import mr_from_ct
+
+CONTRASTS = ("t1", "t2_spir", "dwi", "in_phase", "opposed_phase")
+
+
+def sabs_modalities(data: Path, out: Path, cases: list[str], seed: int = 0) -> Cohort:
+    """Write the simulated images and `out`/cohort.json, and return the cohort."""
+    cohort = sabs_cohort(data, out, cases)
+    table = LabelTable.from_names(ORGANS)
+    entries = []
+    for index, case in enumerate(cohort.cases):
+        ct, mask = read_volume(case.images["ct"]), read_volume(case.mask)
+        images = dict(case.images)
+        for number, contrast in enumerate(CONTRASTS):
+            path = out / f"{case.name}_{contrast}.nii.gz"
+            if not path.exists():
+                write_volume(mr_from_ct(ct, mask, table, seed + len(CONTRASTS) * index + number, contrast), path)
+            images[contrast] = path.resolve()
+        entries.append(replace(case, images=images))
+    cohort = replace(cohort, modalities=("ct", *CONTRASTS), cases=tuple(entries))
+    write_cohort(cohort, out / "cohort.json")
+    return cohort
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cases", nargs="+", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    sabs_modalities(arguments.data, arguments.out, arguments.cases, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
