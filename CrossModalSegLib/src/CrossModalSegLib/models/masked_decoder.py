@@ -1,0 +1,203 @@
+"""The decoder of CrossMR: queries of each organ look at the target, then at the organ's visual tokens.
+
+Notable in this decoder (Fig. 2, on the masked attention of Mask2Former and SEEM):
+- a layer is cross-attention, self-attention, feed-forward; the levels take turns: 1/32, 1/16, 1/8, 1/32, ...;
+- cross-attention goes to the target alone, and only where the mask predicted before is above one half; a query whose
+  mask is empty looks everywhere;
+- self-attention is closed within an organ: its queries see each other and the organ's tokens of the layer's level.
+  Tokens are keys and values only, so nothing passes from one organ to another, and an organ's answer does not depend on
+  which others are asked for;
+- heads after 0, 1, ..., L layers, all of which are trained: a mask embedding whose dot products with the target's mask
+  features are the mask; its similarity to the mean mask feature under the scribble, which decides among an organ's
+  queries; and whether the organ is in the target at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from CrossModalSegLib.models.attention import AttentionBlock, FeedForwardBlock, initialize_linear
+from CrossModalSegLib.models.sine_position import sine_position
+from CrossModalSegLib.models.visual_sampler import LEVEL_STRIDES, VisualTokens
+
+LEVELS = len(LEVEL_STRIDES)
+# Similarities are cosines times a learned factor: it starts at CLIP's 1 / 0.07 and stays below 100.
+SIMILARITY_SCALE, MAX_SIMILARITY_SCALE = 1.0 / 0.07, 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What one head says.
+
+    Attributes:
+        masks: (B, K, N, H/4, W/4) logits.
+        similarity: (B, K, N) float32, scaled similarity of a query's mask embedding and its organ's prototype.
+        presence: (B, K, N) logits of "the organ is in this target".
+        level: How many layers lie before the head.
+    """
+
+    masks: Tensor
+    similarity: Tensor
+    presence: Tensor
+    level: int
+
+
+class DecoderLayer(nn.Module):
+    """Cross-attention, self-attention and feed-forward, each normalised behind its addition."""
+
+    def __init__(self, channels: int, heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.cross = AttentionBlock(channels, heads)
+        self.within = AttentionBlock(channels, heads)
+        self.feedforward = FeedForwardBlock(channels, feedforward)
+
+
+class MaskedDecoder(nn.Module):
+    """Target features and tokens to the predictions of all heads."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        feedforward: int,
+        layers: int,
+        queries: int,
+        sample_queries: int | None = None,
+        seed_queries: bool = False,
+    ) -> None:
+        """A decoder.
+
+        Args:
+            channels, heads, feedforward, layers: Of the transformer.
+            queries: N, of each organ.
+            sample_queries: Draw this many of them at random in training; None uses all.
+            seed_queries: Add a projection of the organ's mean token to its queries before the first layer.
+        """
+        super().__init__()
+        self.sample_queries = sample_queries
+        self.query_features = nn.Parameter(torch.randn(queries, channels))
+        self.query_positions = nn.Parameter(torch.randn(queries, channels))
+        self.level_embeddings = nn.Parameter(torch.randn(LEVELS, channels))
+        self.seed = nn.Linear(channels, channels) if seed_queries else None
+        self.layers = nn.ModuleList(DecoderLayer(channels, heads, feedforward) for _ in range(layers))
+        self.norm = nn.LayerNorm(channels)
+        self.mask_embedding = nn.Sequential(
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+        )
+        self.presence = nn.Linear(channels, 1)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(SIMILARITY_SCALE)))
+        if self.seed is not None:
+            initialize_linear(self.seed)
+
+    def forward(self, levels: Sequence[Tensor], mask_features: Tensor, tokens: VisualTokens) -> list[Prediction]:
+        """The predictions after 0..L layers.
+
+        Args:
+            levels: Of the targets, (B, C, h, w) at 1/32, 1/16 and 1/8.
+            mask_features: Of the targets, (B, C, H/4, W/4).
+            tokens: Of the references, for the same B.
+        """
+        memories = [self._memory(level, i) for i, level in enumerate(levels)]
+        queries, positions = self._start(tokens)
+        predictions = [self._heads(queries, mask_features, tokens.prototype, 0)]
+        for i, layer in enumerate(self.layers):
+            at = i % LEVELS
+            allowed = attention_mask(predictions[-1].masks, levels[at].shape[-2:])
+            queries = self._layer(layer, queries, positions, memories[at], allowed, tokens, at)
+            predictions.append(self._heads(queries, mask_features, tokens.prototype, i + 1))
+        return predictions
+
+    def _memory(self, level: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        # Keys and values, (B, h * w, C): positions are only in the keys.
+        h, w = level.shape[-2:]
+        value = level.flatten(2).transpose(1, 2) + self.level_embeddings[index]
+        return value + sine_position(h, w, level.shape[1], level.device), value
+
+    def _start(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
+        # Queries (B, K, N, C) and their positions (N, C).
+        features, positions = self.query_features, self.query_positions
+        if self.training and self.sample_queries is not None:
+            drawn = torch.randperm(len(features), device=features.device)[: self.sample_queries]
+            features, positions = features[drawn], positions[drawn]
+        queries = features.expand(*tokens.organs.shape, -1, -1)
+        if self.seed is not None:
+            queries = queries + self.seed(mean_token(tokens))[:, :, None] * tokens.organs[..., None, None]
+        return queries, positions
+
+    def _layer(
+        self,
+        layer: DecoderLayer,
+        queries: Tensor,
+        positions: Tensor,
+        memory: tuple[Tensor, Tensor],
+        allowed: Tensor,
+        tokens: VisualTokens,
+        at: int,
+    ) -> Tensor:
+        b, k, n, _ = queries.shape
+        key, value = memory
+        x = layer.cross(queries.flatten(1, 2), positions.repeat(k, 1), key, value, allowed)
+        x = x.view(b * k, n, -1)
+        key, value, is_key = x + positions, x, None
+        if tokens.levels:
+            of_organ = tokens.levels[at].flatten(0, 1).to(x.dtype)
+            key, value = torch.cat([key, of_organ], 1), torch.cat([value, of_organ], 1)
+            is_key = functional.pad(tokens.valid.flatten(0, 1), (n, 0), value=True)[:, None]
+        x = layer.feedforward(layer.within(x, positions, key, value, is_key))
+        return x.view(b, k, n, -1)
+
+    def _heads(self, queries: Tensor, mask_features: Tensor, prototype: Tensor, level: int) -> Prediction:
+        x = self.norm(queries)
+        embedding = self.mask_embedding(x)
+        masks = torch.einsum("bknc,bchw->bknhw", embedding, mask_features)
+        with torch.autocast(x.device.type, enabled=False):
+            cosine = torch.einsum(
+                "bknc,bkc->bkn",
+                functional.normalize(embedding.float(), dim=-1),
+                functional.normalize(prototype.float(), dim=-1),
+            )
+            similarity = cosine * self.log_scale.exp().clamp(max=MAX_SIMILARITY_SCALE)
+        return Prediction(masks, similarity, self.presence(x)[..., 0], level)
+
+
+def mean_token(tokens: VisualTokens) -> Tensor:
+    """(B, K, C): the mean of an organ's tokens over all levels; 0 where it has none."""
+    valid = tokens.valid[..., None]
+    total = sum((level * valid).sum(2) for level in tokens.levels)
+    return total / (LEVELS * valid.sum(2).clamp(min=1))
+
+
+def attention_mask(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Where the queries may look at a level, (B, K * N, h * w) bool: within their masks, or everywhere if one is empty.
+
+    Args:
+        masks: (B, K, N, H/4, W/4) logits.
+        size: (h, w) of the level.
+    """
+    logits = functional.interpolate(
+        masks.detach().flatten(1, 2), size=tuple(size), mode="bilinear", align_corners=False
+    )
+    allowed = logits.flatten(2) >= 0.0
+    return allowed | ~allowed.any(-1, keepdim=True)
+
+
+def choose(prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """The mask of each organ's most similar query.
+
+    Returns:
+        (B, K, H/4, W/4) float32 mask logits, and (B, K) float32 probabilities that the organ is in the target.
+    """
+    best = prediction.similarity.argmax(-1, keepdim=True)
+    index = best[..., None, None].expand(-1, -1, -1, *prediction.masks.shape[-2:])
+    masks = prediction.masks.gather(2, index)[:, :, 0].float()
+    return masks, prediction.presence.gather(2, best)[..., 0].float().sigmoid()
