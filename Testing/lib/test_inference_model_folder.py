@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from CrossModalSegLib.data.preprocess import Preprocessing
+from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import ModelError, OutputError
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import (
@@ -205,3 +206,20 @@ def test_inputs_are_checked_by_name(caplog):
     with caplog.at_level(logging.WARNING):
         check_inputs(card(), SimpleNamespace(name="a", images={"ct": volume, "mr": volume, "pet": volume}))
     assert "does not use the images pet" in caplog.text
+
+
+def test_a_2d_model_says_how_volumes_become_slices(tmp_path):
+    slices = SlicePreprocessing(image_size=96, resize="stretch", percentiles=(1.0, 99.0))
+    folder = save_model(tmp_path / "2d", network(), card(slices=slices))
+    assert load_model(folder).card.slices == slices
+    edit(folder, slices={"image_size": 8})
+    with pytest.raises(ModelError, match=r"see slices: The image size is at least 32 pixels; got 8\."):
+        load_model(folder)
+
+
+def test_cards_of_before_2d_models_are_read(folder):
+    path = folder / "model.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["slices"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert load_model(folder).card.slices is None

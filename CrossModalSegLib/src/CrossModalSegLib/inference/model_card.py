@@ -8,6 +8,8 @@ from typing import Any
 
 from CrossModalSegLib.config import from_dict, to_dict
 from CrossModalSegLib.data.preprocess import Preprocessing
+from CrossModalSegLib.data.referring.slices import SlicePreprocessing
+from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import InputError, ModelError
 from CrossModalSegLib.labels import LabelTable
 
@@ -27,12 +29,14 @@ class ModelCard:
         labels: The classes.
         preprocessing: How images become network input.
         patch: Window size (k, j, i) of the training, or None.
+        slices: How the slices of an image become the input of a 2D network; None for 3D networks.
         provenance: Data, method, settings, hardware, dates; anything JSON can hold.
         metrics: Results of the validation.
         licence: Of the weights.
         seed: Of the training, or None.
         versions: Of the libraries at training time.
         weights_sha256: Of the model.safetensors beside it; filled in by `save_model`.
+        slices: How volumes become input of a 2D network, in place of `preprocessing`; None for 3D networks.
     """
 
     name: str
@@ -42,12 +46,14 @@ class ModelCard:
     labels: LabelTable
     preprocessing: Preprocessing = Preprocessing()
     patch: tuple[int, int, int] | None = None
+    slices: SlicePreprocessing | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     weights_sha256: str | None = None
+    slices: SlicePreprocessing | None = None
 
     def __post_init__(self) -> None:
         check_model_name(self.name)
@@ -65,6 +71,8 @@ class ModelCard:
         data["preprocessing"] = to_dict(self.preprocessing)
         data["modalities"] = list(self.modalities)
         data["patch"] = None if self.patch is None else list(self.patch)
+        data["slices"] = None if self.slices is None else to_dict(self.slices)
+        data["slices"] = None if self.slices is None else to_dict(self.slices)
         return data
 
     @classmethod
@@ -80,8 +88,11 @@ class ModelCard:
         content = {key: value for key, value in data.items() if key != "format"}
         labels = _parsed("labels", LabelTable.from_json, content.pop("labels", None))
         preprocessing = _parsed("preprocessing", _preprocessing, content.pop("preprocessing", None))
+        slices = content.pop("slices", None)
+        if slices is not None:
+            slices = _parsed("slices", _slices, slices)
         plain = _parsed("model.json", _plain_fields, content)
-        return cls(labels=labels, preprocessing=preprocessing, **plain)
+        return cls(labels=labels, preprocessing=preprocessing, slices=slices, **plain)
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,8 @@ class _PlainFields:
     seed: int | None
     versions: dict[str, str]
     weights_sha256: str | None
+    # Cards of models that were made before there were 2D networks lack it.
+    slices: SlicePreprocessing | None = None
 
 
 def check_model_name(name: str) -> None:
@@ -116,6 +129,10 @@ def _plain_fields(data: object) -> dict[str, Any]:
 
 def _preprocessing(data: object) -> Preprocessing:
     return from_dict(Preprocessing, data)
+
+
+def _slices(data: object) -> SlicePreprocessing:
+    return from_dict(SlicePreprocessing, data)
 
 
 def _parsed(what: str, parse: Any, data: object) -> Any:
