@@ -9,7 +9,6 @@ from typing import Any
 from CrossModalSegLib.config import from_dict, to_dict
 from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
-from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import InputError, ModelError
 from CrossModalSegLib.labels import LabelTable
 
@@ -29,7 +28,6 @@ class ModelCard:
         labels: The classes.
         preprocessing: How images become network input.
         patch: Window size (k, j, i) of the training, or None.
-        slices: How the slices of an image become the input of a 2D network; None for 3D networks.
         provenance: Data, method, settings, hardware, dates; anything JSON can hold.
         metrics: Results of the validation.
         licence: Of the weights.
@@ -46,7 +44,6 @@ class ModelCard:
     labels: LabelTable
     preprocessing: Preprocessing = Preprocessing()
     patch: tuple[int, int, int] | None = None
-    slices: SlicePreprocessing | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
@@ -71,7 +68,6 @@ class ModelCard:
         data["preprocessing"] = to_dict(self.preprocessing)
         data["modalities"] = list(self.modalities)
         data["patch"] = None if self.patch is None else list(self.patch)
-        data["slices"] = None if self.slices is None else to_dict(self.slices)
         data["slices"] = None if self.slices is None else to_dict(self.slices)
         return data
 
@@ -110,8 +106,6 @@ class _PlainFields:
     seed: int | None
     versions: dict[str, str]
     weights_sha256: str | None
-    # Cards of models that were made before there were 2D networks lack it.
-    slices: SlicePreprocessing | None = None
 
 
 def check_model_name(name: str) -> None:
