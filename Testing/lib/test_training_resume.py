@@ -25,7 +25,7 @@ sys.path.insert(0, {str(HERE)!r})
 from pathlib import Path
 from training_cohort import tiny_config
 from CrossModalSegLib.cohort import read_cohort
-from CrossModalSegLib.training import loop, trainer
+from CrossModalSegLib.training import loop, step_loop, trainer
 from CrossModalSegLib.training.trainer import train
 folder = Path(sys.argv[1])
 cohort = read_cohort(folder / "cohort.json")
@@ -50,10 +50,10 @@ import torch
 from CrossModalSegLib.errors import Cancelled
 from CrossModalSegLib.progress import CancelToken
 
-loop.STEPS_PER_REPORT = 1
+step_loop.STEPS_PER_REPORT = 1
 trainer.export_model = lambda out, run, *args, **kwargs: note(f"exported by {run.fabric.global_rank}")
-save = loop.save_checkpoint
-loop.save_checkpoint = lambda *args: (note(f"saved by {torch.distributed.get_rank()}"), save(*args))[1]
+save = step_loop.save_checkpoint
+step_loop.save_checkpoint = lambda *args: (note(f"saved by {torch.distributed.get_rank()}"), save(*args))[1]
 run_to_the_end = loop.TrainingLoop.run
 
 

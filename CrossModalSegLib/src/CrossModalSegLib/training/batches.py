@@ -1,4 +1,4 @@
-"""Batches of patches, cut and augmented in background threads while the network trains."""
+"""Batches, made in background threads while the network trains: of patches, or of whatever a sampler plans."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -67,18 +67,41 @@ def collate(patches: Sequence[Patch]) -> Batch:
     )
 
 
-class BatchStream:
+class PlanSource(Protocol):
+    """Draws plans in order; what is made of a plan follows from the plan alone."""
+
+    def plan(self) -> Any:
+        """The next plan."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is in its draws."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+
+
+class MovableBatch(Protocol):
+    """A batch that can be brought to a device."""
+
+    def to(self, device: torch.device) -> MovableBatch:
+        """The batch on a device."""
+
+    def pinned(self) -> MovableBatch:
+        """The batch in page-locked memory, from which copies to a GPU overlap with computing."""
+
+
+class PlannedStream:
     """An endless stream of batches.
 
-    Patches are drawn in the caller's thread, in order; cutting and augmenting follow from the plans alone. So the
-    stream is the same for any number of threads, and `state_dict` is the sampler's state right after the batch that
-    was handed out last, however far the threads are ahead.
+    Plans are drawn in the caller's thread, in order; making the batches follows from the plans alone. So the stream is
+    the same for any number of threads, and `state_dict` is the sampler's state right after the batch that was handed
+    out last, however far the threads are ahead.
     """
 
     def __init__(
         self,
-        sampler: PatchSampler,
-        augmentation: AugmentationConfig | AugmentationLevel | None,
+        sampler: PlanSource,
+        make: Callable[[Sequence[Any]], MovableBatch],
         batch_size: int,
         *,
         threads: int = 1,
@@ -87,24 +110,22 @@ class BatchStream:
         """Begin to prepare batches.
 
         Args:
-            sampler: Draws the patches.
-            augmentation: Its strength.
-            batch_size: Patches in a batch.
+            sampler: Draws the plans.
+            make: A batch of plans; called in the threads.
+            batch_size: Plans in a batch.
             threads: Number of background threads.
             pin_memory: For a GPU.
         """
         self.sampler = sampler
         self.batch_size = batch_size
-        self._margin = patch_margin(sampler.size, augmentation)
-        self._make_augmentation: Callable[[], Augmentation] = lambda: Augmentation(augmentation, size=sampler.size)
-        self._local = threading.local()
+        self._make_batch = make
         self._pin = pin_memory
         self._depth = threads + 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
-        self._pending: deque[tuple[Future[Batch], dict[str, Any]]] = deque()
+        self._pending: deque[tuple[Future[MovableBatch], dict[str, Any]]] = deque()
         self._state = sampler.state_dict()
 
-    def next(self) -> Batch:
+    def next(self) -> MovableBatch:
         """The next batch."""
         while len(self._pending) < self._depth:
             self._submit()
@@ -113,11 +134,6 @@ class BatchStream:
         self._state = state
         self._submit()
         return batch
-
-    def set_extra(self, name: str, maps: Sequence[np.ndarray]) -> None:
-        """Give, or replace, a further label map; batches already prepared with the old ones are made again."""
-        self._rewind(self._state)
-        self.sampler.set_extra(name, maps)
 
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state after the batch that was handed out last."""
@@ -145,12 +161,47 @@ class BatchStream:
         plans = [self.sampler.plan() for _ in range(self.batch_size)]
         self._pending.append((self._pool.submit(self._make, plans), self.sampler.state_dict()))
 
-    def _make(self, plans: Sequence[PatchPlan]) -> Batch:
+    def _make(self, plans: Sequence[Any]) -> MovableBatch:
+        batch = self._make_batch(plans)
+        return batch.pinned() if self._pin else batch
+
+
+class BatchStream(PlannedStream):
+    """An endless stream of batches of patches."""
+
+    def __init__(
+        self,
+        sampler: PatchSampler,
+        augmentation: AugmentationConfig | AugmentationLevel | None,
+        batch_size: int,
+        *,
+        threads: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        """Begin to prepare batches.
+
+        Args:
+            sampler: Draws the patches.
+            augmentation: Its strength.
+            batch_size: Patches in a batch.
+            threads: Number of background threads.
+            pin_memory: For a GPU.
+        """
+        self._margin = patch_margin(sampler.size, augmentation)
+        self._make_augmentation: Callable[[], Augmentation] = lambda: Augmentation(augmentation, size=sampler.size)
+        self._local = threading.local()
+        super().__init__(sampler, self._cut, batch_size, threads=threads, pin_memory=pin_memory)
+
+    def set_extra(self, name: str, maps: Sequence[np.ndarray]) -> None:
+        """Give, or replace, a further label map; batches already prepared with the old ones are made again."""
+        self._rewind(self._state)
+        self.sampler.set_extra(name, maps)
+
+    def _cut(self, plans: Sequence[PatchPlan]) -> Batch:
         if not hasattr(self._local, "augmentation"):
             # One each thread: its transforms hold random states while they work.
             self._local.augmentation = self._make_augmentation()
-        batch = collate([self._local.augmentation(self.sampler.cut(plan, self._margin)) for plan in plans])
-        return batch.pinned() if self._pin else batch
+        return collate([self._local.augmentation(self.sampler.cut(plan, self._margin)) for plan in plans])
 
 
 def patch_margin(size: Shape3, augmentation: AugmentationConfig | AugmentationLevel | None) -> Shape3:

@@ -88,7 +88,7 @@ def make_card(
 
 
 def _metrics(run: TrainingRun, validated_on: str) -> dict[str, Any]:
-    if run.best_dice is None:
+    if run.best_score is None:
         return {"validated_on": "none"}
     best = max(run.history.validation, key=lambda entry: -1.0 if entry["dice"] is None else entry["dice"])
     return {"validated_on": validated_on, **best}

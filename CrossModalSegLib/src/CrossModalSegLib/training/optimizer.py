@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -11,7 +12,12 @@ OptimizerName = Literal["adam", "adamw", "sgd"]
 
 
 def build_optimizer(
-    network: nn.Module, name: OptimizerName, learning_rate: float, weight_decay: float, momentum: float
+    network: nn.Module,
+    name: OptimizerName,
+    learning_rate: float,
+    weight_decay: float,
+    momentum: float = 0.0,
+    rate_shares: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """An optimiser of all trainable parameters, fused into one kernel.
 
@@ -21,13 +27,26 @@ def build_optimizer(
         learning_rate: At the start.
         weight_decay: For weights; biases, normalisation and activation parameters are not decayed.
         momentum: Of "sgd".
+        rate_shares: By a part of the network (the beginning of its parameters' names), the share of the learning rate
+            that it gets; each group of parameters keeps its own as "rate_share".
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    shares = {"": 1.0, **(rate_shares or {})}
+    parameters: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for each, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            part = max((part for part in shares if each.startswith(part)), key=len)
+            parameters.setdefault((part, parameter.ndim > 1), []).append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": parameters[part, is_decayed],
+            "weight_decay": weight_decay if is_decayed else 0.0,
+            "rate_share": shares[part],
+            "lr": learning_rate * shares[part],
+        }
+        for part in shares
+        for is_decayed in (True, False)
+        if (part, is_decayed) in parameters
     ]
-    groups = [group for group in groups if group["params"]]
     if name == "sgd":
         return torch.optim.SGD(groups, learning_rate, momentum=momentum, nesterov=momentum > 0, fused=True)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam

@@ -1,4 +1,4 @@
-"""Learning rates as a function of the step alone, so that there is no state to save."""
+"""Learning rates as a function of the step, or of the share that is done, alone, so that there is no state to save."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ def learning_rate(base: float, step: int, total: int, schedule: ScheduleName, wa
         schedule: "constant"; "poly": base * (1 - step / total)^0.9; "cosine": half a cosine to 0.
         warm_up: Steps over which the rate rises linearly.
     """
+    return learning_rate_at(base, min(1.0, step / max(1, total)), schedule, step, warm_up)
+
+
+def learning_rate_at(base: float, done: float, schedule: ScheduleName, step: int, warm_up: int = 0) -> float:
+    """The learning rate where a share of the training, 0 to 1, is done; see `learning_rate`."""
     ramp = min(1.0, (step + 1) / (warm_up + 1))
-    done = min(1.0, step / max(1, total))
     if schedule == "poly":
         return base * ramp * (1.0 - done) ** POLY_POWER
     if schedule == "cosine":

@@ -6,9 +6,8 @@ The output itself, a model folder with `history.json`, `training.json` and `curv
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +15,10 @@ import torch
 
 from CrossModalSegLib.cohort import Cohort
 from CrossModalSegLib.config import to_dict
-from CrossModalSegLib.data.cache import is_cache, remove_cache
 from CrossModalSegLib.data.patches import PatchSampler
-from CrossModalSegLib.errors import OutputError
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.batches import BatchStream
 from CrossModalSegLib.training.cases import TrainingCases, arrange_cases, check_annotations, prepare_cases
-from CrossModalSegLib.training.checkpoint import (
-    holds_only_checkpoints,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_checkpoints,
-)
 from CrossModalSegLib.training.config import TrainingConfig
 from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.export import export_model
@@ -36,15 +27,19 @@ from CrossModalSegLib.training.loop import TrainingLoop
 from CrossModalSegLib.training.methods.factory import build_method
 from CrossModalSegLib.training.methods.method import MethodSetting
 from CrossModalSegLib.training.network import leaves_parameters_unused, make_network
-from CrossModalSegLib.training.resume import check_same_training
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
 from CrossModalSegLib.training.run import TrainingRun
 from CrossModalSegLib.training.split import Split, split_cases
+from CrossModalSegLib.training.working_folder import (
+    check_output,
+    no_remains,
+    open_working_folder,
+    remove_working_folder,
+    working_folder,
+)
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-logger = logging.getLogger(__name__)
 
 # So far apart are the seeds of the processes of one training.
 SEEDS_PER_PROCESS = 1_000_003
@@ -92,13 +87,13 @@ def train(
         Cancelled, KeyboardInterrupt: On request; a checkpoint was written.
     """
     out = Path(out)
-    working = out.resolve().with_name(f"{out.resolve().name}.training")
-    _check_output(out, working, resume)
+    working = working_folder(out)
+    check_output(out, working, resume)
     split = split_cases(cohort, config.fold, config.validation_share, config.seed)
     check_annotations(split.training, config.target, config.method)
     chosen = choose_accelerator(accelerator)
     precision = choose_precision(config.precision, chosen)
-    with isolated_rng(), InterruptGuard(cancel) as guard, _no_remains(working):
+    with isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
         fabric = build_fabric(
             accelerator=accelerator,
             devices=devices,
@@ -109,7 +104,7 @@ def train(
         )
         progress = progress if progress is not None and fabric.global_rank == 0 else SilentProgress()
         description = _describe(cohort, split, config, fabric)
-        checkpoint = _open_working_folder(working, description, fabric, resume)
+        checkpoint = open_working_folder(working, description, fabric, resume)
         cases = _load_cases(cohort, split, config, fabric, cache_dir or working / "cache", resample, progress, guard)
         with _open_run(cohort, cases, config, fabric) as run:
             loop = TrainingLoop(
@@ -127,56 +122,9 @@ def train(
             loop.run()
         if fabric.global_rank == 0:
             export_model(out, run, cohort, description=description["cases"], validated_on=cases.kind)
-            _remove_working_folder(working)
+            remove_working_folder(working)
         fabric.barrier()
     return out
-
-
-def _check_output(out: Path, working: Path, resume: bool) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            f"The output folder '{out}' exists and is not empty; name another one"
-            + (": the training that made it is finished." if resume else ", or delete it.")
-        )
-    if _is_foreign(working):
-        raise OutputError(
-            f"'{working}' is where the unfinished training would be kept, but something else is there; move it away, "
-            "or name another output folder."
-        )
-    if latest_checkpoint(working / "checkpoints") is not None and not resume:
-        raise OutputError(
-            f"'{working}' holds a training that was stopped; resume it, or delete that folder to begin anew."
-        )
-
-
-@contextmanager
-def _no_remains(working: Path) -> Iterator[None]:
-    """Remove the working folder on failure, unless there is a checkpoint in it to continue from."""
-    try:
-        yield
-    except BaseException:
-        if latest_checkpoint(working / "checkpoints") is None:
-            _remove_working_folder(working)
-        raise
-
-
-def _remove_working_folder(working: Path) -> None:
-    """Remove what a training wrote there, and the folder unless something else is in it."""
-    remove_checkpoints(working / "checkpoints")
-    remove_cache(working / "cache")
-    with suppress(OSError):
-        working.rmdir()
-
-
-def _is_foreign(working: Path) -> bool:
-    """Whether there is something in the place of the working folder that no training made."""
-    if not working.exists():
-        return False
-    if not working.is_dir():
-        return True
-    checkpoints = working / "checkpoints"
-    is_ours = latest_checkpoint(checkpoints) is not None or holds_only_checkpoints(checkpoints)
-    return any(working.iterdir()) and not (is_ours or is_cache(working / "cache"))
 
 
 def _describe(cohort: Cohort, split: Split, config: TrainingConfig, fabric: Fabric) -> dict[str, Any]:
@@ -190,25 +138,6 @@ def _describe(cohort: Cohort, split: Split, config: TrainingConfig, fabric: Fabr
         },
         "processes_count": fabric.world_size,
     }
-
-
-def _open_working_folder(working: Path, description: dict[str, Any], fabric: Fabric, resume: bool) -> Path | None:
-    """Make the folder of the unfinished training, or find its checkpoint."""
-    checkpoint = latest_checkpoint(working / "checkpoints") if resume else None
-    checkpoint = fabric.broadcast(checkpoint)  # one answer for all, however late a network disk shows a folder
-    if checkpoint is not None:
-        saved = load_checkpoint(checkpoint)
-        check_same_training({key: saved.get(key) for key in description}, description)
-        return checkpoint
-    if resume:
-        logger.warning("There is no checkpoint in '%s': the training begins with the first step.", working)
-    if fabric.global_rank == 0:
-        try:
-            working.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"'{working}' cannot be made ({error.strerror}); name another output folder.") from error
-    fabric.barrier()
-    return None
 
 
 def _load_cases(

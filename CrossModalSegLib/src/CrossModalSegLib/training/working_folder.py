@@ -1,0 +1,100 @@
+"""The folder beside the output in which a training keeps what it needs to be continued."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from CrossModalSegLib.data.cache import is_cache, remove_cache
+from CrossModalSegLib.errors import OutputError
+from CrossModalSegLib.training.checkpoint import (
+    holds_only_checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_checkpoints,
+)
+from CrossModalSegLib.training.resume import check_same_training
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+logger = logging.getLogger(__name__)
+
+
+def working_folder(out: Path) -> Path:
+    """`<out>.training`."""
+    return out.resolve().with_name(f"{out.resolve().name}.training")
+
+
+def check_output(out: Path, working: Path, resume: bool) -> None:
+    """Refuse an output that exists, a foreign working folder, and a stopped training that is not to be resumed.
+
+    Raises:
+        OutputError: One of these is in the way.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(
+            f"The output folder '{out}' exists and is not empty; name another one"
+            + (": the training that made it is finished." if resume else ", or delete it.")
+        )
+    if _is_foreign(working):
+        raise OutputError(
+            f"'{working}' is where the unfinished training would be kept, but something else is there; move it away, "
+            "or name another output folder."
+        )
+    if latest_checkpoint(working / "checkpoints") is not None and not resume:
+        raise OutputError(
+            f"'{working}' holds a training that was stopped; resume it, or delete that folder to begin anew."
+        )
+
+
+@contextmanager
+def no_remains(working: Path) -> Iterator[None]:
+    """Remove the working folder on failure, unless there is a checkpoint in it to continue from."""
+    try:
+        yield
+    except BaseException:
+        if latest_checkpoint(working / "checkpoints") is None:
+            remove_working_folder(working)
+        raise
+
+
+def remove_working_folder(working: Path) -> None:
+    """Remove what a training wrote there, and the folder unless something else is in it."""
+    remove_checkpoints(working / "checkpoints")
+    remove_cache(working / "cache")
+    with suppress(OSError):
+        working.rmdir()
+
+
+def _is_foreign(working: Path) -> bool:
+    """Whether there is something in the place of the working folder that no training made."""
+    if not working.exists():
+        return False
+    if not working.is_dir():
+        return True
+    checkpoints = working / "checkpoints"
+    is_ours = latest_checkpoint(checkpoints) is not None or holds_only_checkpoints(checkpoints)
+    return any(working.iterdir()) and not (is_ours or is_cache(working / "cache"))
+
+
+def open_working_folder(working: Path, description: Mapping[str, Any], fabric: Fabric, resume: bool) -> Path | None:
+    """Make the folder of the unfinished training, or find its checkpoint."""
+    checkpoint = latest_checkpoint(working / "checkpoints") if resume else None
+    checkpoint = fabric.broadcast(checkpoint)  # one answer for all, however late a network disk shows a folder
+    if checkpoint is not None:
+        saved = load_checkpoint(checkpoint)
+        check_same_training({key: saved.get(key) for key in description}, description)
+        return checkpoint
+    if resume:
+        logger.warning("There is no checkpoint in '%s': the training begins with the first step.", working)
+    if fabric.global_rank == 0:
+        try:
+            working.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"'{working}' cannot be made ({error.strerror}); name another output folder.") from error
+    fabric.barrier()
+    return None
