@@ -37,3 +37,7 @@ class OutputError(CrossModalSegError):
 
 class Cancelled(CrossModalSegError):
     """The person asked the running work to stop."""
+
+
+class WorkerError(CrossModalSegError):
+    """The worker process cannot be started."""

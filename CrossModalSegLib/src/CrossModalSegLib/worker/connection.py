@@ -1,0 +1,296 @@
+"""One life of the worker process, seen from the client: what goes in, what comes out, and its end.
+
+Three threads wait where the caller must not: one writes arrays and requests, one reads events and arrays, one reads
+the process's chatter. Whatever arrives goes into the client's inbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from CrossModalSegLib import __version__
+from CrossModalSegLib.errors import CrossModalSegError, InputError
+from CrossModalSegLib.worker.jobs_folder import JobsFolder
+from CrossModalSegLib.worker.messages import (
+    EVENTS,
+    MAX_LINE_BYTES,
+    RESULT_TYPES,
+    Control,
+    Envelope,
+    Error,
+    Event,
+    Hello,
+    JobRequest,
+    Preview,
+    Ready,
+    Shutdown,
+    from_line,
+    to_line,
+)
+from CrossModalSegLib.worker.processes import created, end_tree
+from CrossModalSegLib.worker.volume_files import read_volumes, write_volumes
+
+_CHATTER_LINES = 40
+_LAST_WORDS_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The process ended.
+
+    Attributes:
+        reason: a sentence about it.
+        was_asked: whether `stop` or `kill` ended it.
+    """
+
+    reason: str
+    was_asked: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """Something for the client.
+
+    Attributes:
+        source: the connection, or None where there is none.
+        job: which job it is about, or None.
+        event: what happened.
+    """
+
+    source: Connection | None
+    job: str | None
+    event: Event | Lost
+
+
+class Connection:
+    """A running worker process.
+
+    Attributes:
+        pid: of the process, or of its launcher.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None,
+        folder: JobsFolder,
+        inbox: queue.SimpleQueue[Arrival],
+    ) -> None:
+        """Start the process.
+
+        Raises:
+            OSError: the command cannot be started.
+        """
+        self._folder, self._inbox = folder, inbox
+        self._outbox: queue.SimpleQueue[tuple[JobRequest | Control, str | None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._unsent: set[str] = set()
+        self._open: set[str] = set()
+        self._previews: dict[str, Preview] = {}
+        self._chatter: deque[str] = deque(maxlen=_CHATTER_LINES)
+        self._was_asked = self._is_ready = False
+        self._confusion: str | None = None
+        self._process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=None if environment is None else dict(environment),
+            **_detached(),
+        )
+        self.pid = self._process.pid
+        hello = Hello(__version__, folder.path, os.getpid(), created(os.getpid()) or 0.0)
+        self._outbox.put((hello, None))
+        self._reader = _thread(self._read)
+        self._listener = _thread(self._listen)
+        _thread(self._write)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._reader.is_alive()
+
+    def submit(self, job: str, request: JobRequest) -> None:
+        """Send a request; its arrays are written in the background."""
+        with self._lock:
+            self._unsent.add(job)
+            self._open.add(job)
+        self._outbox.put((request, job))
+
+    def send(self, control: Control, job: str) -> None:
+        """Send a wish about a job."""
+        self._outbox.put((control, job))
+
+    def withdraw(self, job: str) -> bool:
+        """Take back a request that was not sent yet; whether that was so."""
+        with self._lock:
+            is_unsent = job in self._unsent
+            self._unsent.discard(job)
+            if is_unsent:
+                self._open.discard(job)
+        return is_unsent
+
+    def has_open(self, job: str) -> bool:
+        """Whether the worker still owes a result or an error for a job."""
+        with self._lock:
+            return job in self._open
+
+    def latest_preview(self, job: str) -> Preview | None:
+        """The last preview of a job that arrived, once."""
+        with self._lock:
+            return self._previews.pop(job, None)
+
+    def kill(self) -> None:
+        """End the process and all below it now."""
+        self._was_asked = True
+        end_tree(self.pid)
+
+    def stop(self, timeout: float) -> None:
+        """Ask the process to end; kill it where it has not done so in time."""
+        self._was_asked = True
+        with self._lock:
+            self._unsent.clear()
+        self._outbox.put((Shutdown(), None))
+        self._outbox.put(None)
+        self._reader.join(timeout)
+        if self._reader.is_alive():
+            end_tree(self.pid)
+            self._reader.join(1.0)
+
+    # --- threads -----------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        # Where the process has ended, writing to it fails, and so does closing; the reader tells the client.
+        with contextlib.suppress(OSError, ValueError), self._process.stdin as pipe:
+            while (item := self._outbox.get()) is not None:
+                message, job = item
+                if job is None or isinstance(message, Control):
+                    _put(pipe, Envelope(message, job))
+                else:
+                    self._write_request(pipe, message, job)
+
+    def _write_request(self, pipe: BinaryIO, request: JobRequest, job: str) -> None:
+        if not self._is_wanted(job):
+            return
+        try:
+            packed = write_volumes(request, self._folder.make(job), "in")
+            line = to_line(Envelope(packed, job))
+        except (OSError, CrossModalSegError) as error:
+            self._refuse(job, error)
+            return
+        with self._lock:
+            is_wanted = job in self._unsent
+            self._unsent.discard(job)
+        if is_wanted:
+            pipe.write(line)
+            pipe.flush()
+        else:
+            self._folder.discard(job)
+
+    def _is_wanted(self, job: str) -> bool:
+        with self._lock:
+            return job in self._unsent
+
+    def _refuse(self, job: str, error: Exception) -> None:
+        """End a job whose request could not be written."""
+        self.withdraw(job)
+        self._folder.discard(job)
+        if isinstance(error, OSError):
+            said = Error("disk", f"The images cannot be written to '{self._folder.path}': {error.strerror or error}.")
+        else:
+            said = Error("input", str(error))
+        self._inbox.put(Arrival(self, job, said))
+
+    def _read(self) -> None:
+        with self._process.stdout as pipe:
+            while line := pipe.readline(MAX_LINE_BYTES + 1):
+                try:
+                    self._arrive(from_line(line, EVENTS))
+                except InputError as error:
+                    self._confusion = str(error)
+                    break
+        self._inbox.put(Arrival(self, None, self._end()))
+
+    def _arrive(self, envelope: Envelope) -> None:
+        job, event = envelope.job, envelope.message
+        self._is_ready |= isinstance(event, Ready)
+        if job is None:
+            self._inbox.put(Arrival(self, None, event))
+            return
+        try:
+            event = read_volumes(event, self._folder.of(job))
+        except CrossModalSegError as error:
+            if isinstance(event, Preview):  # the disk is full, or the system cleaned up: the result will tell
+                return
+            event = Error("disk", f"The result could not be read. {error}")
+        if isinstance(event, Preview):
+            with self._lock:
+                is_new = job not in self._previews
+                self._previews[job] = event
+            if not is_new:  # the caller has not looked at the one before: it sees this one instead
+                return
+        elif isinstance(event, (Error, *RESULT_TYPES)):
+            with self._lock:
+                self._open.discard(job)
+            self._folder.discard(job)
+        self._inbox.put(Arrival(self, job, event))
+
+    def _end(self) -> Lost:
+        """See the process out, and all below it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_WORDS_SECONDS)
+        end_tree(self.pid)
+        code = self._process.wait()
+        self._outbox.put(None)
+        self._listener.join(_LAST_WORDS_SECONDS)
+        with self._lock:
+            left = list(self._open)
+        for job in left:
+            self._folder.discard(job)
+        return Lost(self._why(code), self._was_asked)
+
+    def _why(self, code: int) -> str:
+        last = self._chatter[-1] if self._chatter else ""
+        if self._confusion is not None:
+            return f"The worker was ended because its answer was not understood. {self._confusion}"
+        if not self._is_ready:
+            return f"The worker could not be started: {last or f'it ended with the code {code}'}."
+        if hasattr(signal, "SIGKILL") and code == -signal.SIGKILL:
+            how = "it was killed, perhaps by the system for want of memory"
+        else:
+            how = f"exit code {code}" + (f", {last}" if last else "")
+        return f"The worker stopped unexpectedly ({how}); your scribbles are untouched. Start again to go on."
+
+    def _listen(self) -> None:
+        with self._process.stderr as pipe:
+            for line in pipe:
+                text = line.decode("utf-8", errors="replace").strip()
+                if text:
+                    self._chatter.append(text.rstrip("."))
+
+
+def _put(pipe: BinaryIO, envelope: Envelope) -> None:
+    pipe.write(to_line(envelope))
+    pipe.flush()
+
+
+def _detached() -> dict[str, object]:
+    """Out of the reach of the Ctrl-C that is meant for the caller, and without a window."""
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
+
+
+def _thread(run: object) -> threading.Thread:
+    thread = threading.Thread(target=run, daemon=True, name=f"crossmodalseg-{run.__name__.strip('_')}")
+    thread.start()
+    return thread

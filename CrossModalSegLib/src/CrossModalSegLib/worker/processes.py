@@ -1,0 +1,74 @@
+"""Telling processes apart, and ending one with all that it started, on every system."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+_SLACK_SECONDS = 1.0  # start times are rounded
+
+
+def created(pid: int) -> float | None:
+    """When a living process began, in seconds since 1970; None where there is none."""
+    import psutil  # here, so that panels can be shown where it is not installed yet
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied:  # of another user, so it lives
+        return 0.0
+
+
+def is_alive(pid: int, began: float) -> bool:
+    """Whether the process that began then still lives; numbers are used again for later ones."""
+    found = created(pid)
+    return found is not None and (found == 0.0 or abs(found - began) <= _SLACK_SECONDS)
+
+
+def end_children(pid: int, timeout: float = 1.0) -> None:
+    """Kill all that a living process started, and what these started."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        _kill(psutil.Process(pid).children(recursive=True), timeout)
+
+
+def end_tree(pid: int, timeout: float = 1.0) -> None:
+    """Kill a process that `subprocess` started in a session of its own, and all below it, even where it ended already.
+
+    A launcher, as 3D Slicer has before its Python, would otherwise leave what it launched.
+    """
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        _kill([root, *root.children(recursive=True)], timeout)
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+    else:
+        _kill(_left_behind(pid), timeout)
+
+
+def _left_behind(pid: int) -> list:
+    """What a process that is gone had started: Windows leaves its number with them."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.ppid() == pid:
+                found += [process, *process.children(recursive=True)]
+    return found
+
+
+def _kill(processes: list, timeout: float) -> None:
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            process.kill()
+    psutil.wait_procs(processes, timeout)
