@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2] / "CrossModalSegLib"
-FOUNDATION = ("errors", "terminology", "volume", "labels", "cohort", "config", "output", "progress", "io")
+FOUNDATION = ("errors", "terminology", "volume", "placement", "labels", "cohort", "config", "output", "progress", "io")
 HEAVY = ("torch", "monai", "lightning", "scipy", "matplotlib", "tqdm", "safetensors", "tyro", "vtk", "slicer")
 
 

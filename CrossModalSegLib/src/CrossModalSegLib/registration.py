@@ -13,14 +13,14 @@ from scipy import ndimage
 
 from .errors import GeometryError, InputError
 from .output import atomic_path
+from .placement import State, inside, lattice, placement, shared_share
 from .progress import CancelToken, Progress, SilentProgress
-from .volume import Volume, resample_like, resample_orthogonal, same_geometry, volume_from_itk, volume_to_itk
+from .volume import Volume, resample_like, resample_orthogonal, volume_from_itk, volume_to_itk
 
 _LOG = logging.getLogger(__name__)
 
 Kind = Literal["rigid", "affine", "bspline"]
 Start = Literal["auto", "identity", "geometry", "moments"]
-State = Literal["same grid", "same patient space", "apart"]
 
 _BINS = 40
 _COARSEST_VOXELS = 14
@@ -32,8 +32,6 @@ _MIN_OVERLAP = 0.1
 _FEWEST_VOXELS = 4
 _LEAST_FILLED = 0.005
 _LEAST_AIR = 0.03
-_SAME_SPACE_OVERLAP = 0.25
-_ALIGNMENT_POINTS = 60_000
 _ALIGNMENT_BINS = 32
 _TRANSFORM_SUFFIXES = (".tfm", ".txt", ".h5", ".hdf5")
 
@@ -140,17 +138,12 @@ def write_transform(transform: sitk.Transform, path: str | Path) -> None:
 
 def alignment(a: Volume, b: Volume) -> Alignment:
     """Judge how two volumes lie on each other in patient space, from points sampled on a regular lattice of `a`."""
-    same = same_geometry(a, b)
-    inside, points = _inside(a, b)
-    back, _ = _inside(b, a)
-    overlap = 1.0 if same else float(max(inside.mean(), back.mean()))
-    if not same and overlap < _SAME_SPACE_OVERLAP:
-        return Alignment("apart", overlap, float("nan"))
-    values_a = _sample(a, points[:, inside])
-    values_b = _sample(b, points[:, inside])
-    return Alignment(
-        "same grid" if same else "same patient space", overlap, _normalised_information(values_a, values_b)
-    )
+    place = placement(a, b)
+    if place.state == "apart":
+        return Alignment(place.state, place.overlap, float("nan"))
+    points = lattice(a)
+    points = points[:, inside(points, b)]
+    return Alignment(place.state, place.overlap, _normalised_information(_sample(a, points), _sample(b, points)))
 
 
 class _Run:
@@ -325,26 +318,13 @@ def _corners(volume: Volume) -> np.ndarray:
 
 
 def _require_overlap(fixed: Volume, moving: Volume) -> None:
-    inside, _ = _inside(fixed, moving)
-    back, _ = _inside(moving, fixed)
-    if max(inside.mean(), back.mean()) >= _MIN_OVERLAP:
+    if shared_share(fixed, moving) >= _MIN_OVERLAP:
         return
     apart = float(np.linalg.norm(_corners(fixed).mean(axis=1) - _corners(moving).mean(axis=1)))
     raise GeometryError(
         f"The fixed and the moving image hardly overlap in patient space (their middles are {apart:.0f} mm apart), so "
         "they come from different frames of reference; start with initial='geometry' or 'moments', or pass a transform."
     )
-
-
-def _inside(a: Volume, b: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Which points of a lattice over `a` lie inside `b`, and the points (3, n), LPS mm."""
-    step = max(1, int(np.ceil((a.array.size / _ALIGNMENT_POINTS) ** (1 / 3))))
-    lines = [np.arange((n - 1) % step // 2, n, step) for n in a.shape[::-1]]
-    index = np.stack(np.meshgrid(*lines, indexing="ij")).reshape(3, -1)
-    points = a.affine[:3, :3] @ index + a.affine[:3, 3:]
-    there = np.linalg.solve(b.affine[:3, :3], points - b.affine[:3, 3:])
-    size = np.array(b.shape[::-1])[:, None]
-    return ((there >= -0.5) & (there <= size - 0.5)).all(axis=0), points
 
 
 def _sample(volume: Volume, points: np.ndarray) -> np.ndarray:
