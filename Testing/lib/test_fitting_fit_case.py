@@ -15,7 +15,7 @@ from CrossModalSegLib.fitting.judge import split_scribbles
 from CrossModalSegLib.fitting.prior_training import PriorConfig, prior_network
 from CrossModalSegLib.fitting.search import FIRST_ANSWER, UNJUDGED_STEPS, Search, SearchLimits
 from CrossModalSegLib.fitting.synthesis import LESION, LabelledVolume, SynthesisConfig, synthesise
-from CrossModalSegLib.fitting.tuning import PromptedTuning, ScratchTuning
+from CrossModalSegLib.fitting.tuning import PromptedTuner, PromptedTuning, ScratchTuner, ScratchTuning
 from CrossModalSegLib.fitting.working_case import working_case
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model, save_model
@@ -101,13 +101,52 @@ def test_the_scribbles_and_images_are_not_changed(prior):
     assert np.array_equal(loaded.scribbles.array, before[0]) and np.array_equal(loaded.images["ct"].array, before[1])
 
 
-def test_cancelling_keeps_the_best_answer(prior):
+@pytest.mark.parametrize("method", ["cmfnet", "scratch"])
+def test_finishing_gives_the_best_answer(method, prior):
+    finish = CancelToken()
+    config = FitConfig(method, **{**QUICK, "seconds": 600.0})
+    result = fit_case(
+        loaded_case(), TABLE, config, prior=prior, finish=finish, on_preview=lambda labels, stage: finish.cancel()
+    )
+    assert len(result.stages) == 1 and result.labels.shape == (12, 40, 44)
+
+
+@pytest.mark.parametrize(("method", "answer"), [("cmfnet", FIRST_ANSWER), ("pce", "step 0")])
+def test_finishing_before_the_first_answer_gives_it(method, answer, prior):
+    finish = CancelToken()
+    finish.cancel()
+    result = fit_case(
+        loaded_case(), TABLE, FitConfig(method, **{**QUICK, "seconds": 600.0}), prior=prior, finish=finish
+    )
+    assert [stage.name for stage in result.stages] == [answer]
+
+
+def test_cancelling_in_mid_run_gives_nothing(prior):
     cancel = CancelToken()
     config = FitConfig(**{**QUICK, "seconds": 600.0})
-    result = fit_case(
-        loaded_case(), TABLE, config, prior=prior, cancel=cancel, on_preview=lambda labels, stage: cancel.cancel()
-    )
-    assert result.stages[-1].seconds < 60 and result.labels.shape == (12, 40, 44)
+    with pytest.raises(Cancelled):
+        fit_case(
+            loaded_case(), TABLE, config, prior=prior, cancel=cancel, on_preview=lambda labels, stage: cancel.cancel()
+        )
+
+
+def test_a_pause_takes_no_time_of_the_fit(prior):
+    """A token whose clock stands still gives as many steps as are asked for."""
+
+    class Frozen(CancelToken):
+        def clock(self) -> float:
+            return 0.0
+
+    finish, steps = CancelToken(), []
+
+    def progress(done: int, total: int, message: str = "", values: object = None) -> None:
+        steps.append(done)
+        if len(steps) == 3:
+            finish.cancel()
+
+    config = FitConfig(**{**QUICK, "seconds": 0.001})
+    fit_case(loaded_case(), TABLE, config, prior=prior, cancel=Frozen(), finish=finish, progress=progress)
+    assert steps == [0, 0, 0]
 
 
 def test_cancelling_before_the_first_answer_ends_in_cancelled(prior):
@@ -181,6 +220,49 @@ def test_a_fit_continues_from_the_model_of_an_earlier_fit(prior, tmp_path):
     assert np.array_equal(again.labels.array.shape, first.labels.array.shape)
 
 
+@pytest.mark.parametrize("method", ["cmfnet", "scratch", "pce"])
+def test_a_fit_goes_on_where_an_earlier_one_ended(method, prior):
+    first = fit_case(loaded_case(), TABLE, FitConfig(method, **QUICK), prior=prior)
+    finish = CancelToken()
+    finish.cancel()
+    weights = {name: tensor.clone() for name, tensor in first.network.state_dict().items()}
+    config = FitConfig(method, **QUICK)
+    again = fit_case(loaded_case(), TABLE, config, prior=prior, start=first.network, finish=finish)
+    assert again.stages[0].name == FIRST_ANSWER
+    assert np.array_equal(again.labels.array, first.labels.array)
+    for name, tensor in again.network.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name])
+
+
+def test_going_on_keeps_the_prior_and_finds_the_tuned_weights(prior):
+    case = working_case(loaded_case()).prepared
+    config = PromptedTuning(patch=(16, 32, 32), kept_prior=0.75)
+    loss = lambda *arguments: None  # noqa: E731
+
+    def tuner(start: torch.nn.Module | None) -> PromptedTuner:
+        return PromptedTuner(
+            load_prior(prior), case, case.scribbles, 3, loss, config, 0, torch.device("cpu"), start=start
+        )
+
+    first = tuner(None)
+    with torch.no_grad():
+        for parameter in first._tuned.parameters():
+            parameter += 1.0
+    first._interpolate()
+    second = tuner(first.network)
+    second._interpolate()
+    for name, tensor in second._tuned.state_dict().items():
+        torch.testing.assert_close(tensor, first._tuned.state_dict()[name])
+    for name, tensor in second.network.state_dict().items():
+        torch.testing.assert_close(tensor, first.network.state_dict()[name])
+
+
+def test_a_fit_does_not_go_on_from_another_network(prior):
+    other = fit_case(loaded_case(), TABLE, FitConfig("pce", **QUICK)).network
+    with pytest.raises(ModelError, match="has another network"):
+        fit_case(loaded_case(), TABLE, FitConfig("scratch", **QUICK), start=other)
+
+
 def test_a_network_from_scratch_segments_without_scribbles(tmp_path):
     loaded = loaded_case()
     fitted = fit_case(loaded, TABLE, FitConfig("pce", **QUICK))
@@ -192,16 +274,20 @@ def test_a_network_from_scratch_segments_without_scribbles(tmp_path):
 class FailingTuner:
     """A network whose second step ends in an error."""
 
-    answers_at_once = True
+    answers_at_once = can_forget = True
 
-    def __init__(self, error: Exception) -> None:
-        self.network, self._error, self._steps = torch.nn.Linear(1, 1), error, 0
+    def __init__(self, error: Exception, sizes: int = 1) -> None:
+        self.network, self._error, self._steps, self._sizes = torch.nn.Linear(1, 1), error, 0, sizes
 
     def step(self) -> dict[str, float]:
         self._steps += 1
         if self._steps == 2:
             raise self._error
         return {"total": 1.0}
+
+    def shrink(self) -> bool:
+        self._sizes -= 1
+        return self._sizes > 0
 
     def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
         return np.full((3, *shown.shape), 1 / 3, np.float32)
@@ -217,6 +303,33 @@ def test_an_error_in_a_step_keeps_the_answer_so_far(error, caplog):
     search = Search(working, judge, FailingTuner(error), limits, SilentProgress(), CancelToken(), None)
     assert search.run().shape == (3, *working.prepared.shape)
     assert "the best answer so far is kept" in caplog.text
+
+
+def test_where_memory_runs_out_steps_become_smaller(caplog):
+    working = working_case(loaded_case())
+    judge = split_scribbles(working.prepared.scribbles, 0.0, np.random.default_rng(0))
+    limits = SearchLimits(60.0, 60.0, 0)
+    tuner = FailingTuner(MemoryError(), sizes=2)
+    search = Search(working, judge, tuner, limits, SilentProgress(), CancelToken(), None)
+    search.run()
+    assert len(search.history) == UNJUDGED_STEPS
+    assert "goes on with smaller patches" in caplog.text
+
+
+def test_patches_can_be_halved_until_they_are_small(prior):
+    case = working_case(loaded_case()).prepared
+    device = torch.device("cpu")
+    config = PromptedTuning(patch=(32, 96, 80))
+    prompted = PromptedTuner(load_prior(prior), case, case.scribbles, 3, lambda *each: None, config, 0, device)
+    patches = []
+    while prompted.shrink():
+        patches.append(prompted._config.patch)
+    assert patches == [(32, 48, 80), (32, 48, 32), (16, 48, 32)]
+    scratch = ScratchTuner(torch.nn.Linear(1, 1), case, lambda *each: None, ScratchTuning((16, 64, 32)), 0, device)
+    shrunk = []
+    while scratch.shrink():
+        shrunk.append((scratch._batch_size, scratch._sampler.size))
+    assert shrunk == [(1, (16, 64, 32)), (1, (16, 32, 32))]
 
 
 def test_other_errors_are_not_hidden():

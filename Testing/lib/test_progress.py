@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from CrossModalSegLib.errors import Cancelled
-from CrossModalSegLib.progress import CancelToken, SilentProgress, TqdmProgress
+from CrossModalSegLib.progress import CancelToken, PausableToken, SilentProgress, TqdmProgress
 
 
 def test_silence(capsys: pytest.CaptureFixture[str]):
@@ -42,3 +43,27 @@ def test_cancelling_from_another_thread():
     assert token.cancelled
     with pytest.raises(Cancelled, match="stopped on request"):
         token.raise_if_cancelled()
+
+
+def test_work_stands_still_during_a_pause():
+    told: list[bool] = []
+    token = PausableToken(told.append)
+    assert not token.cancelled
+    token.pause()
+    began = token.clock()
+    threading.Timer(0.2, token.resume).start()
+    assert not token.cancelled
+    assert token.clock() - began < 0.1
+    assert told == [True, False]
+
+
+def test_cancelling_ends_a_pause():
+    token = PausableToken()
+    token.pause()
+    threading.Timer(0.1, token.cancel).start()
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        token.raise_if_cancelled()
+    assert time.monotonic() - began < 5
+    token.pause()
+    assert token.cancelled

@@ -1,9 +1,10 @@
-"""Telling how far long work has come, and stopping it."""
+"""Telling how far long work has come, stopping it, and letting it stand still."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol
 
@@ -87,6 +88,10 @@ class CancelToken:
         """Whether someone asked."""
         return self._event.is_set()
 
+    def clock(self) -> float:
+        """Seconds of work since some moment; time during which the work stood still does not count."""
+        return time.monotonic()
+
     def raise_if_cancelled(self) -> None:
         """End the work here if someone asked.
 
@@ -95,3 +100,53 @@ class CancelToken:
         """
         if self.cancelled:
             raise Cancelled("The work was stopped on request; nothing half-written was left.")
+
+
+class PausableToken(CancelToken):
+    """A cancel token at which work can also stand still: to look at it waits while a pause is wished for.
+
+    Only the thread that works looks at `cancelled`; any thread may ask for a pause, its end, or to stop.
+    """
+
+    def __init__(self, on_pause: Callable[[bool], None] | None = None) -> None:
+        """Begin without a pause.
+
+        Args:
+            on_pause: called in the working thread with true when it begins to stand still, and with false after it.
+        """
+        super().__init__()
+        self._on_pause = on_pause or (lambda _stands: None)
+        self._may_go_on = threading.Event()
+        self._may_go_on.set()
+        self._paused_seconds = 0.0
+
+    def cancel(self) -> None:
+        """Ask the work to stop, also where it stands still."""
+        super().cancel()
+        self._may_go_on.set()
+
+    def pause(self) -> None:
+        """Ask the work to stand still."""
+        self._may_go_on.clear()
+
+    def resume(self) -> None:
+        """Let the work go on."""
+        self._may_go_on.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether someone asked to stop; waits until the end of a pause."""
+        if not self._may_go_on.is_set() and not super().cancelled:
+            self._stand_still()
+        return super().cancelled
+
+    def clock(self) -> float:
+        """Seconds of work since some moment, without pauses."""
+        return time.monotonic() - self._paused_seconds
+
+    def _stand_still(self) -> None:
+        began = time.monotonic()
+        self._on_pause(True)
+        self._may_go_on.wait()
+        self._paused_seconds += time.monotonic() - began
+        self._on_pause(False)

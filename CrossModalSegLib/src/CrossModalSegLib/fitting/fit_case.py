@@ -124,11 +124,13 @@ def fit_case(
     config: FitConfig | None = None,
     *,
     prior: str | Path = DEFAULT_PRIOR,
+    start: nn.Module | None = None,
     device: torch.device | str = "cpu",
     probabilities: bool = False,
     uncertainty: bool = False,
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
+    finish: CancelToken | None = None,
     on_preview: OnPreview | None = None,
 ) -> FitResult:
     """Segment a case from its scribbles.
@@ -138,16 +140,19 @@ def fit_case(
         table: The classes of the scribbles.
         config: Method, time and seed.
         prior: The prompted model that "cmfnet" starts from: its folder or name.
+        start: The network of an earlier fit of the same method, modalities and classes to go on from; not changed. The
+            prior has to be that of the earlier fit.
         device: Where to compute.
         probabilities, uncertainty: Whether the result holds them.
         progress: Called with whole seconds done and in all.
-        cancel: Stops the fit; the best answer so far is returned. Before the first answer, `Cancelled` is raised.
+        cancel: Stops the fit with `Cancelled`.
+        finish: Stops the fit; the best answer so far is returned, or the first one as soon as there is one.
         on_preview: Called with the labels of each best answer so far, on the case's own grid.
 
     Raises:
         LabelError: A class or the background has no scribble, or a scribble has no class.
-        ModelError: The prior is missing, damaged, or not a prompted model.
-        Cancelled: Cancelled before the first answer.
+        ModelError: The prior is missing, damaged, or not a prompted model; or `start` is another network.
+        Cancelled: The cancel token was set.
     """
     config, cancel, progress = config or FitConfig(), cancel or CancelToken(), progress or SilentProgress()
     if loaded.scribbles is None:
@@ -161,8 +166,8 @@ def fit_case(
     limits = SearchLimits(config.seconds, config.preview_every, config.patience)
 
     def run(where: torch.device) -> tuple[Search, np.ndarray]:
-        tuner = _tuner(config, working.prepared, judge.shown, table.num_classes, prior, where)
-        search = Search(working, judge, tuner, limits, progress, cancel, on_preview)
+        tuner = _tuner(config, working.prepared, judge.shown, table.num_classes, prior, start, where)
+        search = Search(working, judge, tuner, limits, progress, cancel, on_preview, finish)
         return search, search.run()
 
     with isolated_rng():
@@ -187,19 +192,28 @@ def _tuner(
     shown: np.ndarray,
     num_classes: int,
     prior: str | Path,
+    start: nn.Module | None,
     device: torch.device,
 ) -> Tuner:
     torch.manual_seed(config.seed)
     if config.method == "cmfnet":
-        return PromptedTuner(
-            load_prior(prior), case, shown, num_classes, _loss(PROMPTED_LOSS), config.tuning, config.seed, device
-        )
+        network, loss = load_prior(prior), _loss(PROMPTED_LOSS)
+        _check_start(start, network)
+        return PromptedTuner(network, case, shown, num_classes, loss, config.tuning, config.seed, device, start)
     modalities, width = len(case.images), config.base_channels
     if config.method == "scratch":
-        network, loss = CmFNet(CmFNetConfig(num_classes, modalities, base_channels=width)), SCRATCH_LOSS
+        network, loss = CmFNet(CmFNetConfig(num_classes, modalities, base_channels=width)), _loss(SCRATCH_LOSS)
     else:
-        network, loss = VNet(VNetConfig(num_classes, modalities, base_channels=width)), PARTIAL_LOSS
-    return ScratchTuner(network, replace(case, scribbles=shown), _loss(loss), config.scratch, config.seed, device)
+        network, loss = VNet(VNetConfig(num_classes, modalities, base_channels=width)), _loss(PARTIAL_LOSS)
+    _check_start(start, network)
+    learned = replace(case, scribbles=shown)
+    return ScratchTuner(network, learned, loss, config.scratch, config.seed, device, start)
+
+
+def _check_start(start: nn.Module | None, network: nn.Module) -> None:
+    """ModelError unless `start` is None or a network of the same configuration."""
+    if start is not None and (type(start), start.config) != (type(network), network.config):
+        raise ModelError("The fit to go on from has another network: start a new one, or take the same settings.")
 
 
 def load_prior(prior: str | Path) -> CmFNet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,7 +79,15 @@ class Search:
         progress: Progress,
         cancel: CancelToken,
         on_preview: OnPreview | None,
+        finish: CancelToken | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            cancel: Ends the search with `Cancelled`; its clock is the search's.
+            finish: Ends the search with the best answer so far.
+        """
+        self._finish = finish or CancelToken()
         self._working, self._judge, self._limits = working, judge, limits
         self._progress, self._cancel, self._on_preview = progress, cancel, on_preview
         self.tuner = tuner
@@ -89,13 +96,13 @@ class Search:
         self._best: np.ndarray = np.empty(0)
         self._best_agreement = 0.0
         self._best_weights: dict[str, torch.Tensor] = {}
-        self._started = time.monotonic()
+        self._started = cancel.clock()
 
     def run(self) -> np.ndarray:
         """Probabilities (K + 1, k, j, i) of the best answer on the working grid, from all scribbles.
 
         Raises:
-            Cancelled: Cancelled before a first answer that needs no step.
+            Cancelled: Cancelled.
         """
         if self.tuner.answers_at_once:
             self._best = self.tuner.predict(self._working.prepared.scribbles, self._cancel)
@@ -111,39 +118,59 @@ class Search:
         return self._best
 
     def _tune(self) -> None:
-        """Steps until the time is over, the patience is spent or someone cancels; the last network is considered."""
-        begun = considered = time.monotonic()
+        """Steps until the time is over, the patience is spent or someone stops it; the last network is considered."""
+        clock = self._cancel.clock
+        begun = considered = clock()
         total = max(1, round(self._limits.seconds))
-        while time.monotonic() - begun < self._limits.seconds and not self._cancel.cancelled:
-            self.history.append({"step": len(self.history) + 1, **self.tuner.step()})
-            done = min(round(time.monotonic() - begun), total)
+        while clock() - begun < self._limits.seconds and not self._finish.cancelled:
+            self._cancel.raise_if_cancelled()
+            self.history.append({"step": len(self.history) + 1, **self._step()})
+            done = min(round(clock() - begun), total)
             self._progress(done, total, "fit", {"loss": self.history[-1]["total"]})
-            if time.monotonic() - considered >= self._limits.preview_every:
+            if clock() - considered >= self._limits.preview_every:
                 self._consider(self._step_name)
-                considered = time.monotonic()
+                considered = clock()
                 if self._is_out_of_patience():
                     return
             if self._has_tuned_blindly():
                 break
+        self._cancel.raise_if_cancelled()
+        if self.stages and self._finish.cancelled:  # whoever asks for the best answer so far wants it at once
+            return
         if not self.stages or (self.history and self.stages[-1].name != self._step_name):
             self._consider(self._step_name)
+
+    def _step(self) -> dict[str, float]:
+        """One step; with smaller patches where memory runs out, as long as they can be made smaller."""
+        while True:
+            try:
+                return self.tuner.step()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not self.tuner.shrink():
+                    raise
+            # Outside of the handler, whose error would keep the failed step's tensors alive.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            logger.warning("Memory ran out in a step of the fit: it goes on with smaller patches.")
 
     @property
     def _step_name(self) -> str:
         return f"step {len(self.history)}"
 
     def _elapsed(self) -> float:
-        return time.monotonic() - self._started
+        return self._cancel.clock() - self._started
 
     def _consider(self, name: str) -> None:
         """Judge the present network; keep its weights and its answer from all scribbles when it is the best."""
-        agreement = self._judge.agreement(self.tuner.predict(self._judge.shown)) if self._judge.can_judge else None
+        agreement = None
+        if self._judge.can_judge:
+            agreement = self._judge.agreement(self.tuner.predict(self._judge.shown, self._cancel))
         is_best = agreement is None or not self._best_weights or agreement >= self._best_agreement + LEAST_GAIN
         if is_best:
             self._best_agreement = agreement or 0.0
             self._best_weights = {n: t.detach().clone() for n, t in self.tuner.network.state_dict().items()}
             if name != FIRST_ANSWER:
-                self._best = self.tuner.predict(self._working.prepared.scribbles)
+                self._best = self.tuner.predict(self._working.prepared.scribbles, self._cancel)
         self.stages.append(Stage(name, self._elapsed(), agreement, is_best))
         if is_best and name != FIRST_ANSWER:
             self._show(self.stages[-1])
@@ -153,7 +180,7 @@ class Search:
             self._on_preview(self._working.answer(self._best).labels, stage)
 
     def _has_tuned_blindly(self) -> bool:
-        is_blind = self.tuner.answers_at_once and not self._judge.can_judge
+        is_blind = self.tuner.can_forget and not self._judge.can_judge
         return is_blind and len(self.history) >= UNJUDGED_STEPS
 
     def _is_out_of_patience(self) -> bool:

@@ -31,6 +31,7 @@ from CrossModalSegLib.progress import CancelToken
 Loss = Callable[[dict[str, Tensor], Tensor, Tensor, tuple[float, float, float]], dict[str, Tensor]]
 MAX_GRADIENT_NORM = 5.0
 HIDING_GAPS_MM = (10.0, 35.0)
+SMALLEST_PATCH = (16, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,18 @@ class Tuner(Protocol):
     Attributes:
         network: With the weights that answer.
         answers_at_once: Whether it has an answer before the first step.
+        can_forget: Whether it tunes a prior, which too many steps on one case would wear away.
     """
 
     network: nn.Module
     answers_at_once: bool
+    can_forget: bool
 
     def step(self) -> dict[str, float]:
         """One optimiser step; the loss terms by name."""
+
+    def shrink(self) -> bool:
+        """Take smaller steps from now on, for want of memory; false where they are the smallest already."""
 
     def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
         """Probabilities (K + 1, k, j, i) float32 of the working case.
@@ -96,6 +102,7 @@ class PromptedTuner:
     """Tunes a class-agnostic prompted network on the slices it was not shown."""
 
     answers_at_once = True
+    can_forget = True
 
     def __init__(
         self,
@@ -107,6 +114,7 @@ class PromptedTuner:
         config: PromptedTuning,
         seed: int,
         device: torch.device,
+        start: nn.Module | None = None,
     ) -> None:
         """Prepare the views of each class.
 
@@ -114,10 +122,13 @@ class PromptedTuner:
             network: Two classes, `PROMPT_CHANNELS` prompt channels; is changed in place, to the weights that answer.
             case: Images and spacing.
             scribbles: (k, j, i) uint8 to learn from: the case's, or a part of them.
+            start: The same network with the weights that an earlier tuning of `network` ended with, to go on from.
         """
         self.network = network.to(device)
         self._tuned = copy.deepcopy(self.network)
         self._prior = [parameter.detach().clone() for parameter in self.network.parameters()]
+        if start is not None:
+            self._go_on_from(start, config.kept_prior)
         self._case, self._scribbles, self._num_classes = case, scribbles, num_classes
         images = two_images(case.images)
         values = [value for value in range(1, num_classes) if (scribbles == value).any()]
@@ -143,6 +154,21 @@ class PromptedTuner:
         terms = optimise(self._tuned, self._optimizer, self._loss(logits, x[:, :2], y, view.spacing))
         self._interpolate()
         return terms
+
+    def shrink(self) -> bool:
+        smaller = _halved(self._config.patch)
+        if smaller is None:
+            return False
+        self._config = replace(self._config, patch=smaller)
+        return True
+
+    @torch.no_grad()
+    def _go_on_from(self, start: nn.Module, kept_prior: float) -> None:
+        """Take over answering weights, and from them the tuned ones: those which the prior was mixed into."""
+        self.network.load_state_dict(start.state_dict())
+        self._tuned.load_state_dict(start.state_dict())
+        if kept_prior < 1:
+            torch._foreach_lerp_(list(self._tuned.parameters()), self._prior, -kept_prior / (1 - kept_prior))
 
     @torch.no_grad()
     def _interpolate(self) -> None:
@@ -185,7 +211,7 @@ class PromptedTuner:
 class ScratchTuner:
     """Trains any network of the calling convention on patches around the scribbles of one case."""
 
-    answers_at_once = False
+    can_forget = False
 
     def __init__(
         self,
@@ -195,9 +221,21 @@ class ScratchTuner:
         config: ScratchTuning,
         seed: int,
         device: torch.device,
+        start: nn.Module | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            network: Is trained in place.
+            case: Images and the scribbles to learn from.
+            start: The same network with the weights of an earlier training, to go on from.
+        """
+        self.answers_at_once = start is not None
+        if start is not None:
+            network.load_state_dict(start.state_dict())
         self.network = network.to(device)
         self._case, self._loss, self._device, self._batch_size = case, loss, device, config.batch_size
+        self._seed = seed
         self._sampler = PatchSampler([case], config.patch, seed=seed)
         self._augment = Augmentation(config.augmentation)
         self._optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
@@ -210,8 +248,27 @@ class ScratchTuner:
             logits = self.network(images)
         return optimise(self.network, self._optimizer, self._loss(logits, images, labels, self._case.spacing))
 
+    def shrink(self) -> bool:
+        if self._batch_size > 1:
+            self._batch_size //= 2
+            return True
+        smaller = _halved(self._sampler.size)
+        if smaller is None:
+            return False
+        self._sampler = PatchSampler([self._case], smaller, seed=self._seed)
+        return True
+
     def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:  # noqa: ARG002
         return predict(self.network, self._case.images, device=self._device, cancel=cancel)
+
+
+def _halved(patch: tuple[int, int, int]) -> tuple[int, int, int] | None:
+    """Half as long along the longest axis that can be halved; None where there is none."""
+    axes = [axis for axis in range(3) if patch[axis] >= 2 * SMALLEST_PATCH[axis]]
+    if not axes:
+        return None
+    longest = max(axes, key=lambda axis: patch[axis])
+    return tuple(n // 32 * 16 if axis == longest else n for axis, n in enumerate(patch))
 
 
 def optimise(network: nn.Module, optimizer: torch.optim.Optimizer, terms: dict[str, Tensor]) -> dict[str, float]:
