@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import grid_affine
 from CrossModalSegLib.cohort import Case, Cohort, cohort_from_nnunet, load_case, read_cohort, write_cohort
 from CrossModalSegLib.errors import CohortError, CrossModalSegError, GeometryError, InputError, LabelError
 from CrossModalSegLib.io import write_segmentation, write_volume
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
 from CrossModalSegLib.volume import Volume
+from grids import grid_affine
 
 TABLE = LabelTable.from_names(["liver", "spleen"])
 AFFINE = grid_affine((0.8, 1.1, 4.5), (0.3, -0.2, 0.5), (-31.5, 12.25, 840.0))

@@ -13,10 +13,10 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import grid_affine
 from CrossModalSegLib.errors import CrossModalSegError, GeometryError, InputError, OutputError
 from CrossModalSegLib.io import image_io, read_volume, write_volume
 from CrossModalSegLib.volume import Volume, resample_orthogonal, same_geometry, volume_to_itk
+from grids import grid_affine
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 

@@ -7,7 +7,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from conftest import grid_affine, rotation
 from CrossModalSegLib.errors import GeometryError, InputError, LabelError
 from CrossModalSegLib.volume import (
     Volume,
@@ -21,6 +20,7 @@ from CrossModalSegLib.volume import (
     volume_from_itk,
     volume_to_itk,
 )
+from grids import grid_affine, rotation
 
 angles = st.tuples(*[st.floats(-np.pi, np.pi)] * 3)
 spacings = st.tuples(*[st.floats(0.3, 6.0)] * 3)

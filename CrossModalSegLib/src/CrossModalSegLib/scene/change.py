@@ -1,0 +1,55 @@
+"""What one result does to the scene, so that it can be taken back in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from .hierarchy import remove_with_item
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLNode, vtkMRMLScene
+
+
+class Change:
+    """One step: everything that is written under it can be taken back by one `undo`.
+
+    Where the scene's own undo is on (Slicer has it off), the state before is saved there too, so that `scene.Undo()`
+    takes the same step back. As a context it undoes itself when the block fails, so that nothing half-written stays::
+
+        with Change(scene) as change:
+            write_segmentation(scene, labels, table, ct, "Result", change=change)
+            write_volume(scene, uncertainty, "Uncertainty", under=ct, change=change)
+        change.undo()
+    """
+
+    def __init__(self, scene: vtkMRMLScene) -> None:
+        self._scene = scene
+        self._steps: list[Callable[[], None]] = []
+        if scene.GetUndoFlag():
+            scene.SaveStateForUndo()
+
+    def created(self, node: vtkMRMLNode) -> None:
+        """Note a node that has just been added to the scene: undoing removes it."""
+        if self._scene.GetUndoFlag():
+            node.SetUndoEnabled(True)
+        self._steps.append(lambda: remove_with_item(self._scene, node))
+
+    def changed(self, node: vtkMRMLNode, restore: Callable[[], None]) -> None:
+        """Note how a node is brought back to what it was; skipped where it is gone by then."""
+        self._steps.append(lambda: restore() if self._scene.IsNodePresent(node) else None)
+
+    def undo(self) -> None:
+        """Bring the scene back to what it was; a second call has no effect."""
+        while self._steps:
+            self._steps.pop()()
+
+    def __enter__(self) -> Change:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.undo()

@@ -1,0 +1,102 @@
+"""Volume nodes to the library's volumes, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import slicer
+from vtkmodules.vtkCommonDataModel import vtkImageData
+
+from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.volume import Volume
+
+from .change import Change
+from .geometry import affine_below, to_vtk, world_affine
+from .hierarchy import place_beside
+from .images import filled, is_empty, voxels
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLVolumeNode
+
+# From what was computed to the volume it was computed for; `alignment.apply_transform` moves both.
+SOURCE_ROLE = "CrossModalSeg.Source"
+
+
+def read_volume(node: vtkMRMLVolumeNode) -> Volume:
+    """Copy an image out of the scene.
+
+    Args:
+        node: a scalar volume with one value per voxel.
+
+    Returns:
+        (k, j, i) in the node's own number type, with its place in the world: all parent transforms are applied.
+
+    Raises:
+        InputError: the node is no volume, is empty, holds colours or vectors, or values that are not finite.
+        GeometryError: a parent transform is not linear, or the node's own matrix cannot be used.
+    """
+    grid = read_grid(node)
+    components = node.GetImageData().GetNumberOfScalarComponents()
+    if components != 1:
+        raise InputError(
+            f"'{node.GetName()}' holds {components} values per voxel (colours or vectors); a volume with one value per "
+            "voxel is needed. Extract one component (module Vector to Scalar Volume)."
+        )
+    array = voxels(node.GetImageData()).copy()
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        count = int(array.size - np.isfinite(array).sum())
+        raise InputError(
+            f"'{node.GetName()}' holds {count} voxels that are not finite numbers (NaN or infinite). Replace them "
+            "first, for example by a threshold in the module Simple Filters."
+        )
+    return grid.with_array(array)
+
+
+def read_grid(node: vtkMRMLVolumeNode) -> Volume:
+    """Where the voxels of a volume node lie in the world, without copying them: all values are 0.
+
+    Raises:
+        InputError: the node is no volume, or is empty.
+        GeometryError: a parent transform is not linear, or the node's own matrix cannot be used.
+    """
+    if not isinstance(node, slicer.vtkMRMLVolumeNode):
+        found = "nothing" if node is None else f"'{node.GetName()}'"
+        raise InputError(f"A volume of the scene was expected, got {found}. Choose a volume.")
+    if is_empty(node.GetImageData()):
+        raise InputError(f"'{node.GetName()}' holds no voxels. Load it again, or choose another volume.")
+    shape = node.GetImageData().GetDimensions()[::-1]
+    return Volume(np.broadcast_to(np.uint8(0), shape), world_affine(node))
+
+
+def write_volume(
+    scene: vtkMRMLScene,
+    volume: Volume,
+    name: str,
+    under: vtkMRMLVolumeNode,
+    change: Change | None = None,
+) -> vtkMRMLScalarVolumeNode:
+    """Add a scalar volume to the scene, such as a probability or the uncertainty.
+
+    Args:
+        scene: where to.
+        volume: with its place in the world.
+        name: of the new node.
+        under: the new node gets the same parent transform and the same place in the subject hierarchy.
+        change: takes note, for undo.
+
+    Raises:
+        GeometryError: a parent transform is not linear.
+    """
+    affine = affine_below(under, volume.affine)
+    image = filled(vtkImageData(), volume.array)
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    if change is not None:
+        change.created(node)
+    node.SetIJKToRASMatrix(to_vtk(affine))
+    node.SetAndObserveImageData(image)
+    node.SetAndObserveTransformNodeID(under.GetTransformNodeID())
+    node.SetNodeReferenceID(SOURCE_ROLE, under.GetID())
+    node.CreateDefaultDisplayNodes()
+    place_beside(scene, node, under)
+    return node
