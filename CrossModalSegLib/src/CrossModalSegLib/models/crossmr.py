@@ -98,8 +98,9 @@ PRESETS: dict[str, CrossMRConfig] = {
     "paper": CrossMRConfig(),
     "compact": CrossMRConfig(
         encoder=FOCALNET["compact"],
-        channels=128,
-        feedforward=512,
+        channels=96,
+        heads=6,
+        feedforward=384,
         decoder_layers=6,
         encoder_layers=2,
         dropout=0.0,

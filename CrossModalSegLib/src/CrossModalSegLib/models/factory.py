@@ -11,6 +11,7 @@ from torch import nn
 from CrossModalSegLib.config import from_dict
 from CrossModalSegLib.errors import InputError, ModelError
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
+from CrossModalSegLib.models.crossmr import CrossMR, CrossMRConfig
 from CrossModalSegLib.models.da_vnet import DAVNet, DAVNetConfig
 from CrossModalSegLib.models.dense_unet import DenseUNet, DenseUNetConfig
 from CrossModalSegLib.models.dual_decoder_vnet import DualDecoderVNet, DualDecoderVNetConfig
@@ -28,6 +29,7 @@ from CrossModalSegLib.models.monai_networks import (
 )
 from CrossModalSegLib.models.vnet import VNet, VNetConfig
 
+# Networks of volumes: from modalities to classes.
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "cmfnet": (CmFNetConfig, CmFNet),
     "vnet": (VNetConfig, VNet),
@@ -41,6 +43,10 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "unetr": (UNETRConfig, UNETR),
     "dynunet": (DynUNetConfig, DynUNet),
 }
+# Networks of slices, which follow from their configuration alone.
+SLICE_NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
+    "crossmr": (CrossMRConfig, CrossMR),
+}
 
 
 def network_config(name: str, num_classes: int, modalities: int, **options: Any) -> Any:
@@ -53,8 +59,13 @@ def network_config(name: str, num_classes: int, modalities: int, **options: Any)
         options: Further fields of the configuration.
 
     Raises:
-        ModelError: The name or an option is unknown, or a value does not fit.
+        ModelError: The name or an option is unknown, a value does not fit, or the network is one of slices.
     """
+    if name in SLICE_NETWORKS:
+        raise ModelError(
+            f"The network {name!r} works on slices and does not follow from classes and modalities; networks of "
+            f"volumes are {', '.join(sorted(NETWORKS))}."
+        )
     config_class, _ = _entry(name)
     fields = {field.name for field in dataclasses.fields(config_class)}
     channels = "modalities" if "modalities" in fields else "in_channels"
@@ -65,7 +76,7 @@ def build_network(name: str, config: Mapping[str, Any]) -> nn.Module:
     """Build a network with fresh weights from its name and the dict of its configuration.
 
     Args:
-        name: A key of `NETWORKS`.
+        name: A key of `NETWORKS` or `SLICE_NETWORKS`.
         config: Fields of its configuration class, as `config.to_dict` gives them; missing ones take their defaults.
 
     Raises:
@@ -76,9 +87,10 @@ def build_network(name: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def _entry(name: str) -> tuple[type, type[nn.Module]]:
-    if name not in NETWORKS:
-        raise ModelError(f"There is no network named {name!r}; the networks are {', '.join(sorted(NETWORKS))}.")
-    return NETWORKS[name]
+    known = NETWORKS | SLICE_NETWORKS
+    if name not in known:
+        raise ModelError(f"There is no network named {name!r}; the networks are {', '.join(sorted(known))}.")
+    return known[name]
 
 
 def _config(name: str, values: Mapping[str, Any]) -> Any:

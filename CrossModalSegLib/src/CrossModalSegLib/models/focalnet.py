@@ -84,6 +84,7 @@ FOCALNET: dict[str, FocalNetConfig] = {
         embed_dim=48,
         depths=(1, 2, 4, 2),
         focal_levels=(2, 2, 3, 3),
+        mlp_ratio=3.0,
         drop_path=0.1,
         layer_scale=None,
         use_post_norm=False,

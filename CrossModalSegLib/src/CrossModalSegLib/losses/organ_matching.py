@@ -1,0 +1,101 @@
+"""Which query stands for which organ: organ-specific bipartite matching, and SEEM's over all queries.
+
+With one target for the N queries of an organ, the assignment of the paper, whose costs are infinite for all other
+queries, is the cheapest of those N. The ablation without it assigns all K * N queries of an image freely.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional
+
+from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.losses.point_sampling import POINTS, random_points, sample_points
+from CrossModalSegLib.models.masked_decoder import Prediction
+
+BCE_COST, DICE_COST = 2.0, 2.0
+UNMATCHED = -1
+
+
+@torch.no_grad()
+def match(
+    prediction: Prediction,
+    targets: Tensor,
+    present: Tensor,
+    within_organ: bool = True,
+    *,
+    points: int = POINTS,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Match each organ that is there with a query.
+
+    Args:
+        prediction: Of one head.
+        targets: (B, K, H, W), 1 or True in the organ.
+        present: (B, K) bool: which organs are matched. Without `within_organ` only their queries can be.
+        within_organ: Only an organ's own queries can be matched with it; else any query of the image, each once.
+        points: The costs are computed on so many uniform points of each image.
+        generator: Of the points; None takes the global one.
+
+    Returns:
+        (B, K) long, an index into the K * N queries of an image (organ * N + query), or -1 for organs not present.
+
+    Raises:
+        InputError: The shapes do not fit each other.
+    """
+    check_targets(prediction, targets, present)
+    b, k, n = prediction.masks.shape[:3]
+    size = targets.shape[-2:]
+    places = random_points(b, points, targets.device, generator)
+    masks = sample_points(prediction.masks.flatten(1, 2), places, size)
+    wanted = sample_points(targets, places, size)
+    if within_organ:
+        own = matching_cost(masks.view(b * k, n, -1), wanted.view(b * k, 1, -1)).view(b, k, n)
+        best = own.argmin(-1) + n * torch.arange(k, device=own.device)
+        return torch.where(present, best, UNMATCHED)
+    return _assign(matching_cost(masks, wanted), present, n)
+
+
+def matching_cost(masks: Tensor, targets: Tensor) -> Tensor:
+    """C_match = 2 L_BCE + 2 L_Dice of each mask with each target.
+
+    Args:
+        masks: (M, Q, P) logits at points.
+        targets: (M, T, P) in [0, 1].
+
+    Returns:
+        (M, Q, T) fp32.
+    """
+    with torch.autocast(masks.device.type, enabled=False):
+        masks, targets = masks.float(), targets.float().transpose(1, 2)
+        p = masks.shape[-1]
+        bce = functional.softplus(masks).mean(-1, keepdim=True) - masks @ targets / p
+        probabilities = masks.sigmoid()
+        sizes = probabilities.sum(-1, keepdim=True) + targets.sum(1, keepdim=True)
+        dice = 1.0 - (2.0 * (probabilities @ targets) + 1.0) / (sizes + 1.0)
+        return BCE_COST * bce + DICE_COST * dice
+
+
+def check_targets(prediction: Prediction, targets: Tensor, present: Tensor) -> None:
+    """InputError unless targets are (B, K, H, W) and `present` is (B, K) bool, for the B and K of the prediction."""
+    b, k = prediction.masks.shape[:2]
+    if targets.ndim != 4 or targets.shape[:2] != (b, k) or present.shape != (b, k) or present.dtype != torch.bool:
+        raise InputError(
+            f"For masks of {b} images and {k} organs, targets ({b}, {k}, H, W) and bool flags ({b}, {k}) were "
+            f"expected; got {tuple(targets.shape)} and {present.dtype} {tuple(present.shape)}."
+        )
+
+
+def _assign(costs: Tensor, present: Tensor, n: int) -> Tensor:
+    # costs (B, K * N, K) -> (B, K); queries of organs that are not there belong to nobody.
+    matched = torch.full(present.shape, UNMATCHED, dtype=torch.long)
+    for i, (cost, is_there) in enumerate(zip(costs.cpu(), present.cpu())):
+        organs = is_there.nonzero()[:, 0]
+        queries = is_there.repeat_interleave(n).nonzero()[:, 0]
+        if len(organs) == 0:
+            continue
+        rows, columns = linear_sum_assignment(cost[queries][:, organs].numpy())
+        matched[i, organs[torch.from_numpy(columns)]] = queries[torch.from_numpy(rows)]
+    return matched.to(present.device)

@@ -1,0 +1,146 @@
+"""The loss of CrossMR: masks of the matched queries, the choice among an organ's queries, and the organ's presence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.losses.organ_matching import check_targets, match
+from CrossModalSegLib.losses.point_sampling import IMPORTANCE, OVERSAMPLE, POINTS, sample_points, uncertain_points
+from CrossModalSegLib.models.masked_decoder import Prediction
+
+
+@dataclass(frozen=True)
+class ReferringLoss:
+    """Deeply supervised referring segmentation.
+
+    Attributes:
+        bce, dice: Weights of the mask terms (2.5 each in the paper), over the matched queries.
+        select: Weight of the cross-entropy that makes the matched query the most similar to its organ's prototype.
+        presence: Weight of the binary cross-entropy of "the organ is in this target", over all queries of an organ.
+        within_organ: Match an organ with its own queries only; else with any query of the image (SEEM). A query of
+            another organ cannot be chosen for this one, so such a match has no select term.
+        points: At which masks are compared, and matched.
+        oversample, importance: As in `uncertain_points`.
+    """
+
+    bce: float = 2.5
+    dice: float = 2.5
+    select: float = 1.0
+    presence: float = 1.0
+    within_organ: bool = True
+    points: int = POINTS
+    oversample: int = OVERSAMPLE
+    importance: float = IMPORTANCE
+
+    def __post_init__(self) -> None:
+        for name in ("bce", "dice", "select", "presence"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} of the referring loss must be 0 or more; got {getattr(self, name)}.")
+        if self.points < 1 or self.oversample < 1 or not 0.0 <= self.importance <= 1.0:
+            raise InputError(
+                "The referring loss needs points and oversample of at least 1 and an importance within 0 and 1; got "
+                f"{self.points}, {self.oversample} and {self.importance}."
+            )
+
+    def __call__(
+        self,
+        predictions: Sequence[Prediction],
+        targets: Tensor,
+        present: Tensor,
+        organs: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms; their sum is the loss.
+
+        Args:
+            predictions: Of all heads.
+            targets: (B, K, H, W), 1 or True in the organ.
+            present: (B, K) bool, the organ is in the target. Others train the presence alone.
+            organs: (B, K) bool, the organ is asked for. Others are padding and are ignored.
+            generator: Of the sampled points; None takes the global one.
+
+        Returns:
+            Scalars "bce", "dice", "select" and "presence", each weighted, and a mean over organs and over heads; zero
+            with a graph where there is nothing to train.
+
+        Raises:
+            InputError: There is no prediction, or the shapes do not fit each other.
+        """
+        if not predictions:
+            raise InputError("The referring loss needs the prediction of one head at least; got none.")
+        check_targets(predictions[0], targets, present)
+        check_targets(predictions[0], targets, organs)
+        with torch.autocast(targets.device.type, enabled=False):
+            heads = [self._head(each, targets, present & organs, organs, generator) for each in predictions]
+        weights = {"bce": self.bce, "dice": self.dice, "select": self.select, "presence": self.presence}
+        return {name: weight * torch.stack([head[name] for head in heads]).mean() for name, weight in weights.items()}
+
+    def _head(
+        self,
+        prediction: Prediction,
+        targets: Tensor,
+        there: Tensor,
+        organs: Tensor,
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        matched = match(prediction, targets, there, self.within_organ, points=self.points, generator=generator)
+        image, organ = there.nonzero(as_tuple=True)
+        query = matched[image, organ]
+        masks = prediction.masks.flatten(1, 2)[image, query]
+        bce, dice = self._mask_terms(masks, targets[image, organ], generator)
+        return {
+            "bce": bce,
+            "dice": dice,
+            "select": select_term(prediction.similarity, image, organ, query),
+            "presence": presence_term(prediction.presence, there, organs),
+        }
+
+    def _mask_terms(self, masks: Tensor, targets: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        # Of M masks (M, h, w) and targets (M, H, W).
+        if len(masks) == 0:
+            return masks.float().sum(), masks.float().sum()
+        size = targets.shape[-2:]
+        places = uncertain_points(masks, size, self.points, self.oversample, self.importance, generator)
+        logits = sample_points(masks[:, None], places, size)[:, 0]
+        wanted = sample_points(targets[:, None], places, size)[:, 0]
+        return functional.binary_cross_entropy_with_logits(logits, wanted), dice_term(logits, wanted)
+
+
+def dice_term(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over masks of 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), for logits and targets (M, P)."""
+    p = logits.sigmoid()
+    overlap = (p * targets).sum(-1)
+    return (1.0 - (2.0 * overlap + 1.0) / (p.sum(-1) + targets.sum(-1) + 1.0)).mean()
+
+
+def select_term(similarity: Tensor, image: Tensor, organ: Tensor, query: Tensor) -> Tensor:
+    """Mean cross-entropy of the similarities of an organ's queries, the matched one being the answer.
+
+    Args:
+        similarity: (B, K, N).
+        image, organ, query: Of M matches; a query is an index into all K * N of its image.
+    """
+    n = similarity.shape[-1]
+    is_own = query // n == organ
+    logits = similarity.float()[image[is_own], organ[is_own]]
+    if len(logits) == 0:
+        return logits.sum()
+    return functional.cross_entropy(logits, query[is_own] % n)
+
+
+def presence_term(presence: Tensor, there: Tensor, organs: Tensor) -> Tensor:
+    """Mean binary cross-entropy over all queries of the organs asked for.
+
+    Args:
+        presence: (B, K, N) logits.
+        there, organs: (B, K) bool.
+    """
+    logits = presence.float()[organs]
+    wanted = there[organs].to(logits.dtype)[:, None].expand_as(logits)
+    return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / max(1, logits.numel())
