@@ -32,6 +32,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(("scribble",), "scribble", "Draw scribbles on a segmented mask, as a person would."),
     Command(("register",), "register", "Bring one image onto the grid and position of another."),
     Command(("train", "cmfnet"), "train_cmfnet", "Train a network on a cohort with scribbles."),
+    Command(("train", "crossmr"), "train_crossmr", "Train a network that follows a scribbled reference, on masks."),
     Command(("train", "prior"), "train_prior", "Train the network that fits start from, on masks."),
     Command(("fit",), "fit", "Segment one case from its scribbles."),
     Command(("segment",), "segment", "Segment without scribbles, with a trained model."),
@@ -42,3 +43,5 @@ COMMANDS: tuple[Command, ...] = (
     Command(("model", "import"), "model_import", "Install a model from a folder or a zip archive."),
     Command(("doctor",), "doctor", "Show versions, devices, memory, and what works here."),
 )
+# Started by programs, not by people: in no overview.
+HIDDEN: tuple[Command, ...] = (Command(("worker",), "worker", "Answer the requests of a panel or a page."),)

@@ -121,19 +121,20 @@ def training_config(args: Arguments) -> TrainingConfig:
     Raises:
         InputError: a setting is unknown or not usable, or both epochs and steps were given.
     """
+    from CrossModalSegLib.cli.settings import merged, settings_file
     from CrossModalSegLib.config import from_dict, to_dict
     from CrossModalSegLib.errors import InputError
     from CrossModalSegLib.training.config import TrainingConfig, preset
 
     if args.epochs is not None and args.steps is not None:
         raise InputError("The length of a training is given once: as --epochs, or as --steps.")
-    from_file = _settings_file(args.config) if args.config is not None else {}
+    from_file = settings_file(args.config) if args.config is not None else {}
     settings = to_dict(preset(args.preset, args.method or from_file.get("method", "cmfnet")))
     given = _given(args)
     for changes in (from_file, given):
         if changes.get("steps") is not None or changes.get("epochs") is not None:
             settings.update(steps=None, epochs=None)
-        settings = _merged(settings, changes)
+        settings = merged(settings, changes)
     if args.network is not None and "network_options" not in from_file:
         settings["network_options"] = {}  # those of the preset belong to its own network
     if settings["method"] == "full" or settings["annotation"] == "masks":
@@ -165,22 +166,3 @@ def _given(args: Arguments) -> dict[str, Any]:
     if args.patch_size is not None:
         given["patch_size"] = list(args.patch_size)
     return given
-
-
-def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the changes, nested ones key by key."""
-    merged = dict(settings)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if nested else value
-    return merged
-
-
-def _settings_file(path: Path) -> dict[str, Any]:
-    from CrossModalSegLib.config import read_json
-    from CrossModalSegLib.errors import InputError
-
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise InputError(f"The settings file '{path}' should hold a JSON object, got {type(data).__name__}.")
-    return data

@@ -16,9 +16,10 @@ from torch import nn
 from CrossModalSegLib.cohort import Cohort
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.inference.model_card import ModelCard
-from CrossModalSegLib.inference.model_folder import save_model
+from CrossModalSegLib.inference.model_folder import WeightsType, save_model
 from CrossModalSegLib.output import atomic_folder, write_json
 from CrossModalSegLib.training.config import TrainingConfig
+from CrossModalSegLib.training.network_run import NetworkRun
 from CrossModalSegLib.training.run import TrainingRun
 from CrossModalSegLib.versions import library_versions
 
@@ -38,19 +39,31 @@ def export_model(
     Returns:
         `out`.
     """
-    from CrossModalSegLib.report.curve import write_curve  # here: matplotlib takes a second
+    network = best_network(run)
+    write_training(out, network, make_card(out, network, run, cohort, description, validated_on), run)
+    return out
 
+
+def best_network(run: NetworkRun) -> nn.Module:
+    """A copy of the network with the weights of the best validation, or the last ones without any."""
     network = copy.deepcopy(run.evaluated_network)
     if run.best_weights is not None:
         network.load_state_dict(run.best_weights)
-    card = make_card(out, network, run, cohort, description, validated_on)
+    return network
+
+
+def write_training(
+    out: Path, network: nn.Module, card: ModelCard, run: NetworkRun, weights: WeightsType = "float32"
+) -> None:
+    """Write the model folder with `history.json`, `training.json` and `curve.png`, complete or not at all."""
+    from CrossModalSegLib.report.curve import write_curve  # here: matplotlib takes a second
+
     history = run.history.to_json()
     with atomic_folder(out) as folder:
-        save_model(folder, network, card)
+        save_model(folder, network, card, weights=weights)
         write_json(history, folder / "history.json")
         write_json(to_dict(run.config), folder / "training.json")
         write_curve(history, folder / "curve.png")
-    return out
 
 
 def make_card(
@@ -64,7 +77,7 @@ def make_card(
     """The card of a trained network."""
     config: TrainingConfig = run.config
     return ModelCard(
-        name=_model_name(out),
+        name=model_name(out),
         architecture=config.network_name,
         network=to_dict(network.config),
         modalities=cohort.modalities,
@@ -75,16 +88,23 @@ def make_card(
             "method": config.method,
             "settings": to_dict(config),
             "cases": dict(description),
-            "steps": run.total_steps,
-            "seconds": run.history.steps[-1]["seconds"] if run.history.steps else 0.0,
-            "device": _device_name(run),
-            "processes": run.fabric.world_size,
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **run_facts(run),
         },
         metrics=_metrics(run, validated_on),
         seed=config.seed,
         versions=library_versions(),
     )
+
+
+def run_facts(run: NetworkRun) -> dict[str, Any]:
+    """Length, hardware and date of a finished training."""
+    return {
+        "steps": run.step,
+        "seconds": run.history.steps[-1]["seconds"] if run.history.steps else 0.0,
+        "device": _device_name(run),
+        "processes": run.fabric.world_size,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def _metrics(run: TrainingRun, validated_on: str) -> dict[str, Any]:
@@ -94,12 +114,12 @@ def _metrics(run: TrainingRun, validated_on: str) -> dict[str, Any]:
     return {"validated_on": validated_on, **best}
 
 
-def _device_name(run: TrainingRun) -> str:
+def _device_name(run: NetworkRun) -> str:
     device = run.fabric.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
 
 
-def _model_name(out: Path) -> str:
+def model_name(out: Path) -> str:
     """The folder's name, with what a model name cannot hold replaced."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", out.name).lstrip("._-")[:64]
     return name or "model"

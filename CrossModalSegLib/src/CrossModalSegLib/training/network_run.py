@@ -23,6 +23,7 @@ class NetworkRun:
     """One training in progress: everything that a checkpoint holds, and the one step that changes it.
 
     Attributes:
+        config: The settings.
         step: Steps done.
         seconds: For how long; kept by the loop.
         network: The network in training, without wrappers.
@@ -36,6 +37,7 @@ class NetworkRun:
         fabric: Fabric,
         network: nn.Module,
         stream: PlannedStream,
+        config: Any,
         make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         *,
         ema_decay: float | None,
@@ -48,12 +50,13 @@ class NetworkRun:
             fabric: Launched.
             network: Newly built, or with the weights to start from.
             stream: Of training batches.
+            config: The settings; a dataclass.
             make_optimizer: Of the network on its device.
             ema_decay: Of the averaged weights; None for none.
             gradient_clip: Largest norm of the gradient; None leaves it as it is.
             wrap: Around the network, a module whose forward pass is a whole step.
         """
-        self.fabric, self.stream = fabric, stream
+        self.fabric, self.stream, self.config = fabric, stream, config
         self.gradient_clip = gradient_clip
         self.history = History()
         self.step = 0

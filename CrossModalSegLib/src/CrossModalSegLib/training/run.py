@@ -58,9 +58,9 @@ class TrainingRun(NetworkRun):
             momentum=config.momentum,
         )
         super().__init__(
-            fabric, network, stream, optimizer, ema_decay=config.ema_decay, gradient_clip=config.gradient_clip
+            fabric, network, stream, config, optimizer, ema_decay=config.ema_decay, gradient_clip=config.gradient_clip
         )
-        self.config, self.method = config, method
+        self.method = method
         self.total_steps = total_steps
         self.validate_every = config.validate_every or max(1, total_steps // 20)
         stage = config.second_stage

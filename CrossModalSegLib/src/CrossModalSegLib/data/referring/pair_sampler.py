@@ -228,6 +228,11 @@ class PairSampler:
                 f"No slice holds {config.min_pixels} pixels of an organ, so no pair can be drawn: check the masks."
             )
 
+    @property
+    def num_slices(self) -> int:
+        """Slices that hold an organ."""
+        return int(sum(areas.any(axis=1).sum() for areas in self._areas))
+
     def plan(self) -> int:
         """The number of the next pair."""
         return int(self._rng.integers(MAX_PLAN))

@@ -1,0 +1,81 @@
+"""Loss and Dice of held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from CrossModalSegLib.data.referring.pair_sampler import PairBatch
+from CrossModalSegLib.models.crossmr import choose
+from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.training.referring.step import CrossMRStep, UNetStep
+from CrossModalSegLib.training.rng import isolated_rng, seed_everything
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+@torch.no_grad()
+def validate_pairs(
+    step: nn.Module, pairs: Sequence[PairBatch], names: Sequence[str], fabric: Fabric, cancel: CancelToken | None = None
+) -> dict[str, Any]:
+    """Mean loss, and Dice of the targets that hold the organ.
+
+    Args:
+        step: `CrossMRStep` or `UNetStep` with the network to validate; back in its mode afterwards.
+        pairs: Batches.
+        names: Of the label values 1, 2, ….
+        fabric: Says where, and in which precision.
+        cancel: Looked at before each batch.
+
+    Returns:
+        "loss", "dice" (mean over organs, None without any), and "dice_by_class" by name.
+    """
+    was_training = step.training
+    step.eval()
+    losses: list[float] = []
+    found: dict[int, list[float]] = {}
+    with isolated_rng():
+        seed_everything(0)  # where a loss draws points, it draws the same ones each time
+        for batch in pairs:
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            batch = batch.to(fabric.device)
+            with fabric.autocast():
+                losses.append(float(step(batch)["total"]))
+                masks = predicted_masks(step, batch)
+            for value, dice in organ_dice(masks, batch):
+                found.setdefault(value, []).append(dice)
+    step.train(was_training)
+    by_class = {name: float(np.mean(found[n])) if n in found else None for n, name in enumerate(names, start=1)}
+    present = [dice for dice in by_class.values() if dice is not None]
+    return {
+        "loss": float(np.mean(losses)),
+        "dice": float(np.mean(present)) if present else None,
+        "dice_by_class": by_class,
+    }
+
+
+def predicted_masks(step: nn.Module, batch: PairBatch) -> Tensor:
+    """(B, K, H, W) bool: what the network finds of each organ asked for in the targets; reference to target only."""
+    if isinstance(step, UNetStep):
+        found = step.network(batch.images[1]).argmax(1)
+        return found[:, None] == batch.organ_ids[..., None, None]
+    one_way = CrossMRStep(step.network, step.loss, both_ways=False)
+    logits, presence = choose(one_way.predict(batch)[0][-1])
+    logits = functional.interpolate(logits, batch.images.shape[-2:], mode="bilinear", align_corners=False)
+    return (logits > 0) & (presence > 0.5)[..., None, None]
+
+
+def organ_dice(masks: Tensor, batch: PairBatch) -> list[tuple[int, float]]:
+    """Label value and Dice of each organ that was asked for and is in its target."""
+    truth = batch.masks[1]
+    wanted = batch.organs[0] & batch.present[1]
+    both = 2 * (masks & truth).flatten(2).sum(-1)
+    dice = both / (masks.flatten(2).sum(-1) + truth.flatten(2).sum(-1)).clamp(min=1)
+    return list(zip(batch.organ_ids[wanted].tolist(), dice[wanted].tolist(), strict=True))
