@@ -280,6 +280,14 @@ def test_useless_scribbles(values: list, message: str):
         check_scribbles(np.array(values), TWO)
 
 
+def test_the_background_may_do_without_scribbles_where_it_is_not_learnt():
+    check_scribbles(np.array([1, 2, 255], np.uint8), TWO, needs_background=False)
+    with pytest.raises(LabelError, match=r"scribbles are empty; draw a stroke in each class\.$"):
+        check_scribbles(np.array([255], np.uint8), TWO, needs_background=False)
+    with pytest.raises(LabelError, match="no scribble of liver"):
+        check_scribbles(np.array([2, 255], np.uint8), TWO, needs_background=False)
+
+
 def test_masks():
     mask = check_mask(np.array([0.0, 1.0, 2.0]), TWO)
     assert mask.dtype == np.uint8

@@ -255,15 +255,16 @@ class ScribbleConvention:
         return f"1 to {classes} are classes, {self.unlabelled} is unlabelled, {background}"
 
 
-def check_scribbles(scribbles: np.ndarray, table: LabelTable) -> None:
+def check_scribbles(scribbles: np.ndarray, table: LabelTable, needs_background: bool = True) -> None:
     """Check that there is something to learn from for every class.
 
     Args:
         scribbles: uint8 internal scribbles, any shape.
         table: the classes.
+        needs_background: whether the background must be scribbled, too.
 
     Raises:
-        LabelError: nothing is scribbled, a value is unknown, background or a class has no scribble.
+        LabelError: nothing is scribbled, a value is unknown, a class has no scribble, or the background that needs one.
     """
     counts = np.bincount(whole_numbers(scribbles, "The scribbles").astype(np.int64).ravel(), minlength=256)
     unknown = [value for value in np.flatnonzero(counts) if value >= table.num_classes and value != UNLABELLED]
@@ -273,11 +274,12 @@ def check_scribbles(scribbles: np.ndarray, table: LabelTable) -> None:
             f"{UNLABELLED} unlabelled."
         )
     if not counts[:UNLABELLED].any():
-        raise LabelError("The scribbles are empty; draw a stroke in each class and some in the background.")
+        also = " and some in the background" if needs_background else ""
+        raise LabelError(f"The scribbles are empty; draw a stroke in each class{also}.")
     missing = [label.name for label in table.labels if not counts[label.value]]
     if missing:
         raise LabelError(f"There is no scribble of {', '.join(missing)}; draw at least one stroke of each class.")
-    if not counts[BACKGROUND]:
+    if needs_background and not counts[BACKGROUND]:
         raise LabelError("There is no background scribble; draw a stroke where none of the classes is.")
 
 

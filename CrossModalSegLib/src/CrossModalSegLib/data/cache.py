@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import zipfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from CrossModalSegLib.volume import Volume
 
 if TYPE_CHECKING:
     from CrossModalSegLib.data.preprocess import Preprocessing
+    from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +32,14 @@ _ENTRY = re.compile(r"[0-9a-f]{40}")
 
 def case_key(images: dict[str, Volume], scribbles: Volume | None, mask: Volume | None, prep: Preprocessing) -> str:
     """Hash of the content of a case (voxels, affines, modality names) and of its preprocessing."""
+    return content_key([*images.items(), ("scribbles", scribbles), ("mask", mask)], prep)
+
+
+def content_key(volumes: Iterable[tuple[str, Volume | None]], prep: Preprocessing | SlicePreprocessing) -> str:
+    """Hash of volumes (names, voxels, affines) and of how they are prepared."""
     digest = hashlib.blake2b(digest_size=20)
     digest.update(json.dumps({"version": CACHE_VERSION, "prep": asdict(prep)}, sort_keys=True).encode())
-    for name, volume in [*images.items(), ("scribbles", scribbles), ("mask", mask)]:
+    for name, volume in volumes:
         digest.update(f"|{name}|".encode())
         if volume is not None:
             array = np.ascontiguousarray(volume.array)

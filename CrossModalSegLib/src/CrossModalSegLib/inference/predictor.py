@@ -133,7 +133,7 @@ def predict_slabs(
         raise InputError(f"The overlap of windows lies within 0 and 1, 1 excluded; got {overlap}.")
     target = torch.device(device) if device is not None else _device_of(network)
     network.to(target)
-    passes = _Passes(network, target, _usable_precision(precision, target), progress or SilentProgress(), cancel)
+    passes = _Passes(network, target, usable_precision(precision, target), progress or SilentProgress(), cancel)
     with _evaluation_mode(network):
         yield from _with_fallback(passes, volume, patch, overlap, memory_limit)
 
@@ -436,7 +436,12 @@ def _device_of(network: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _usable_precision(precision: Precision, device: torch.device) -> Precision:
+def usable_precision(precision: Precision, device: torch.device) -> Precision:
+    """The precision asked for, or float32 where the device has no native bfloat16.
+
+    Raises:
+        InputError: It is neither "bf16" nor "fp32".
+    """
     if precision not in ("bf16", "fp32"):
         raise InputError(f'The precision is "bf16" or "fp32"; got "{precision}".')
     if precision == "bf16" and not native_bf16(device):

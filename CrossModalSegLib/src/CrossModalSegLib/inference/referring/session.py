@@ -1,0 +1,413 @@
+"""Scribble on one image, get the organs in it and in all others; a new stroke is answered from features that are kept.
+
+A session belongs to one thread; its cancel tokens may be set from any. Nothing about a volume is recomputed as long as
+it plays a part in the session: new strokes, other organs and other names cost only sampling and decoding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+
+from CrossModalSegLib.data.referring.pairing import Matching, overlap, reference_positions
+from CrossModalSegLib.data.referring.slices import SlicePreprocessing
+from CrossModalSegLib.errors import GeometryError, InputError, ModelError
+from CrossModalSegLib.fitting.working_case import honour_scribbles
+from CrossModalSegLib.inference.model_folder import LoadedModel
+from CrossModalSegLib.inference.predictor import Precision, usable_precision
+from CrossModalSegLib.inference.referring.answers import SliceAnswers
+from CrossModalSegLib.inference.referring.features import FEATURE_BYTES, FeatureStore
+from CrossModalSegLib.inference.referring.reference_tokens import (
+    ReferenceTokens,
+    reference_tokens,
+    slice_batches,
+)
+from CrossModalSegLib.inference.referring.referred_volume import ReferredVolume, refer_volume
+from CrossModalSegLib.inference.referring.results import (
+    ReferResult,
+    VolumeReport,
+    VolumeResult,
+    answered_labels,
+    milliliters,
+    slices_with,
+)
+from CrossModalSegLib.inference.referring.tuning import TuningReport, tune
+from CrossModalSegLib.labels import UNLABELLED, LabelTable, check_scribbles
+from CrossModalSegLib.models.crossmr import CrossMR, Features, choose
+from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
+from CrossModalSegLib.volume import Volume, describe, same_geometry
+
+REFERENCE = "reference"
+DEFAULT_MODEL = "abdomen-mr"
+SliceMatching = Literal["auto", "position", "order"]
+
+# A GPU is idle with single slices; on a CPU larger batches would only let a wish to stop wait.
+ENCODED_AT_ONCE = {"cuda": 8}
+DECODED_AT_ONCE = {"cuda": 16, "cpu": 2}
+
+
+@dataclass(frozen=True)
+class ReferOptions:
+    """How strokes are answered.
+
+    Attributes:
+        probabilities: Whether the result holds the probabilities.
+        slices: Which scribbled slices serve a target slice: the nearest by "position" in the patient, or by relative
+            "order"; "auto" takes the position where the volumes overlap in space.
+        reference_slices: How many scribbled slices serve a target slice, of each organ.
+        largest_component: Whether to leave only the largest connected piece of each organ.
+        tune_seconds: Time to tune a copy of the network on the strokes first; see `tuning`.
+    """
+
+    probabilities: bool = False
+    slices: SliceMatching = "auto"
+    reference_slices: int = 4
+    largest_component: bool = False
+    tune_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.slices not in ("auto", "position", "order"):
+            raise InputError(f'Slices are matched by "auto", "position" or "order"; got "{self.slices}".')
+        if self.reference_slices < 1:
+            raise InputError(f"At least one scribbled slice serves a target slice; got {self.reference_slices}.")
+        if not 0 <= self.tune_seconds < np.inf:
+            raise InputError(f"The seconds of tuning must be 0 or more and finite; got {self.tune_seconds}.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is asked of every volume."""
+
+    network: CrossMR
+    tokens: ReferenceTokens
+    scribbles: Volume
+    table: LabelTable
+    options: ReferOptions
+
+
+class ReferSession:
+    """A reference and its targets, whose image features are kept.
+
+    Features are known by the content of their image: the same image under another name, or as reference and target, is
+    encoded once. They are freed when no part of the session needs them any more.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        device: torch.device | str | None = None,
+        precision: Precision = "bf16",
+        feature_bytes: int = FEATURE_BYTES,
+    ) -> None:
+        """An empty session.
+
+        Args:
+            model: A CrossMR model.
+            device: Where to compute; the model is moved there. None takes where it is.
+            precision: "bf16" computes with bfloat16 where the device does so natively. Features are kept in bfloat16 in
+                either case.
+            feature_bytes: What kept features may take; the default of 2 GB holds more than five volumes of 40 slices at
+                256 by 256. Slices beyond are encoded anew with each answer.
+
+        Raises:
+            ModelError: The model is not a CrossMR.
+        """
+        self._network = _crossmr(model)
+        self.device = model.device if device is None else torch.device(device)
+        self._network.to(self.device).eval()
+        self._precision = usable_precision(precision, self.device)
+        self._prep = model.card.slices or SlicePreprocessing(image_size=self._network.config.image_size)
+        self._store = FeatureStore(self._encode, feature_bytes)
+        self._reference: ReferredVolume | None = None
+        self._targets: dict[str, ReferredVolume] = {}
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets, in the order in which they were added."""
+        return tuple(self._targets)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the kept features take."""
+        return self._store.bytes
+
+    @property
+    def encoded_slices(self) -> int:
+        """How many slices were encoded so far."""
+        return self._store.encoded
+
+    def set_reference(self, image: Volume, progress: Progress | None = None, cancel: CancelToken | None = None) -> None:
+        """Look at the image that is scribbled on; it takes the place of the one before.
+
+        Args:
+            image: CT or MR of any contrast.
+            progress: Called with each slice.
+            cancel: Looked at before each slice.
+
+        Raises:
+            InputError: The image is constant, not finite, or its axial slices are smaller than 16 by 16 voxels.
+            Cancelled: The session is as it was before.
+        """
+        self._reference = self._looked_at(REFERENCE, image, self._targets.values(), progress, cancel)
+        self._free()
+
+    def add_target(
+        self, name: str, image: Volume, progress: Progress | None = None, cancel: CancelToken | None = None
+    ) -> None:
+        """Look at an image that shall be segmented; it takes the place of a target of the same name.
+
+        Args:
+            name: Of the results for it.
+            image, progress, cancel: As in `set_reference`.
+
+        Raises:
+            InputError: The name is "reference", or the image is not usable.
+            Cancelled: The session is as it was before.
+        """
+        if name == REFERENCE:
+            raise InputError(f"'{REFERENCE}' is the name of the reference itself; give the target another one.")
+        others = [volume for key, volume in self._volumes().items() if key != name]
+        self._targets[name] = self._looked_at(name, image, others, progress, cancel)
+        self._free()
+
+    def remove_target(self, name: str) -> None:
+        """Forget a target and free what only it needed.
+
+        Raises:
+            InputError: There is none of that name.
+        """
+        if name not in self._targets:
+            raise InputError(f"There is no target '{name}'; the targets are {', '.join(self._targets) or 'none'}.")
+        del self._targets[name]
+        self._free()
+
+    def refer(
+        self,
+        scribbles: Volume,
+        table: LabelTable,
+        *,
+        probabilities: bool = False,
+        slices: SliceMatching = "auto",
+        reference_slices: int = 4,
+        largest_component: bool = False,
+        tune_seconds: float = 0.0,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> ReferResult:
+        """Segment the reference and all targets.
+
+        Args:
+            scribbles: uint8 on the reference's own grid: 0 background, 1..K, 255 not drawn. Every organ needs a stroke
+                on one axial slice or more; background strokes are optional. On the reference, scribbled voxels keep
+                what was drawn.
+            table: The organs 1..K: any, in any order.
+            probabilities, slices, reference_slices, largest_component, tune_seconds: See `ReferOptions`.
+            progress: Called with whole seconds of the tuning, then with each slice of all volumes.
+            cancel: Looked at between slices.
+
+        Raises:
+            InputError: There is no reference, or an option is out of range.
+            GeometryError: The scribbles are not on the reference's grid, or matching by position is asked for where
+                volumes do not overlap.
+            LabelError: An organ has no stroke, or a stroke has no organ.
+            Cancelled: The cancel token was set.
+        """
+        began = time.perf_counter()
+        options = ReferOptions(probabilities, slices, reference_slices, largest_component, tune_seconds)
+        cancel, progress = cancel or CancelToken(), progress or SilentProgress()
+        reference = self._checked_reference(scribbles, table)
+        positions = {name: _positions(volume, reference, slices) for name, volume in self._volumes().items()}
+        network, tuning = self._tuned(reference, scribbles, table, options, progress, cancel)
+        with torch.no_grad(), self._autocast():
+            masks = _stroke_masks(reference, scribbles, table)
+            tokens = reference_tokens(network, self._store, reference, masks, cancel)
+            asked = _Asked(network, tokens, scribbles, table, options)
+            count = _Counter(progress, sum(volume.count for volume in self._volumes().values()))
+            results = {
+                name: self._answer(asked, volume, *positions[name], count, cancel)
+                for name, volume in self._volumes().items()
+            }
+        return ReferResult(
+            segmentations={name: result.labels for name, result in results.items()},
+            probabilities={name: result.probabilities for name, result in results.items() if probabilities},
+            reports={name: result.report for name, result in results.items()},
+            tuning=tuning,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _volumes(self) -> dict[str, ReferredVolume]:
+        return ({} if self._reference is None else {REFERENCE: self._reference}) | self._targets
+
+    def _looked_at(
+        self,
+        name: str,
+        image: Volume,
+        others: Collection[ReferredVolume],
+        progress: Progress | None,
+        cancel: CancelToken | None,
+    ) -> ReferredVolume:
+        volume = refer_volume(name, image, self._prep)
+        needed = {other.key for other in others}
+        batch = ENCODED_AT_ONCE.get(self.device.type, 1)
+        try:
+            self._store.add(volume, batch, progress or SilentProgress(), cancel or CancelToken(), needed)
+        except BaseException:
+            self._free()
+            raise
+        return volume
+
+    def _free(self) -> None:
+        self._store.retain({volume.key for volume in self._volumes().values()})
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+
+    def _encode(self, volume: ReferredVolume, indices: Sequence[int]) -> Features:
+        windows = torch.from_numpy(volume.windows(indices, self._network.config.context))
+        with torch.no_grad(), self._autocast():
+            return self._network.encode(windows.to(self.device))
+
+    def _checked_reference(self, scribbles: Volume, table: LabelTable) -> ReferredVolume:
+        if self._reference is None:
+            raise InputError("There is no reference yet: set one before you refer to it.")
+        grid = self._reference.frame.source.volume()
+        if not same_geometry(grid, scribbles):
+            raise GeometryError(
+                f"The scribbles should be on the grid of the reference but are not: it has {describe(grid)}; "
+                f"the scribbles have {describe(scribbles)}. Draw them on the reference itself."
+            )
+        check_scribbles(scribbles.array, table, needs_background=False)
+        return self._reference
+
+    def _tuned(
+        self,
+        reference: ReferredVolume,
+        scribbles: Volume,
+        table: LabelTable,
+        options: ReferOptions,
+        progress: Progress,
+        cancel: CancelToken,
+    ) -> tuple[CrossMR, TuningReport | None]:
+        """The network that answers."""
+        if options.tune_seconds == 0:
+            return self._network, None
+        drawn = reference.frame.scribbles_to_canvas(scribbles)
+        features = partial(self._store.get, reference)
+        seconds, organs = options.tune_seconds, len(table)
+        return tune(self._network, features, drawn, organs, seconds, self._autocast, progress, cancel)
+
+    def _answer(
+        self,
+        asked: _Asked,
+        volume: ReferredVolume,
+        positions: np.ndarray,
+        matching: Matching,
+        count: _Counter,
+        cancel: CancelToken,
+    ) -> VolumeResult:
+        began = time.perf_counter()
+        table, options = asked.table, asked.options
+        answers = SliceAnswers(volume, len(table), options.probabilities, self.device)
+        selections = [asked.tokens.select(position, options.reference_slices) for position in positions]
+        for selection, indices in slice_batches(selections, DECODED_AT_ONCE.get(self.device.type, 1)):
+            cancel.raise_if_cancelled()
+            features = self._store.get(volume, indices)
+            tokens = asked.tokens.merged(selection).expand(len(indices))
+            answers.put(indices, *choose(asked.network.decode(features, tokens)[-1]))
+            count.advance(len(indices))
+        drawn = asked.scribbles.array if volume is self._reference else None
+        array = answered_labels(answers, len(table), options.largest_component, drawn)
+        labels = Volume(array, volume.frame.source.affine)
+        probabilities = answers.source_probabilities()
+        if probabilities is not None and drawn is not None:
+            honour_scribbles(probabilities, drawn)
+        found = slices_with(volume.to_axial(array), table)
+        report = VolumeReport(
+            matching=matching,
+            overlap=overlap(volume.frame, self._reference.frame),
+            slices=volume.count,
+            present=tuple(name for name, slices in found.items() if slices),
+            slices_with=found,
+            milliliters=milliliters(labels, table),
+            seconds=time.perf_counter() - began,
+        )
+        return VolumeResult(labels, probabilities, report)
+
+
+def refer_volumes(
+    model: LoadedModel,
+    reference: Volume,
+    scribbles: Volume,
+    targets: Mapping[str, Volume],
+    table: LabelTable,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision = "bf16",
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+    **options: object,
+) -> ReferResult:
+    """Segment a reference and its targets in one call; a `ReferSession` answers further strokes sooner.
+
+    Args:
+        model, device, precision: As in `ReferSession`.
+        reference, scribbles, table: As in `ReferSession.refer`.
+        targets: Images by name.
+        progress, cancel: As in `ReferSession`.
+        options: Further ones of `ReferSession.refer`.
+
+    Raises:
+        CrossModalSegError: As in `ReferSession`.
+    """
+    session = ReferSession(model, device, precision)
+    session.set_reference(reference, progress, cancel)
+    for name, image in targets.items():
+        session.add_target(name, image, progress, cancel)
+    return session.refer(scribbles, table, progress=progress, cancel=cancel, **options)
+
+
+class _Counter:
+    """Reports every slice of all volumes."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._done, self._total = progress, 0, total
+
+    def advance(self, slices: int) -> None:
+        for _ in range(slices):
+            self._done += 1
+            self._progress(self._done, self._total, "segment")
+
+
+def _crossmr(model: LoadedModel) -> CrossMR:
+    if isinstance(model.network, CrossMR):
+        return model.network
+    raise ModelError(
+        f"The model {model.card.name} is a {model.card.architecture} network, which cannot compare a scribbled image "
+        "with others. Choose a model that `crossmodalseg train crossmr` made."
+    )
+
+
+def _positions(
+    volume: ReferredVolume, reference: ReferredVolume, matching: SliceMatching
+) -> tuple[np.ndarray, Matching]:
+    if matching == "position" and overlap(volume.frame, reference.frame) == 0:
+        raise GeometryError(
+            f"'{volume.name}' and the reference do not overlap in patient space, so their slices cannot be matched by "
+            'position. Match them by "order", or leave the choice to "auto".'
+        )
+    return reference_positions(volume.frame, reference.frame, None if matching == "auto" else matching)
+
+
+def _stroke_masks(reference: ReferredVolume, scribbles: Volume, table: LabelTable) -> np.ndarray:
+    """(S, K, H, W) bool; each organ by itself, so that none is lost where strokes meet on a coarser canvas."""
+    masks = []
+    for label in table.labels:
+        alone = np.where(scribbles.array == label.value, np.uint8(label.value), np.uint8(UNLABELLED))
+        masks.append(reference.frame.scribbles_to_canvas(scribbles.with_array(alone)) == label.value)
+    return np.stack(masks, axis=1)

@@ -1,0 +1,299 @@
+"""Tuning at test time: a copy of the network learns from the user's strokes on the reference.
+
+Notable here:
+- only the sampler and the decoder are tuned, on features that are known already, so a step takes a fraction of a
+  second; the encoder is shared with the network itself;
+- the task of a step is the one of the session: some of the strokes are shown, and the network is asked for all strokes
+  of a slice. Strokes of one organ are counter-examples of the others, background strokes of all;
+- strokes say where an organ is, never that a slice has none. So presence is held where it was;
+- the weights that answer are half-way between the start and the tuned ones, and the answer that agrees best with
+  held-out strokes is taken. That may be the start.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from CrossModalSegLib.fitting.judge import Judge
+from CrossModalSegLib.fitting.search import LEAST_GAIN
+from CrossModalSegLib.fitting.tuning import optimise
+from CrossModalSegLib.inference.referring.reference_tokens import organ_masks
+from CrossModalSegLib.inference.referring.stroke_split import random_stretch, split_strokes, strokes
+from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
+from CrossModalSegLib.models.crossmr import CrossMR, Features, Prediction, VisualTokens, choose
+from CrossModalSegLib.models.visual_sampler import MASK_STRIDE, sample_features
+from CrossModalSegLib.progress import CancelToken, Progress
+
+logger = logging.getLogger(__name__)
+
+TUNED_PARTS = ("sampler", "decoder")
+LEARNING_RATE = 2e-4
+KEPT_START = 0.5
+HELD_OUT = 0.25
+STEPS_PER_JUDGEMENT = 10
+# Without a better answer for so many judgements, there will be none.
+PATIENCE = 5
+# Scribbled slices that are learnt from, evenly spread: their features are held in float32.
+MOST_SLICES = 16
+
+
+@dataclass(frozen=True)
+class TuningReport:
+    """What tuning brought.
+
+    Attributes:
+        steps: Optimiser steps that were taken.
+        before, after: Mean over the organs of the soft Dice with the held-out strokes, at the start and of the weights
+            that were taken; None where nothing could be judged.
+        is_better: Whether tuned weights answer; else those of the start do.
+        note: Why there was nothing to tune, else empty.
+    """
+
+    steps: int
+    before: float | None
+    after: float | None
+    is_better: bool
+    note: str = ""
+
+
+def tune(
+    network: CrossMR,
+    features_of: Callable[[Sequence[int]], Features],
+    scribbles: np.ndarray,
+    organs: int,
+    seconds: float,
+    autocast: Callable[[], AbstractContextManager[object]],
+    progress: Progress,
+    cancel: CancelToken,
+    seed: int = 0,
+) -> tuple[CrossMR, TuningReport]:
+    """Tune on the strokes of a reference.
+
+    Args:
+        network: Is not changed; the copy shares its encoder.
+        features_of: Gives the features of slices of the reference.
+        scribbles: (S, H, W) uint8 on the network's canvas.
+        organs: K.
+        seconds: Time for steps.
+        autocast: Enters the precision of the network's passes.
+        progress: Called with whole seconds done and in all.
+        cancel: Looked at before each step.
+        seed: Of every random choice.
+
+    Returns:
+        The network that agrees best with held-out strokes, and what happened.
+
+    Raises:
+        Cancelled: The cancel token was set.
+    """
+    rng = np.random.default_rng(seed)
+    judge = split_strokes(_some_slices(scribbles), HELD_OUT, rng)
+    note = _why_not(judge)
+    if note:
+        logger.warning("Nothing is tuned: %s", note)
+        return network, TuningReport(0, None, None, False, note)
+    tuner = _Tuner(network, features_of, judge, organs, autocast, rng)
+    before = best = tuner.agreement()
+    weights, steps, worse = None, 0, 0
+    total, begun = max(1, round(seconds)), cancel.clock()
+    while cancel.clock() - begun < seconds and worse < PATIENCE:
+        cancel.raise_if_cancelled()
+        loss = tuner.step()
+        steps += 1
+        progress(min(total, round(cancel.clock() - begun)), total, "tune", {"loss": loss})
+        if steps % STEPS_PER_JUDGEMENT == 0:
+            agreement = tuner.agreement()
+            worse += 1
+            if agreement >= best + LEAST_GAIN:
+                best, weights, worse = agreement, tuner.weights(), 0
+    progress(total, total, "tune")
+    if weights is None:
+        return network, TuningReport(steps, before, before, False)
+    tuner.restore(weights)
+    return tuner.answering, TuningReport(steps, before, best, True)
+
+
+class _Tuner:
+    """Learns from the strokes that are shown.
+
+    Attributes:
+        answering: The network with the weights that answer.
+    """
+
+    def __init__(
+        self,
+        network: CrossMR,
+        features_of: Callable[[Sequence[int]], Features],
+        judge: Judge,
+        organs: int,
+        autocast: Callable[[], AbstractContextManager[object]],
+        rng: np.random.Generator,
+    ) -> None:
+        self._start, self.answering, self._tuned = network, _copy(network), _copy(network)
+        self._judge, self._organs, self._autocast, self._rng = judge, organs, autocast, rng
+        drawn = (judge.shown != UNLABELLED) | (judge.held_out != UNLABELLED)
+        slices = np.flatnonzero(drawn.any(axis=(1, 2))).tolist()
+        self._features = {index: features_of([index]) for index in slices}
+        self._strokes = strokes(judge.shown)
+        self._learnt = [index for index in slices if (judge.shown[index] != UNLABELLED).any()]
+        parameters = [each for name in TUNED_PARTS for each in getattr(self._tuned, name).parameters()]
+        self._optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=1e-4)
+
+    def step(self) -> float:
+        """One optimiser step; the loss."""
+        index = self._learnt[self._rng.integers(len(self._learnt))]
+        prompts = self._random_prompts()
+        features = self._features[index]
+        # Entered anew in each step: it remembers the weights as they were cast.
+        with torch.no_grad(), self._autocast():
+            before = self._start.decode(features, self._tokens(self._start, prompts))[-1]
+        with self._autocast():
+            after = self._tuned.decode(features, self._tokens(self._tuned, prompts))[-1]
+        loss = stroke_loss(after, torch.from_numpy(self._judge.shown[index]), before)
+        terms = optimise(self._tuned, self._optimizer, {"total": loss})
+        self._interpolate()
+        return terms["total"]
+
+    @torch.no_grad()
+    def agreement(self) -> float:
+        """Of the answering weights with the held-out strokes."""
+        held_out = np.flatnonzero((self._judge.held_out != UNLABELLED).any(axis=(1, 2)))
+        answers = []
+        with self._autocast():
+            tokens = self._tokens(self.answering, self._judge.shown)
+            predictions = [self.answering.decode(self._features[index], tokens)[-1] for index in held_out.tolist()]
+        for prediction in predictions:
+            masks, _ = choose(prediction)
+            answers.append(_canvas_probabilities(masks, self._judge.held_out.shape[1:])[0].cpu().numpy())
+        judged = Judge(self._judge.shown[held_out], self._judge.held_out[held_out])
+        return judged.agreement(np.stack(answers, axis=1))
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Of the parts of the answering network that are tuned, to be kept while it goes on."""
+        states = {name: getattr(self.answering, name).state_dict() for name in TUNED_PARTS}
+        return {name: {key: value.clone() for key, value in state.items()} for name, state in states.items()}
+
+    def restore(self, weights: dict[str, dict[str, Tensor]]) -> None:
+        """Let the answering network have weights again."""
+        for name, state in weights.items():
+            getattr(self.answering, name).load_state_dict(state)
+
+    def _tokens(self, network: CrossMR, prompts: np.ndarray) -> VisualTokens:
+        """Tokens of all strokes of the prompts (S, H, W), as of one reference."""
+        parts = []
+        for index, features in self._features.items():
+            masks = organ_masks(prompts[index : index + 1], self._organs)
+            if masks.any():
+                parts.append(network.sample(features, torch.from_numpy(masks).to(features.mask_features.device)))
+        return VisualTokens.merge(parts)
+
+    def _random_prompts(self) -> np.ndarray:
+        """A stretch of some of the strokes that are shown; each organ keeps one at least."""
+        prompts = np.full_like(self._judge.shown, UNLABELLED)
+        shown = [where for where in self._strokes if self._judge.shown[tuple(where[0])] != BACKGROUND]
+        values = np.array([self._judge.shown[tuple(where[0])] for where in shown])
+        kept = self._rng.random(len(shown)) < 0.5
+        for value in np.unique(values):
+            kept[self._rng.choice(np.flatnonzero(values == value))] = True
+        for number in np.flatnonzero(kept):
+            stretch = random_stretch(shown[number], float(self._rng.uniform(0.3, 1.0)), self._rng)
+            prompts[tuple(stretch.T)] = values[number]
+        return prompts
+
+    @torch.no_grad()
+    def _interpolate(self) -> None:
+        for name in TUNED_PARTS:
+            answers = list(getattr(self.answering, name).parameters())
+            torch._foreach_copy_(answers, list(getattr(self._tuned, name).parameters()))
+            torch._foreach_lerp_(answers, list(getattr(self._start, name).parameters()), KEPT_START)
+
+
+def stroke_loss(prediction: Prediction, scribbles: Tensor, before: Prediction) -> Tensor:
+    """Partial binary cross-entropy of the masks on the strokes of one slice.
+
+    Examples and counter-examples count the same, however many they are. The mask that would be shown is trained, the
+    similarities towards the mask that fits best, and the presence towards what it was.
+
+    Args:
+        prediction: For the slice, B = 1.
+        scribbles: (H, W) uint8.
+        before: For the same slice by the network that is tuned.
+    """
+    drawn = (scribbles != UNLABELLED).nonzero()
+    drawn = drawn.to(prediction.masks.device)
+    labels = scribbles.to(prediction.masks.device)[drawn[:, 0], drawn[:, 1]]
+    points = drawn[:, [1, 0]].float()[None, None] + 0.5
+    _, organs, queries = prediction.similarity.shape
+    logits = sample_features(prediction.masks.flatten(1, 2), points, MASK_STRIDE)[0, 0]
+    logits = logits.view(len(drawn), organs, queries).permute(1, 2, 0)  # (K, N, points)
+    is_organ = labels == torch.arange(1, organs + 1, device=labels.device)[:, None]
+    errors = functional.binary_cross_entropy_with_logits(
+        logits, is_organ[:, None].expand_as(logits).float(), reduction="none"
+    )
+    by_query = _balanced(errors, is_organ)
+    similarity = prediction.similarity[0].float()
+    shown = similarity.argmax(-1, keepdim=True)
+    masks = by_query.gather(1, shown).mean()
+    has_stroke = is_organ.any(-1)
+    choice = functional.cross_entropy(similarity[has_stroke], by_query.detach().argmin(-1)[has_stroke])
+    presence = functional.mse_loss(prediction.presence.float().sigmoid(), before.presence.float().sigmoid())
+    return masks + (choice if has_stroke.any() else 0.0) + presence
+
+
+def _balanced(errors: Tensor, is_organ: Tensor) -> Tensor:
+    """(K, N): half the mean error (K, N, points) of the examples plus half that of the counter-examples (K, points)."""
+    parts = []
+    for chosen in (is_organ, ~is_organ):
+        weight = chosen[:, None].float()
+        parts.append((errors * weight).sum(-1) / weight.sum(-1).clamp(min=1))
+    return 0.5 * (parts[0] + parts[1])
+
+
+def _canvas_probabilities(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, K + 1, H, W): background and organs, from logits (B, K, h, w) of the organs."""
+    height, width = (MASK_STRIDE * n for n in masks.shape[-2:])
+    logits = functional.interpolate(masks, size=(height, width), mode="bilinear", align_corners=False)
+    organs = logits[..., : size[0], : size[1]].sigmoid()
+    return torch.cat([1.0 - organs.amax(1, keepdim=True), organs], dim=1)
+
+
+def _copy(network: CrossMR) -> CrossMR:
+    """A copy with its own sampler and decoder; what makes the features is shared."""
+    shared = {id(module): module for module in (network.encoder, network.pixel_decoder)}
+    return copy.deepcopy(network, shared)
+
+
+def _some_slices(scribbles: np.ndarray) -> np.ndarray:
+    """The scribbles of at most `MOST_SLICES` slices; each class keeps a slice."""
+    slices = np.flatnonzero((scribbles != UNLABELLED).any(axis=(1, 2)))
+    if len(slices) <= MOST_SLICES:
+        return scribbles
+    chosen = set(slices[np.linspace(0, len(slices) - 1, MOST_SLICES).round().astype(int)].tolist())
+    for value in np.unique(scribbles[scribbles != UNLABELLED]):
+        with_value = np.flatnonzero((scribbles == value).any(axis=(1, 2))).tolist()
+        if not chosen.intersection(with_value):
+            chosen.add(with_value[len(with_value) // 2])
+    result = np.full_like(scribbles, UNLABELLED)
+    keep = sorted(chosen)
+    result[keep] = scribbles[keep]
+    return result
+
+
+def _why_not(judge: Judge) -> str:
+    """Why there is nothing to tune on, as a sentence; empty where there is."""
+    if len(np.unique(judge.shown[judge.shown != UNLABELLED])) < 2:
+        return "strokes of a single organ say nothing about where it ends; draw some background as well."
+    if not judge.can_judge:
+        return "the strokes are too short to hold a part of them out; draw longer ones."
+    if len(np.unique(judge.held_out[judge.held_out != UNLABELLED])) < 2:
+        return "no counter-examples could be held out; draw longer strokes on the background or another organ."
+    return ""
