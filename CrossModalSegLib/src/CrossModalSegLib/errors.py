@@ -39,5 +39,9 @@ class Cancelled(CrossModalSegError):
     """The person asked the running work to stop."""
 
 
+class SessionError(CrossModalSegError):
+    """Something that was kept for later requests is not there any more."""
+
+
 class WorkerError(CrossModalSegError):
     """The worker process cannot be started."""

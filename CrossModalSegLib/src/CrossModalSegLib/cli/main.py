@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType, ModuleType
 
 from CrossModalSegLib import __version__
-from CrossModalSegLib.cli.commands import COMMANDS, Command
+from CrossModalSegLib.cli.commands import COMMANDS, HIDDEN, Command
 from CrossModalSegLib.cli.console import complain, notes_on_stderr, say
 from CrossModalSegLib.cli.failures import TERMINATED, USAGE, failure_of
 
@@ -98,7 +98,7 @@ def _module(command: Command) -> ModuleType:
 
 
 def _find(words: list[str]) -> Command | None:
-    return next((each for each in COMMANDS if tuple(words[: len(each.words)]) == each.words), None)
+    return next((each for each in (*COMMANDS, *HIDDEN) if tuple(words[: len(each.words)]) == each.words), None)
 
 
 def _overview(words: list[str]) -> int:

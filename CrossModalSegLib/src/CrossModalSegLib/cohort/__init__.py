@@ -29,7 +29,7 @@ from __future__ import annotations
 from .cohort import Case, Cohort
 from .files import read_cohort, write_cohort
 from .json_file import FORMAT
-from .loading import LoadedCase, load_case
+from .loading import LoadedCase, load_case, on_first_grid
 from .nnunet import cohort_from_nnunet
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "LoadedCase",
     "cohort_from_nnunet",
     "load_case",
+    "on_first_grid",
     "read_cohort",
     "write_cohort",
 ]

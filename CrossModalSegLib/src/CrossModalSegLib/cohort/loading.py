@@ -64,11 +64,16 @@ def load_case(case: Case, cohort: Cohort, resample: bool = False) -> LoadedCase:
 
 def _load_images(case: Case, modalities: tuple[str, ...], resample: bool) -> dict[str, Volume]:
     images = {modality: read_volume(case.images[modality]) for modality in modalities}
-    grid = images[modalities[0]]
     if resample:
-        return {name: each if same_geometry(grid, each) else resample_like(each, grid) for name, each in images.items()}
+        return on_first_grid(images)
     require_same_geometry(**images)
     return images
+
+
+def on_first_grid(images: dict[str, Volume]) -> dict[str, Volume]:
+    """The images on the grid of the first one; those that have it already are the same objects."""
+    grid = next(iter(images.values()))
+    return {name: each if same_geometry(grid, each) else resample_like(each, grid) for name, each in images.items()}
 
 
 def _load_scribbles(path: Path, cohort: Cohort, grid: Volume, resample: bool) -> Volume:

@@ -8,12 +8,10 @@ answer that agrees best with them is the one that is returned: it is never worse
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +27,7 @@ from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
 from CrossModalSegLib.fitting.search import OnPreview, Search, SearchLimits, Stage
 from CrossModalSegLib.fitting.tuning import Loss, PromptedTuner, PromptedTuning, ScratchTuner, ScratchTuning, Tuner
 from CrossModalSegLib.fitting.working_case import WorkingCase, working_case
-from CrossModalSegLib.inference.memory import is_out_of_memory
+from CrossModalSegLib.inference.memory import on_device_or_cpu
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.labels import LabelTable, check_scribbles
@@ -40,9 +38,6 @@ from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.rng import isolated_rng
 from CrossModalSegLib.versions import library_versions
 from CrossModalSegLib.volume import Volume
-
-T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 Method = Literal["cmfnet", "scratch", "pce"]
 DEFAULT_PRIOR = "scribble-prior"
@@ -107,6 +102,7 @@ class FitResult:
             prompted one, or to segment without scribbles with the others.
         history: Loss terms by step.
         stages: The answers in order.
+        device: Where it was computed: the one asked for, or the CPU where that one's memory was too small.
     """
 
     labels: Volume
@@ -116,6 +112,7 @@ class FitResult:
     card: ModelCard
     history: list[dict[str, float]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
+    device: str = "cpu"
 
 
 def fit_case(
@@ -171,19 +168,8 @@ def fit_case(
         return search, search.run()
 
     with isolated_rng():
-        search, best = _on_device_or_cpu(run, torch.device(device))
+        search, best = on_device_or_cpu(run, torch.device(device))
     return _result(best, working, loaded, table, config, search, probabilities, uncertainty)
-
-
-def _on_device_or_cpu(run: Callable[[torch.device], T], device: torch.device) -> T:
-    """Run on a device, or on the CPU when the device's memory is too small even for a first answer."""
-    try:
-        return run(device)
-    except RuntimeError as error:
-        if device.type == "cpu" or not is_out_of_memory(error):
-            raise
-        logger.warning("The memory of %s is too small for this case; the fit goes on on the CPU.", device)
-        return run(torch.device("cpu"))
 
 
 def _tuner(
@@ -257,6 +243,7 @@ def _result(
     uncertainty: bool,
 ) -> FitResult:
     answer = working.answer(best, with_probabilities=probabilities, with_uncertainty=uncertainty)
+    device = str(next(search.tuner.network.parameters()).device)
     network = search.tuner.network.cpu().eval()
     return FitResult(
         labels=answer.labels,
@@ -266,6 +253,7 @@ def _result(
         card=_card(network, loaded, table, working, config),
         history=search.history,
         stages=search.stages,
+        device=device,
     )
 
 

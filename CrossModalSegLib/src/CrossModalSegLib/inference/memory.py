@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # Where the system does not say what is free.
@@ -41,6 +43,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
+
+
+def on_device_or_cpu(run: Callable[[torch.device], T], device: torch.device) -> T:
+    """Run on a device, or on the CPU where the device's memory is too small, which a warning tells.
+
+    Args:
+        run: What to do; begins anew on the CPU.
+        device: Where to try first.
+    """
+    try:
+        return run(device)
+    except Exception as error:
+        ran_out = is_out_of_memory(error) or is_out_of_memory(error.__cause__ or error)
+        if device.type == "cpu" or not ran_out:
+            raise
+    # Outside of the handler, whose error would keep the failed tensors alive.
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    logger.warning("The memory of %s is too small for this case: it is computed again on the CPU, slowly.", device)
+    return run(torch.device("cpu"))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from CrossModalSegLib.config import from_dict, parse_json, to_dict
-from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.errors import CrossModalSegError, InputError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume
 
@@ -554,6 +554,7 @@ class ReferResult:
         milliliters: by volume and class name.
         probabilities: float32 by volume and class name; empty when not asked for.
         reports: by volume: how slices were matched, which classes are present.
+        tuning: what tuning on the strokes brought; None when not asked for.
         device: where it was computed.
         seconds: it took, without pauses.
     """
@@ -562,6 +563,7 @@ class ReferResult:
     milliliters: dict[str, dict[str, float]]
     probabilities: dict[str, dict[str, AnyVolume]]
     reports: dict[str, dict[str, Any]]
+    tuning: dict[str, Any] | None
     device: str
     seconds: float
 
@@ -786,6 +788,18 @@ def to_line(envelope: Envelope) -> bytes:
     return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
 
 
+class MessageError(InputError):
+    """A line is no message that is understood here.
+
+    Attributes:
+        job: which job it was about, where that could still be read.
+    """
+
+    def __init__(self, sentence: str, job: str | None = None) -> None:
+        super().__init__(sentence)
+        self.job = job
+
+
 def from_line(line: bytes, kinds: dict[str, type]) -> Envelope:
     """The message of a line, checked in every part.
 
@@ -794,30 +808,33 @@ def from_line(line: bytes, kinds: dict[str, type]) -> Envelope:
         kinds: which messages are expected: `REQUESTS` or `EVENTS`.
 
     Raises:
-        InputError: it is no such message, or one of another version of the protocol.
+        MessageError: it is no such message, or one of another version of the protocol.
     """
-    data = parse_json(_decoded(line), "The message")
+    data = _parsed(line)
     if not isinstance(data, dict) or "protocol" not in data:
-        raise InputError("A message should be an object with the key 'protocol'.")
+        raise MessageError("A message should be an object with the key 'protocol'.")
     if data["protocol"] != PROTOCOL:
-        raise InputError(
+        raise MessageError(
             f"Messages of the protocol {PROTOCOL} are understood here, got one of {data['protocol']!r}. The two sides "
             "come from different versions of CrossModalSegLib: install the same for both and start again."
         )
     if set(data) != _KEYS:
-        raise InputError(f"A message should have the keys {', '.join(sorted(_KEYS))}; got {', '.join(sorted(data))}.")
+        raise MessageError(f"A message should have the keys {', '.join(sorted(_KEYS))}; got {', '.join(sorted(data))}.")
     kind, job = data["kind"], data["job"]
     if not isinstance(kind, str) or kind not in kinds:
-        raise InputError(f"There is no message of the kind {str(kind)[:40]!r} here.")
+        raise MessageError(f"There is no message of the kind {str(kind)[:40]!r} here.")
     if job is not None and not (isinstance(job, str) and JOB_PATTERN.fullmatch(job)):
-        raise InputError("A job should be named by 16 hexadecimal digits.")
-    return Envelope(from_dict(kinds[kind], data["content"]), job)
-
-
-def _decoded(line: bytes) -> str:
-    if len(line) > MAX_LINE_BYTES:
-        raise InputError(f"A message should have at most {MAX_LINE_BYTES >> 20} MB.")
+        raise MessageError("A job should be named by 16 hexadecimal digits.")
     try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError("A message should be UTF-8 text.") from error
+        return Envelope(from_dict(kinds[kind], data["content"]), job)
+    except CrossModalSegError as error:
+        raise MessageError(str(error), job) from error
+
+
+def _parsed(line: bytes) -> object:
+    if len(line) > MAX_LINE_BYTES:
+        raise MessageError(f"A message should have at most {MAX_LINE_BYTES >> 20} MB.")
+    try:
+        return parse_json(line.decode("utf-8"), "The message")
+    except (UnicodeDecodeError, InputError) as error:
+        raise MessageError("A message should be strict JSON in UTF-8 text.") from error

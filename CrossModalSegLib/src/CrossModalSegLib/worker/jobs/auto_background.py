@@ -1,0 +1,35 @@
+"""Background scribbles proposed by erosion."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
+from CrossModalSegLib.scribbles.background import AUTO_COVERAGE, background_from_scribbles
+from CrossModalSegLib.scribbles.body import body_mask
+from CrossModalSegLib.volume import resample_like, same_geometry
+from CrossModalSegLib.worker.context import Context
+from CrossModalSegLib.worker.messages import AutoBackgroundRequest, AutoBackgroundResult
+
+
+def run(request: AutoBackgroundRequest, context: Context) -> AutoBackgroundResult:
+    """Propose background.
+
+    Raises:
+        CrossModalSegError: there is no foreground scribble, or no room.
+    """
+    scribbles, image, body = request.scribbles, request.image, None
+    context.progress(0, 0, "proposing background")
+    if image is not None:
+        body = body_mask((image if same_geometry(scribbles, image) else resample_like(image, scribbles)).array)
+        context.cancel.raise_if_cancelled()
+    proposed = background_from_scribbles(
+        scribbles.array,
+        scribbles.spacing,
+        np.random.default_rng(request.seed),
+        body=body,
+        margin_mm=request.margin_mm,
+        coverage=AUTO_COVERAGE if request.coverage is None else request.coverage,
+    )
+    is_new = (proposed == BACKGROUND) & (scribbles.array == UNLABELLED)
+    return AutoBackgroundResult(scribbles.with_array(is_new.astype(np.uint8)))
