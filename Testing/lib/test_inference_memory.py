@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.inference import memory
-from CrossModalSegLib.inference.memory import available_memory, is_out_of_memory, profile_memory
+from CrossModalSegLib.inference.memory import available_memory, is_out_of_memory, on_device_or_cpu, profile_memory
 
 CPU = torch.device("cpu")
 
@@ -57,3 +58,27 @@ def test_errors_about_memory_are_recognised():
     assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
     assert not is_out_of_memory(RuntimeError("size mismatch"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize("is_cause", [False, True])
+def test_where_a_device_is_too_small_the_cpu_takes_over(is_cause, caplog):
+    def run(device: torch.device) -> str:
+        if device.type == "cpu":
+            return "done"
+        error = RuntimeError("MPS backend out of memory")
+        if is_cause:
+            raise ModelError("Not even the smallest window fits.") from error
+        raise error
+
+    assert on_device_or_cpu(run, torch.device("mps")) == "done"
+    assert "The memory of mps is too small" in caplog.text
+
+
+def test_other_errors_and_those_of_the_cpu_stay():
+    def run(device: torch.device) -> None:
+        raise MemoryError if device.type == "cpu" else ValueError("a defect")
+
+    with pytest.raises(MemoryError):
+        on_device_or_cpu(run, CPU)
+    with pytest.raises(ValueError, match="a defect"):
+        on_device_or_cpu(run, torch.device("mps"))

@@ -28,6 +28,18 @@ def test_the_foundation_imports_nothing_heavy():
     assert run(code).split() == []
 
 
+def test_the_workers_client_imports_nothing_heavy():
+    heavy = (*HEAVY, "psutil")
+    code = f"import sys, CrossModalSegLib.worker.client\nprint(*[name for name in {heavy} if name in sys.modules])"
+    assert run(code).split() == []
+
+
+def test_the_workers_client_imports_quickly():
+    """Beyond numpy and SimpleITK, at most 0.1 s where nothing else runs; others may share the machine."""
+    timed = "start = time.process_time()\nimport CrossModalSegLib.worker.client\nprint(time.process_time() - start)"
+    assert min(float(run(f"import time, numpy, SimpleITK\n{timed}")) for _ in range(5)) < 0.2
+
+
 def test_the_foundation_imports_quickly():
     """Beyond numpy and SimpleITK, at most 0.3 s: the best of three, since other work may share the machine."""
     timed = f"start = time.process_time()\n{import_all()}\nprint(time.process_time() - start)"

@@ -18,6 +18,7 @@ PACKAGES = (
     "tyro",
     "tqdm",
     "matplotlib",
+    "psutil",
 )
 
 

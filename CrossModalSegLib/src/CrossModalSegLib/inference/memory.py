@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -179,14 +179,5 @@ def _cgroup_available() -> int | None:
 
 
 def _free_pages() -> int | None:
-    """For systems without /proc, where os.sysconf may know; psutil where it is installed."""
-    if MEMINFO.exists():
-        return None
-    try:
-        import psutil
-    except ImportError:
-        try:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):
-            return None
-    return int(psutil.virtual_memory().available)
+    """For systems without /proc."""
+    return None if MEMINFO.exists() else int(psutil.virtual_memory().available)

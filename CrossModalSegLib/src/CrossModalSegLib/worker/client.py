@@ -6,8 +6,8 @@ All callbacks run in the thread that calls `WorkerClient.poll`, from a timer of 
 
 from __future__ import annotations
 
+import os
 import queue
-import secrets
 import sys
 import threading
 import time
@@ -73,7 +73,7 @@ class Job:
         on_error: OnError | None,
         on_log: OnLog | None,
     ) -> None:
-        self.id = secrets.token_hex(8)
+        self.id = os.urandom(8).hex()
         self.request = request
         self.state: State = "queued"
         self.progress = Progress()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -41,7 +39,7 @@ class JobsFolder:
 
     def discard(self, job: str) -> None:
         """Delete the folder of a job."""
-        shutil.rmtree(self.of(job), ignore_errors=True)
+        _delete(self.of(job))
 
     def remove(self) -> None:
         """Delete all of it; a folder that is not one of ours is left alone."""
@@ -49,7 +47,7 @@ class JobsFolder:
             return
         for each in self.path.iterdir():
             if JOB_PATTERN.fullmatch(each.name) and not each.is_symlink():
-                shutil.rmtree(each, ignore_errors=True)
+                _delete(each)
         with suppress(OSError):
             (self.path / OWNER_FILE).unlink(missing_ok=True)
             self.path.rmdir()
@@ -82,6 +80,8 @@ def make_jobs_folder(base: Path | None = None) -> JobsFolder:
     Raises:
         OSError: it cannot be made.
     """
+    import tempfile  # here and below, so that the client is imported quickly
+
     base = Path(tempfile.gettempdir() if base is None else base)
     base.mkdir(parents=True, exist_ok=True)
     remove_stale(base)
@@ -98,3 +98,9 @@ def remove_stale(base: Path) -> None:
         with suppress(OSError):  # another program may be deleting it as well
             if folder.is_stale:
                 folder.remove()
+
+
+def _delete(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
