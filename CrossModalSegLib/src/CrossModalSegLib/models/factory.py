@@ -12,7 +12,6 @@ from CrossModalSegLib.config import from_dict
 from CrossModalSegLib.errors import InputError, ModelError
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.models.crossmr import CrossMR, CrossMRConfig
-from CrossModalSegLib.models.crossmr import CrossMR, CrossMRConfig
 from CrossModalSegLib.models.da_vnet import DAVNet, DAVNetConfig
 from CrossModalSegLib.models.dense_unet import DenseUNet, DenseUNetConfig
 from CrossModalSegLib.models.dual_decoder_vnet import DualDecoderVNet, DualDecoderVNetConfig
@@ -44,12 +43,11 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "dense_unet": (DenseUNetConfig, DenseUNet),
     "unetr": (UNETRConfig, UNETR),
     "dynunet": (DynUNetConfig, DynUNet),
-    "unet2d": (UNet2dConfig, UNet2d),
-    "crossmr": (CrossMRConfig, CrossMR),
 }
 # Networks of slices, which follow from their configuration alone.
 SLICE_NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "crossmr": (CrossMRConfig, CrossMR),
+    "unet2d": (UNet2dConfig, UNet2d),
 }
 
 
