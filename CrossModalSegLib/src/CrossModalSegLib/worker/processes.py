@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 
 _SLACK_SECONDS = 1.0  # start times are rounded
+_LOOK_SECONDS = 0.01
 
 
 def created(pid: int) -> float | None:
@@ -71,4 +73,16 @@ def _kill(processes: list, timeout: float) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process.kill()
-    psutil.wait_procs(processes, timeout)
+    # Not by psutil's own waiting, which would take the exit code of our children from `subprocess`.
+    until = time.monotonic() + timeout
+    while time.monotonic() < until and any(map(_runs, processes)):
+        time.sleep(_LOOK_SECONDS)
+
+
+def _runs(process: object) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False

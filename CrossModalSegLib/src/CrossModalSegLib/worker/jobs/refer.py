@@ -1,0 +1,139 @@
+"""Targets segmented from scribbles on a reference; features stay in a session, so that strokes are answered soon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from CrossModalSegLib.cli.devices import choose_device
+from CrossModalSegLib.config import to_dict
+from CrossModalSegLib.errors import InputError, SessionError
+from CrossModalSegLib.inference.memory import is_out_of_memory, on_device_or_cpu
+from CrossModalSegLib.inference.referring.session import DEFAULT_MODEL, ReferSession
+from CrossModalSegLib.inference.referring.session import ReferResult as Referred
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.volume import Volume
+from CrossModalSegLib.worker.context import Context
+from CrossModalSegLib.worker.jobs.case import by_class
+from CrossModalSegLib.worker.jobs.segment import model_key, warm_model
+from CrossModalSegLib.worker.messages import REFERENCE, ReferRequest, ReferResult, ReferStrokesRequest
+
+
+@dataclass(eq=False)
+class KeptSession:
+    """A session under the names that the client gave; the library knows its targets by number, and logs no name.
+
+    Attributes:
+        session: with the features.
+        key: of its model on its device.
+        numbered: "target N" by the client's name.
+    """
+
+    session: ReferSession
+    key: tuple[object, ...]
+    numbered: dict[str, str] = field(default_factory=dict)
+
+    def set_targets(self, images: dict[str, Volume], context: Context) -> None:
+        """Look at these and forget all others."""
+        for name in [each for each in self.numbered if each not in images]:
+            self.session.remove_target(self.numbered[name])
+            del self.numbered[name]
+        for name, image in images.items():
+            number = self.numbered.get(name) or self._next()
+            self.session.add_target(number, image, context.progress, context.cancel)
+            self.numbered[name] = number
+
+    def named(self, number: str) -> str:
+        """The client's name."""
+        return next((name for name, each in self.numbered.items() if each == number), number)
+
+    def _next(self) -> str:
+        return next(name for n in range(1, len(self.numbered) + 2) if (name := f"target {n}") not in self._taken)
+
+    @property
+    def _taken(self) -> set[str]:
+        return set(self.numbered.values())
+
+
+def run(request: ReferRequest, context: Context) -> ReferResult:
+    """Segment reference and targets.
+
+    Raises:
+        CrossModalSegError: something in the request cannot be used.
+        Cancelled: on request.
+    """
+    if REFERENCE in request.targets:
+        raise InputError(f"'{REFERENCE}' is the name of the reference itself; give the target another one.")
+    began = context.cancel.clock()
+    context.progress(0, 0, "loading the model")
+    kept, referred = on_device_or_cpu(partial(_refer, request, context), choose_device(request.device))
+    return _result(kept, referred, request.labels, context.cancel.clock() - began)
+
+
+def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
+    """Answer other strokes in a session.
+
+    Raises:
+        SessionError: the worker has no such session any more.
+        CrossModalSegError: something in the request cannot be used.
+        Cancelled: on request.
+    """
+    began = context.cancel.clock()
+    kept = context.store.sessions.get(request.session)
+    if kept is None:
+        raise SessionError("The worker no longer has the features of these images: send them again.")
+    try:
+        referred = _answer(kept.session, request, context)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        context.store.sessions.drop(request.session)
+        raise SessionError("The memory is too small for a new answer: send the images again.") from None
+    return _result(kept, referred, request.labels, context.cancel.clock() - began)
+
+
+def _refer(request: ReferRequest, context: Context, device: torch.device) -> tuple[KeptSession, Referred]:
+    kept = _session(request, context, device)
+    kept.session.set_reference(request.reference, context.progress, context.cancel)
+    kept.set_targets(request.targets, context)
+    return kept, _answer(kept.session, request, context)
+
+
+def _session(request: ReferRequest, context: Context, device: torch.device) -> KeptSession:
+    """The session of this name, if it has the same model on the same device; else a new one."""
+    name = request.model or DEFAULT_MODEL
+    key = model_key(name, device)
+    kept = context.store.sessions.get(request.session)
+    if kept is not None and kept.key == key:
+        return kept
+    kept = KeptSession(ReferSession(warm_model(name, device, context.store), device), key)
+    context.store.sessions.put(request.session, kept)
+    return kept
+
+
+def _answer(session: ReferSession, request: ReferRequest | ReferStrokesRequest, context: Context) -> Referred:
+    return session.refer(
+        request.scribbles,
+        request.labels,
+        probabilities=request.probabilities,
+        tune_seconds=request.tune_seconds,
+        progress=context.progress,
+        cancel=context.cancel,
+    )
+
+
+def _result(kept: KeptSession, referred: Referred, table: LabelTable, seconds: float) -> ReferResult:
+    grids = referred.segmentations
+    return ReferResult(
+        labels={kept.named(name): labels for name, labels in grids.items()},
+        milliliters={kept.named(name): report.milliliters for name, report in referred.reports.items()},
+        probabilities={
+            kept.named(name): by_class(each, grids[name], table) for name, each in referred.probabilities.items()
+        },
+        reports={kept.named(name): to_dict(report) for name, report in referred.reports.items()},
+        tuning=None if referred.tuning is None else to_dict(referred.tuning),
+        device=str(kept.session.device),
+        seconds=seconds,
+    )

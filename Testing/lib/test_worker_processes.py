@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from CrossModalSegLib.worker.processes import created, end_children, end_tree, is_alive
+
+# A launcher that starts a child of its own, says its number, and waits or ends.
+LAUNCHER = (
+    "import subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    "print(child.pid, flush=True)\n"
+    "time.sleep(600 if sys.argv[1] == 'wait' else 0)\n"
+)
+
+
+def launch(mode: str) -> tuple[subprocess.Popen, int]:
+    session = {"start_new_session": True} if os.name == "posix" else {}
+    process = subprocess.Popen([sys.executable, "-c", LAUNCHER, mode], stdout=subprocess.PIPE, text=True, **session)
+    child = int(process.stdout.readline())
+    process.stdout.close()
+    return process, child
+
+
+def is_gone(pid: int) -> bool:
+    for _ in range(100):
+        if created(pid) is None:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_this_process_is_alive():
+    began = created(os.getpid())
+    assert is_alive(os.getpid(), began)
+    assert not is_alive(os.getpid(), began - 100)
+
+
+def test_a_process_that_ended_is_not_alive_even_before_anyone_looked():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    began = psutil.Process(process.pid).create_time()
+    assert is_gone(process.pid)  # a zombie on POSIX
+    assert not is_alive(process.pid, began)
+    process.wait()
+
+
+@pytest.mark.parametrize("mode", ["wait", "end"])
+def test_a_launcher_ends_with_what_it_launched(mode: str):
+    process, child = launch(mode)
+    if mode == "end":
+        process.wait()
+    assert created(child) is not None
+    end_tree(process.pid)
+    process.wait(5)
+    assert is_gone(child)
+
+
+def test_ending_twice_is_no_error():
+    process, _ = launch("wait")
+    end_tree(process.pid)
+    process.wait(5)
+    end_tree(process.pid)
+
+
+def test_children_end_and_their_parent_stays():
+    process, child = launch("wait")
+    end_children(process.pid)
+    assert is_gone(child)
+    assert process.poll() is None
+    end_tree(process.pid)
+    process.wait(5)
