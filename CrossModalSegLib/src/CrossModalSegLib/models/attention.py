@@ -20,7 +20,9 @@ class MultiHeadAttention(nn.Module):
         if channels % heads:
             raise ModelError(f"Attention needs channels that its heads divide; got {channels} channels, {heads} heads.")
         self.heads = heads
-        self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels)
+        # A bias of the keys would add the same to all scores of a query, which the softmax takes out again.
+        self.key = nn.Linear(channels, channels, bias=False)
         self.value, self.out = nn.Linear(channels, channels), nn.Linear(channels, channels)
         initialize_linear(self)
 

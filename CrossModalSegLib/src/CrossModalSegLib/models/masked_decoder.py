@@ -5,8 +5,8 @@ Notable in this decoder (Fig. 2, on the masked attention of Mask2Former and SEEM
 - cross-attention goes to the target alone, and only where the mask predicted before is above one half; a query whose
   mask is empty looks everywhere;
 - self-attention is closed within an organ: its queries see each other and the organ's tokens of the layer's level.
-  Tokens are keys and values only, so nothing passes from one organ to another, and an organ's answer does not depend on
-  which others are asked for;
+  Tokens are keys and values only. Nothing passes from one organ to another, so an organ's answer does not depend on
+  which others are asked for, or in which order;
 - heads after 0, 1, ..., L layers, all of which are trained: a mask embedding whose dot products with the target's mask
   features are the mask; its similarity to the mean mask feature under the scribble, which decides among an organ's
   queries; and whether the organ is in the target at all.

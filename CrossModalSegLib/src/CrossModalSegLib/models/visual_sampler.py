@@ -196,13 +196,13 @@ def choose_points(
 def fair_shares(counts: Tensor, total: int) -> Tensor:
     """How many of each row's counts (B, K) are taken: all of the small ones, the same number of the others.
 
-    The sum of a row stays within `total`.
+    The sum of a row stays within `total`, unless there are more organs than that: each keeps one.
     """
     ordered, _ = counts.sort(-1)
     before = ordered.cumsum(-1) - ordered
     others = torch.arange(counts.shape[-1], 0, -1, device=counts.device)
     # The share is largest where all smaller organs have been served in full and no larger one has.
-    share = ((total - before) // others).amax(-1, keepdim=True)
+    share = ((total - before) // others).amax(-1, keepdim=True).clamp(min=1)
     return counts.minimum(share)
 
 
