@@ -118,8 +118,9 @@ def add_segment(node: object, identity: str, name: str, mask: np.ndarray, ijk_to
 
 
 def paint(node: object, segment_id: str, mask: np.ndarray, ijk_to_ras: np.ndarray) -> None:
-    """Add voxels to a segment as the Segment Editor does: a modifier image that is merged in."""
-    image = vtk_image(np.ascontiguousarray(mask, dtype=np.uint8), slicer.vtkOrientedImageData)
+    """Add voxels to a segment as the Segment Editor does: a modifier image, with its label value, is merged in."""
+    label = node.GetSegmentation().GetSegment(segment_id).GetLabelValue()
+    image = vtk_image(label * np.ascontiguousarray(mask, dtype=np.uint8), slicer.vtkOrientedImageData)
     image.SetImageToWorldMatrix(vtk_matrix(ijk_to_ras))
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     assert logic.SetBinaryLabelmapToSegment(image, node, segment_id, logic.MODE_MERGE_MAX)

@@ -66,7 +66,7 @@ def test_a_written_volume_lies_in_the_folder_of_its_volume_and_can_be_taken_back
     change.undo()
     assert not scene.IsNodePresent(node)
     assert hierarchy.GetNumberOfItems() == items
-    assert scene.GetNodesByClass("vtkMRMLScalarVolumeNode").GetNumberOfItems() == 1
+    assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1
     assert scene.GetNumberOfNodes() == before
 
 

@@ -243,7 +243,7 @@ def resample_scribbles(volume: Volume, like: Volume) -> Volume:
     scribbled = landed = 0
     for k, plane in enumerate(volume.array):
         j, i = np.nonzero(plane != _UNLABELLED)
-        target, inside = _nearest_index(to_like, np.stack([i, j, np.full_like(i, k)]), like.shape)
+        target, inside = nearest_index(to_like, np.stack([i, j, np.full_like(i, k)]), like.shape)
         np.minimum.at(ranks, tuple(target[::-1]), rank_of[plane[j[inside], i[inside]]])
         scribbled += len(i)
         landed += int(inside.sum())
@@ -253,6 +253,27 @@ def resample_scribbles(volume: Volume, like: Volume) -> Volume:
             f"the image has {describe(like)}. Were they drawn on another image?"
         )
     return like.with_array(value_of[ranks])
+
+
+def nearest_index(
+    to_like: np.ndarray, index_ijk: np.ndarray, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which voxel of another grid each voxel centre falls into.
+
+    Args:
+        to_like: (4, 4) from an index (i, j, k, 1) to one of the other grid.
+        index_ijk: (3, N).
+        shape: (k, j, i) of the other grid.
+
+    Returns:
+        Indices (3, M) in (i, j, k) of the other grid, and which of the given ones lie inside of it: boolean (N,), M
+        of them true.
+    """
+    position = to_like[:3, :3] @ index_ijk + to_like[:3, 3:]
+    size = np.asarray(shape[::-1])[:, None]
+    inside = np.all((position >= -0.5 - _EDGE) & (position <= size - 0.5 + _EDGE), axis=0)
+    nearest = np.floor(position[:, inside] + 0.5).astype(np.int64)
+    return np.clip(nearest, 0, size - 1), inside
 
 
 def place_on_grid(volume: Volume, like: Volume, fill: float = 0, tolerance_mm: float = 1e-2) -> Volume | None:
@@ -409,14 +430,3 @@ def _scribble_ranks() -> tuple[np.ndarray, np.ndarray]:
     value_of = np.zeros(258, dtype=np.uint8)
     value_of[rank_of] = np.arange(256, dtype=np.uint8)
     return rank_of, value_of
-
-
-def _nearest_index(
-    to_like: np.ndarray, index_ijk: np.ndarray, shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest voxels of another grid (3, M) in (i, j, k), and which of the (3, N) given ones lie inside of it (N,)."""
-    position = to_like[:3, :3] @ index_ijk + to_like[:3, 3:]
-    size = np.asarray(shape[::-1])[:, None]
-    inside = np.all((position >= -0.5 - _EDGE) & (position <= size - 0.5 + _EDGE), axis=0)
-    nearest = np.floor(position[:, inside] + 0.5).astype(np.int64)
-    return np.clip(nearest, 0, size - 1), inside

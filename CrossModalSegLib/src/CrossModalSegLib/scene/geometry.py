@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from vtkmodules.vtkCommonDataModel import vtkImageData
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
 from CrossModalSegLib.errors import GeometryError
@@ -80,11 +81,16 @@ def ijk_to_ras(volume: vtkMRMLVolumeNode) -> np.ndarray:
     """(4, 4) from the first stored voxel's index (0, 0, 0, 1) to RAS mm below the parent transforms."""
     matrix = vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
-    affine = from_vtk(matrix)
-    image = volume.GetImageData()
-    if image is not None:
-        affine[:3, 3] += affine[:3, :3] @ image.GetExtent()[::2]
-    return affine
+    return from_first_voxel(from_vtk(matrix), volume.GetImageData())
+
+
+def from_first_voxel(affine: np.ndarray, image: vtkImageData | None) -> np.ndarray:
+    """The affine from indices that count from 0 at the first stored voxel, of one from VTK's own indices."""
+    if image is None:
+        return affine
+    shifted = affine.copy()
+    shifted[:3, 3] += affine[:3, :3] @ image.GetExtent()[::2]
+    return shifted
 
 
 def world_affine(volume: vtkMRMLVolumeNode) -> np.ndarray:
@@ -107,3 +113,16 @@ def affine_below(node: vtkMRMLTransformableNode, affine: np.ndarray) -> np.ndarr
         GeometryError: a parent transform is not linear.
     """
     return np.linalg.solve(parent_to_world(node), to_ras(affine))
+
+
+def affine_in(node: vtkMRMLTransformableNode, volume: vtkMRMLVolumeNode) -> np.ndarray:
+    """(4, 4) from a voxel index (i, j, k, 1) of a volume to RAS mm below the parent transforms of another node.
+
+    Raises:
+        GeometryError: a parent transform is not linear.
+    """
+    own = ijk_to_ras(volume)
+    # Under one transform it cancels out: exactly.
+    if node.GetTransformNodeID() == volume.GetTransformNodeID():
+        return own
+    return np.linalg.solve(parent_to_world(node), parent_to_world(volume) @ own)

@@ -52,9 +52,19 @@ def oriented_image(array: np.ndarray, affine: np.ndarray) -> vtkOrientedImageDat
 
 
 def oriented_affine(image: vtkOrientedImageData) -> np.ndarray:
-    """(4, 4) from the first stored voxel's index (0, 0, 0, 1) to RAS mm below the segmentation's parent transforms."""
+    """(4, 4) from VTK's own index (i, j, k, 1) to RAS mm below the segmentation's parent transforms."""
     matrix = vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    affine = from_vtk(matrix)
-    affine[:3, 3] += affine[:3, :3] @ image.GetExtent()[::2]
-    return affine
+    return from_vtk(matrix)
+
+
+def nonzero(image: vtkImageData) -> tuple[np.ndarray, np.ndarray]:
+    """Where an image is not 0: VTK's own indices (3, N) in (i, j, k), and the values (N,).
+
+    Quick where few slices hold anything, as with scribbles.
+    """
+    array = voxels(image)
+    slices = np.flatnonzero([plane.any() for plane in array])
+    k, j, i = np.nonzero(array[slices])
+    values = array[slices][k, j, i]
+    return np.stack([i, j, slices[k]]) + np.array(image.GetExtent()[::2])[:, None], values
