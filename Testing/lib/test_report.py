@@ -12,7 +12,7 @@ from CrossModalSegLib.errors import GeometryError, InputError, OutputError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.report import write_curve, write_overlay
 from CrossModalSegLib.report.curve import smoothed
-from CrossModalSegLib.report.overlay import _windowed
+from CrossModalSegLib.report.panel import windowed
 from CrossModalSegLib.report.patient_axes import PLANES, PatientAxes, best_slices
 from CrossModalSegLib.volume import Volume
 
@@ -85,9 +85,9 @@ def test_overlay_refuses_other_grids_and_no_image(tmp_path: Path) -> None:
 
 def test_ct_in_hu_has_the_window_and_others_percentiles() -> None:
     hu = np.array([-1000.0, -160.0, 40.0, 240.0, 3000.0])
-    np.testing.assert_allclose(_windowed("CT_venous", hu), [0, 0, 0.5, 1, 1])
+    np.testing.assert_allclose(windowed("CT_venous", hu), [0, 0, 0.5, 1, 1])
     eight_bit = np.linspace(0, 255, 1001)
-    assert _windowed("ct", eight_bit)[500] == pytest.approx(0.5, abs=0.01)
+    assert windowed("ct", eight_bit)[500] == pytest.approx(0.5, abs=0.01)
 
 
 # LPS axes of i, j, k as columns.

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .curve import write_curve
 from .overlay import write_overlay
+from .refer_overlay import ReferredImage, write_refer_overlay
 
-__all__ = ["write_curve", "write_overlay"]
+__all__ = ["ReferredImage", "write_curve", "write_overlay", "write_refer_overlay"]

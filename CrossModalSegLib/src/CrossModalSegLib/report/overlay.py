@@ -11,20 +11,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 
 from ..errors import InputError
-from ..labels import BACKGROUND, UNLABELLED, LabelTable
+from ..labels import UNLABELLED, LabelTable
 from ..volume import Volume, require_same_geometry
 from .figures import new_figure, save_png
+from .panel import (
+    FAINT_INK,
+    INK,
+    PAPER,
+    dots,
+    frame,
+    label_handles,
+    lighter,
+    outline,
+    rgb,
+    row_by_row,
+    scale_bar,
+    scribble_handles,
+    segmentation_handle,
+    show_image,
+    show_labels,
+    windowed,
+)
 from .patient_axes import PLANES, PatientAxes, Plane, best_slices
 
-CT_WINDOW_HU = (-160.0, 240.0)
-PERCENTILES = (0.5, 99.5)
-PAPER = "#14161a"
-INK = "#e8eaed"
-FAINT_INK = "#9aa0a6"
-BACKGROUND_SCRIBBLE = (0.92, 0.92, 0.92)
 MAX_MODALITIES = 6
 
 _DPI = 110
@@ -32,9 +43,7 @@ _PANEL_WIDTH_IN, _PANEL_HEIGHT_IN, _LEAST_WIDTH_IN = 11.4, 5.2, 8.0
 _LEFT_IN, _RIGHT_IN, _TOP_IN, _TITLE_IN, _GAP_IN = 0.42, 0.14, 0.38, 0.34, 0.1
 _LEGEND_ROW_IN, _NOTE_IN = 0.25, 0.32
 _LEGEND_COLUMNS = 7
-_FILL_ALPHA = 0.32
 _DASHES = (0, (3.2, 2.2))
-_MAX_DOTS = 2500
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +107,7 @@ def _make_scene(
     shown = turned if turned.any() or turned_mask is None else turned_mask
     painted = None if turned_scribbles is None else turned_scribbles != UNLABELLED
     return _Scene(
-        images={name: axes.turn(_windowed(name, volume.array)) for name, volume in images.items()},
+        images={name: axes.turn(windowed(name, volume.array)) for name, volume in images.items()},
         labels=turned,
         mask=turned_mask,
         scribbles=turned_scribbles,
@@ -106,17 +115,6 @@ def _make_scene(
         slices=best_slices(shown.astype(np.uint8), painted),
         table=table,
     )
-
-
-def _windowed(name: str, array: np.ndarray) -> np.ndarray:
-    """Grey values 0..1 as float32."""
-    low, high = CT_WINDOW_HU
-    if not (name.lower().startswith("ct") and array.min() < 0):
-        step = max(1, array.size // 1_000_000)
-        low, high = np.percentile(array.ravel()[::step], PERCENTILES)
-    if high <= low:
-        high = low + 1.0
-    return np.clip((array.astype(np.float32) - low) / (high - low), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def _draw(scene: _Scene, title: str | None) -> Figure:
             _draw_panel(axes, scene, image, plane)
             if row == 0:
                 _column_title(figure, layout, column, scene)
-    _scale_bar(figure.axes[0], *_extent_mm(scene, PLANES[0]))
+    scale_bar(figure.axes[0], *_extent_mm(scene, PLANES[0]))
     if title is not None:
         place = layout.left / layout.width, 1 - 0.12 / layout.height
         figure.text(*place, title, color=INK, size=14, weight="bold", va="top")
@@ -189,12 +187,12 @@ def _draw_legends(figure: Figure, layout: _Layout, scene: _Scene) -> None:
     """Rows of the labels, a row of the ways of drawing, and a note, from top to bottom."""
     style = {"loc": "lower center", "frameon": False, "labelcolor": INK, "fontsize": 10, "borderaxespad": 0.0}
     for handles, bottom in (
-        (_label_handles(scene), _NOTE_IN + _LEGEND_ROW_IN),
+        (label_handles(scene.table), _NOTE_IN + _LEGEND_ROW_IN),
         (_style_handles(scene), _NOTE_IN),
     ):
         columns = min(_LEGEND_COLUMNS, len(handles))
         figure.legend(
-            handles=_row_by_row(handles, columns),
+            handles=row_by_row(handles, columns),
             ncols=columns,
             bbox_to_anchor=(0.5, bottom / layout.height),
             handlelength=1.8,
@@ -202,11 +200,6 @@ def _draw_legends(figure: Figure, layout: _Layout, scene: _Scene) -> None:
             **style,
         )
     figure.text(0.5, 0.09 / layout.height, _note(scene), color=FAINT_INK, size=8.5, ha="center", va="bottom")
-
-
-def _row_by_row(handles: list[Patch | Line2D], columns: int) -> list[Patch | Line2D]:
-    """Reorder for matplotlib, which fills legends column by column."""
-    return [handle for column in range(columns) for handle in handles[column::columns]]
 
 
 def _extent_mm(scene: _Scene, plane: Plane) -> tuple[float, float]:
@@ -217,78 +210,20 @@ def _extent_mm(scene: _Scene, plane: Plane) -> tuple[float, float]:
 
 
 def _draw_panel(axes: Axes, scene: _Scene, image: np.ndarray, plane: Plane) -> None:
-    """One picture in mm: x from the left edge, y down from the top edge."""
+    """One picture."""
     index = scene.slices[plane.axis]
     height, width = _extent_mm(scene, plane)
-    extent = (0.0, width, height, 0.0)
-    axes.imshow(
-        plane.cut(image, index), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="bilinear", aspect="auto"
-    )
-    labels = plane.cut(scene.labels, index)
-    axes.imshow(_filled(labels, scene.table), extent=extent, interpolation="nearest", aspect="auto")
     pixel = plane.pixel(scene.axes.spacing)
-    for label in scene.table.labels:
-        color = _rgb(label.color)
-        _outline(axes, labels == label.value, pixel, [{"colors": [color], "linewidths": 1.0}])
-        if scene.mask is not None:
-            dashed = {"colors": [_lighter(color)], "linewidths": 1.5, "linestyles": [_DASHES]}
+    show_image(axes, plane.cut(image, index), pixel)
+    show_labels(axes, plane.cut(scene.labels, index), scene.table, pixel)
+    if scene.mask is not None:
+        for label in scene.table.labels:
+            dashed = {"colors": [lighter(rgb(label.color))], "linewidths": 1.5, "linestyles": [_DASHES]}
             under = {"colors": ["black"], "linewidths": 2.6, "alpha": 0.55}
-            _outline(axes, plane.cut(scene.mask, index) == label.value, pixel, [under, dashed])
+            outline(axes, plane.cut(scene.mask, index) == label.value, pixel, [under, dashed])
     if scene.scribbles is not None:
-        _dots(axes, plane.cut(scene.scribbles, index), scene.table, pixel)
-    _frame(axes, plane, width, height)
-
-
-def _filled(labels: np.ndarray, table: LabelTable) -> np.ndarray:
-    """RGBA (rows, columns, 4) float32 of translucent labels."""
-    colors = np.zeros((256, 4), dtype=np.float32)
-    for label in table.labels:
-        colors[label.value] = (*_rgb(label.color), _FILL_ALPHA)
-    return colors[labels.astype(np.uint8)]
-
-
-def _outline(axes: Axes, region: np.ndarray, pixel: tuple[float, float], styles: list[dict[str, object]]) -> None:
-    """Draw the outline of a region (rows, columns) in mm, once for each style."""
-    if not region.any():
-        return
-    padded = np.pad(region.astype(np.float32), 1)
-    rows, columns = ((np.arange(size) - 0.5) * mm for size, mm in zip(padded.shape, pixel, strict=True))
-    for style in styles:
-        axes.contour(columns, rows, padded, levels=[0.5], **style)
-
-
-def _dots(axes: Axes, scribbles: np.ndarray, table: LabelTable, pixel: tuple[float, float]) -> None:
-    """Draw scribbled pixels as dots on a common dark rim; of very many only a regular choice."""
-    colors = {BACKGROUND: BACKGROUND_SCRIBBLE, **{label.value: _rgb(label.color) for label in table.labels}}
-    for value, color in colors.items():
-        points = np.argwhere(scribbles == value)
-        points = points[:: max(1, len(points) // _MAX_DOTS)]
-        if not len(points):
-            continue
-        y, x = ((points + 0.5) * pixel).T
-        size = 2.0 if value == BACKGROUND else 4.0
-        axes.scatter(x, y, s=2.6 * size, color="black", linewidths=0, alpha=0.6, zorder=4)
-        axes.scatter(x, y, s=size, color=[_vivid(color)], linewidths=0, zorder=5)
-
-
-def _frame(axes: Axes, plane: Plane, width: float, height: float) -> None:
-    """Limits, no ticks, and the letters of the patient's sides."""
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_edgecolor("#3c4043")
-    letters = (
-        (plane.left, 0.018, 0.5, "left", "center"),
-        (plane.right, 0.982, 0.5, "right", "center"),
-        (plane.top, 0.5, 0.982, "center", "top"),
-        (plane.bottom, 0.5, 0.018, "center", "bottom"),
-    )
-    for text, x, y, horizontal, vertical in letters:
-        style = {"color": "#ffd54f", "size": 10, "weight": "bold", "ha": horizontal, "va": vertical}
-        drawn = axes.text(x, y, text, transform=axes.transAxes, zorder=6, **style)
-        drawn.set_path_effects([withStroke(linewidth=2.0, foreground="black", alpha=0.7)])
+        dots(axes, plane.cut(scene.scribbles, index), scene.table, pixel)
+    frame(axes, plane, width, height)
 
 
 def _row_title(figure: Figure, layout: _Layout, row: int, name: str) -> None:
@@ -305,31 +240,11 @@ def _column_title(figure: Figure, layout: _Layout, column: int, scene: _Scene) -
     figure.text(left + width / 2, y, text, color=INK, size=11, ha="center", va="bottom")
 
 
-def _scale_bar(axes: Axes, height: float, width: float) -> None:
-    """A bar of a round length, at most a third of the picture's width."""
-    length = max((mm for mm in (1, 2, 5, 10, 20, 50, 100) if mm <= width / 3), default=1)
-    right, y = width * 0.965, height * 0.955
-    axes.plot([right - length, right], [y, y], color=INK, linewidth=2.4, solid_capstyle="butt")
-    text = f"{length // 10} cm" if length >= 10 else f"{length} mm"
-    axes.text(right - length / 2, y - 0.012 * height, text, color=INK, size=8.5, ha="center", va="bottom")
-
-
-def _label_handles(scene: _Scene) -> list[Patch | Line2D]:
-    return [
-        Patch(facecolor=(*_rgb(label.color), 0.75), edgecolor=_rgb(label.color), label=label.name)
-        for label in scene.table.labels
-    ]
-
-
 def _style_handles(scene: _Scene) -> list[Patch | Line2D]:
-    handles: list[Patch | Line2D] = [Patch(facecolor=(1, 1, 1, _FILL_ALPHA), edgecolor="white", label="segmentation")]
+    handles: list[Patch | Line2D] = [segmentation_handle()]
     if scene.mask is not None:
         handles.append(Line2D([], [], color="white", linewidth=1.5, linestyle=_DASHES, label="reference"))
-    if scene.scribbles is not None:
-        dot = {"linestyle": "none", "marker": "o", "markeredgecolor": "black", "markeredgewidth": 0.6}
-        handles.append(Line2D([], [], markersize=6, color="#ff8a65", label="scribbles", **dot))
-        handles.append(Line2D([], [], markersize=4.5, color=BACKGROUND_SCRIBBLE, label="background scribbles", **dot))
-    return handles
+    return handles if scene.scribbles is None else handles + scribble_handles()
 
 
 def _note(scene: _Scene) -> str:
@@ -339,21 +254,3 @@ def _note(scene: _Scene) -> str:
     if scene.axes.tilt_degrees > 1.0:
         text += f"  ·  oblique grid, shown by its own axes (tilted by {scene.axes.tilt_degrees:.0f}°)"
     return text
-
-
-def _rgb(color: tuple[int, int, int]) -> tuple[float, float, float]:
-    red, green, blue = color
-    return red / 255.0, green / 255.0, blue / 255.0
-
-
-def _lighter(color: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Half-way to white."""
-    red, green, blue = (0.5 + 0.5 * channel for channel in color)
-    return red, green, blue
-
-
-def _vivid(color: tuple[float, float, float]) -> tuple[float, float, float]:
-    """The same hue as bright as it gets, to stand out from areas of the colour itself."""
-    brightest = max(max(color), 1e-3)
-    red, green, blue = (channel / brightest for channel in color)
-    return red, green, blue

@@ -87,6 +87,14 @@ class SliceFrame:
         rows, columns = (self._positions(axis) for axis in (1, 2))
         return rows[:, None] & columns[None]
 
+    def to_axial(self, array: np.ndarray) -> np.ndarray:
+        """An array (k, j, i) of the volume as axial slices (S, rows, columns); a view, no voxel is changed."""
+        return resample_aligned(array, self.source, self.axial, "nearest")
+
+    def from_axial(self, slices: np.ndarray) -> np.ndarray:
+        """Axial slices (S, rows, columns) in the volume's own storage order (k, j, i); a view, no voxel is changed."""
+        return resample_aligned(slices, self.axial, self.source, "nearest")
+
     def to_canvas(self, array: np.ndarray, interpolation: Interpolation, fill: float = 0) -> np.ndarray:
         """An array (k, j, i) of the volume as slices (S, H, W), `fill` beside them; see `resample_aligned`."""
         slices = np.array(resample_aligned(array, self.source, self.canvas, interpolation))

@@ -56,13 +56,13 @@ class SliceAnswers:
 
     def source_labels(self) -> np.ndarray:
         """The labels in the image's own storage order."""
-        return self._volume.to_source(self.labels)
+        return np.ascontiguousarray(self._volume.frame.from_axial(self.labels))
 
     def source_probabilities(self) -> np.ndarray | None:
         """The probabilities in the image's own storage order, (K + 1, k, j, i)."""
         if self.probabilities is None:
             return None
-        return np.stack([self._volume.to_source(each) for each in self.probabilities])
+        return np.stack([self._volume.frame.from_axial(each) for each in self.probabilities])
 
 
 def largest_components(labels: np.ndarray, organs: int) -> np.ndarray:

@@ -78,14 +78,6 @@ class ReferredVolume:
         )
         return np.ascontiguousarray(by_row[:, :, 0].T), np.ascontiguousarray(by_column[:, 0, :].T)
 
-    def to_axial(self, array: np.ndarray) -> np.ndarray:
-        """An array (k, j, i) of the image as axial slices (S, rows, columns); no voxel is changed."""
-        return resample_aligned(array, self.frame.source, self.frame.axial, "nearest")
-
-    def to_source(self, axial: np.ndarray) -> np.ndarray:
-        """An array (S, rows, columns) of the axial slices in the image's own storage order; no voxel is changed."""
-        return np.ascontiguousarray(resample_aligned(axial, self.frame.axial, self.frame.source, "nearest"))
-
 
 def refer_volume(name: str, image: Volume, prep: SlicePreprocessing) -> ReferredVolume:
     """Prepare an image.

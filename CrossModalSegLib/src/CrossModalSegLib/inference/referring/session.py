@@ -327,7 +327,7 @@ class ReferSession:
         probabilities = answers.source_probabilities()
         if probabilities is not None and drawn is not None:
             honour_scribbles(probabilities, drawn)
-        found = slices_with(volume.to_axial(array), table)
+        found = slices_with(volume.frame.to_axial(array), table)
         report = VolumeReport(
             matching=matching,
             overlap=overlap(volume.frame, self._reference.frame),
