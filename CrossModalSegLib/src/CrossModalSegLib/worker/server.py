@@ -348,7 +348,6 @@ def _warm_up() -> None:
 
 
 def _empty_device_caches() -> None:
-    import torch
-
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
