@@ -88,8 +88,11 @@ class ReferringRun(NetworkRun):
 
     @property
     def is_validation_due(self) -> bool:
-        """Evenly over the training, and at the end."""
-        done = int(self.share_done * self.config.validations + 1e-9)
+        """Evenly over the training, and at the end; by the clock no more than once in two minutes."""
+        count = self.config.validations
+        if self.total_steps is None:
+            count = max(1, min(count, int(self.config.minutes / 2)))
+        done = int(self.share_done * count + 1e-9)
         return self.step > 0 and (self.is_done or done > len(self.history.validation))
 
     @property

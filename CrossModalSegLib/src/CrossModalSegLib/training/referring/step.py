@@ -52,7 +52,11 @@ class UNetStep(nn.Module):
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms, "total" among them."""
-        logits = self.network(batch.images[1])
+        return self.loss(self.network(batch.images[1]), batch)
+
+    @staticmethod
+    def loss(logits: Tensor, batch: PairBatch) -> dict[str, Tensor]:
+        """Loss terms of logits (B, num_classes, H, W)."""
         # The loss is one of volumes: each slice is one of a single layer.
         return with_total({"dice_ce": full_supervision(logits[:, :, None], label_map(batch)[:, None], "dice_ce")})
 

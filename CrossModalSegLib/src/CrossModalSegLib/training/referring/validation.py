@@ -47,8 +47,8 @@ def validate_pairs(
                 cancel.raise_if_cancelled()
             batch = batch.to(fabric.device)
             with fabric.autocast():
-                losses.append(float(step(batch)["total"]))
-                masks = predicted_masks(step, batch)
+                loss, masks = _judged(step, batch)
+            losses.append(float(loss))
             for value, dice in organ_dice(masks, batch):
                 found.setdefault(value, []).append(dice)
     step.train(was_training)
@@ -61,15 +61,17 @@ def validate_pairs(
     }
 
 
-def predicted_masks(step: nn.Module, batch: PairBatch) -> Tensor:
-    """(B, K, H, W) bool: what the network finds of each organ asked for in the targets; reference to target only."""
+def _judged(step: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, from reference to target only, and (B, K, H, W) bool: what is found of each organ."""
     if isinstance(step, UNetStep):
-        found = step.network(batch.images[1]).argmax(1)
-        return found[:, None] == batch.organ_ids[..., None, None]
+        logits = step.network(batch.images[1])
+        return step.loss(logits, batch)["total"], logits.argmax(1)[:, None] == batch.organ_ids[..., None, None]
     one_way = CrossMRStep(step.network, step.loss, both_ways=False)
-    logits, presence = choose(one_way.predict(batch)[0][-1])
+    predictions, *truth = one_way.predict(batch)
+    loss = sum(step.loss(predictions, *truth).values())
+    logits, presence = choose(predictions[-1])
     logits = functional.interpolate(logits, batch.images.shape[-2:], mode="bilinear", align_corners=False)
-    return (logits > 0) & (presence > 0.5)[..., None, None]
+    return loss, (logits > 0) & (presence > 0.5)[..., None, None]
 
 
 def organ_dice(masks: Tensor, batch: PairBatch) -> list[tuple[int, float]]:
