@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from CrossModalSegLib.inference.referring.session import (
+    DEFAULT_MODEL,
     REFERENCE,
     ReferResult,
     ReferSession,
@@ -10,4 +11,4 @@ from CrossModalSegLib.inference.referring.session import (
     refer_volumes,
 )
 
-__all__ = ["REFERENCE", "ReferResult", "ReferSession", "VolumeReport", "refer_volumes"]
+__all__ = ["DEFAULT_MODEL", "REFERENCE", "ReferResult", "ReferSession", "VolumeReport", "refer_volumes"]

@@ -1,0 +1,549 @@
+"""Sessions: exact places on any grid, features that are kept and freed, stopping, and what cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from referring_support import (
+    ANGLES,
+    FLIPS,
+    ORDERS,
+    SPACINGS,
+    TABLE,
+    affine_of,
+    card,
+    follower,
+    noise,
+    reordered,
+    saved_model,
+    strokes,
+    tiny_model,
+)
+
+from CrossModalSegLib.data.referring.slices import SlicePreprocessing
+from CrossModalSegLib.errors import Cancelled, GeometryError, InputError, LabelError, ModelError
+from CrossModalSegLib.inference.model_folder import LoadedModel, load_model
+from CrossModalSegLib.inference.referring import DEFAULT_MODEL, REFERENCE, ReferResult, ReferSession, refer_volumes
+from CrossModalSegLib.inference.referring.features import FEATURE_BYTES
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.models.factory import build_network
+from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.volume import Volume, same_geometry
+
+ONE = LabelTable.from_names(["bright"])
+
+
+def dots(shape=(4, 16, 16), seed=0, affine=None) -> Volume:
+    """Random bright voxels; each slice has the size of the network's masks, so answers can be exact."""
+    bright = np.random.default_rng(seed).random(shape) < 0.4
+    bright[:, 3:6, 3:6] = True
+    return Volume(bright.astype(np.int16) * 1000, affine_of() if affine is None else affine)
+
+
+def on_bright(like: Volume) -> Volume:
+    """A stroke amid the bright square of the second slice."""
+    array = np.full(like.shape, 255, np.uint8)
+    array[1, 4, 4] = 1
+    return like.with_array(array)
+
+
+class Recorder:
+    """A progress that remembers, and may ask to stop."""
+
+    def __init__(self, cancel: CancelToken | None = None, at: int = 0) -> None:
+        self.calls: list[tuple[int, int, str]] = []
+        self._cancel, self._at = cancel, at
+
+    def __call__(self, done, total, message="", values=None):
+        self.calls.append((done, total, message))
+        if self._cancel is not None and done == self._at:
+            self._cancel.cancel()
+
+
+# --- places -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(ORDERS, FLIPS, ORDERS, FLIPS, ANGLES, ANGLES, SPACINGS)
+@example(
+    (0, 1, 2), (True, True, True), (2, 0, 1), (False, True, False), (0.3, -0.2, 0.3), (0.0, 0.0, 0.0), (1.0, 1.0, 9)
+)
+def test_every_voxel_is_found_at_its_place(order, flips, target_order, target_flips, angles, target_angles, spacing):
+    """Oblique, anisotropic, flipped and permuted volumes: not one voxel moves."""
+    in_plane = spacing[0], spacing[0], spacing[2]
+    reference = dots(affine=affine_of(in_plane, angles))
+    target = dots((3, 16, 16), 1, affine_of((2.0, 2.0, 0.7), target_angles))
+    given_reference = reordered(reference, order, flips)
+    given_target = reordered(target, target_order, target_flips)
+    scribbles = reordered(on_bright(reference), order, flips)
+    result = refer_volumes(follower(), given_reference, scribbles, {"t": given_target}, ONE)
+    for name, image in ((REFERENCE, given_reference), ("t", given_target)):
+        found = result.segmentations[name]
+        np.testing.assert_array_equal(found.array, image.array > 0)
+        assert found.array.dtype == np.uint8
+        np.testing.assert_array_equal(found.affine, image.affine)
+
+
+def anisotropic() -> tuple[Volume, Volume]:
+    """Anisotropic in-plane, of sizes that have to be padded and resampled."""
+    return (
+        noise((5, 20, 24), 0, affine_of((1.5, 1.1, 5.0), (0.1, 0.2, -0.1))),
+        noise((4, 33, 18), 1, affine_of((1.0, 1.0, 6.0), (-0.2, 0.0, 0.2))),
+    )
+
+
+@cache
+def answered_plainly() -> ReferResult:
+    reference, target = anisotropic()
+    return refer_volumes(tiny_model(), reference, strokes(reference), {"t": target}, TABLE)
+
+
+@settings(max_examples=5)
+@given(ORDERS, FLIPS, ORDERS, FLIPS)
+def test_the_storage_order_makes_no_difference_to_a_network(order, flips, target_order, target_flips):
+    reference, target = anisotropic()
+    plain = answered_plainly()
+    turned = refer_volumes(
+        tiny_model(),
+        reordered(reference, order, flips),
+        reordered(strokes(reference), order, flips),
+        {"t": reordered(target, target_order, target_flips)},
+        TABLE,
+    )
+    for name, how in ((REFERENCE, (order, flips)), ("t", (target_order, target_flips))):
+        expected = reordered(plain.segmentations[name], *how)
+        np.testing.assert_array_equal(turned.segmentations[name].array, expected.array)
+        assert same_geometry(turned.segmentations[name], expected, 1e-9)
+
+
+def test_a_place_in_millimetres_survives_resampling():
+    """A ball in the target lies within half a voxel of where it is, on a canvas much coarser than the image."""
+    affine = affine_of((0.4, 0.6, 3.0), (0.2, -0.1, 0.3))
+    j, i = np.meshgrid(np.arange(180), np.arange(220), indexing="ij")
+    inside = np.repeat([((j - 100) * 0.6) ** 2 + ((i - 90) * 0.4) ** 2 < 22**2], 6, axis=0)
+    target = Volume(inside * 900.0, affine)
+    reference = dots()
+    found = refer_volumes(follower(), reference, on_bright(reference), {"t": target}, ONE).segmentations["t"].array
+    assert 2 * (found & inside).sum() / (found.sum() + inside.sum()) > 0.97
+    centres = [np.argwhere(each[2]).mean(axis=0) for each in (found, inside)]
+    np.testing.assert_allclose(*centres, atol=0.5)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 16, 16)])
+def test_volumes_of_one_slice_work(shape):
+    reference = dots(shape, affine=affine_of())
+    scribbles = np.full(shape, 255, np.uint8)
+    scribbles[-1, 4, 4] = 1
+    result = refer_volumes(follower(), reference, reference.with_array(scribbles), {"t": dots((1, 16, 16), 3)}, ONE)
+    np.testing.assert_array_equal(result.segmentations["t"].array, dots((1, 16, 16), 3).array > 0)
+    np.testing.assert_array_equal(result.segmentations[REFERENCE].array, reference.array > 0)
+
+
+def test_scribbled_voxels_of_the_reference_keep_what_was_drawn():
+    reference = noise()
+    drawn = strokes(reference)
+    result = refer_volumes(tiny_model(), reference, drawn, {"t": reference}, TABLE, probabilities=True)
+    where = drawn.array != 255
+    np.testing.assert_array_equal(result.segmentations[REFERENCE].array[where], drawn.array[where])
+    assert result.probabilities[REFERENCE][0, 1, 1, 2] == 1.0  # background
+    assert result.probabilities[REFERENCE][2, 2, 13, 15] == 1.0
+    elsewhere = ~where
+    np.testing.assert_array_equal(
+        result.segmentations[REFERENCE].array[elsewhere], result.segmentations["t"].array[elsewhere]
+    )
+
+
+def test_probabilities_add_to_one_and_agree_with_the_labels():
+    reference, target = noise(), reordered(noise((3, 18, 30), 1), (2, 0, 1), (True, False, True))
+    plain = refer_volumes(tiny_model(), reference, strokes(reference), {"t": target}, TABLE)
+    full = refer_volumes(tiny_model(), reference, strokes(reference), {"t": target}, TABLE, probabilities=True)
+    assert plain.probabilities == {}
+    for name, image in ((REFERENCE, reference), ("t", target)):
+        probabilities = full.probabilities[name]
+        assert probabilities.shape == (3, *image.shape) and probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities.sum(axis=0), 1.0, atol=1e-6)
+        np.testing.assert_array_equal(probabilities.argmax(axis=0), full.segmentations[name].array)
+        np.testing.assert_array_equal(full.segmentations[name].array, plain.segmentations[name].array)
+
+
+# --- matching -----------------------------------------------------------------------------------------------------
+
+
+def two_strokes(like: Volume) -> Volume:
+    """On the first and the last slice."""
+    array = np.full(like.shape, 255, np.uint8)
+    array[0, 4, 4] = array[-1, 4, 4] = 1
+    return like.with_array(array)
+
+
+def graded() -> tuple[Volume, Volume]:
+    """A reference whose first slice is bright (1000) and whose last is dim (600), and strokes on both."""
+    array = np.zeros((4, 16, 16))
+    array[0, 3:6, 3:6], array[3, 3:6, 3:6] = 1000.0, 600.0
+    reference = Volume(array, affine_of())
+    return reference, two_strokes(reference)
+
+
+def test_the_nearest_scribbled_slice_serves_by_position():
+    """A brightness of 400 is more than half of 600 and less than half of 1000."""
+    reference, scribbles = graded()
+    array = np.zeros((4, 16, 16))
+    array[:, 8:12, 8:12] = 400.0
+    array[0, 15, 15] = 1000.0
+    target = Volume(array, affine_of(origin=(-20.0, 35.0, 7.0 - 3.0)))  # 3 mm lower: 0.6 slices
+    found = refer_volumes(follower(), reference, scribbles, {"t": target}, ONE, reference_slices=1)
+    assert found.reports["t"].matching == "position"
+    assert (found.segmentations["t"].array[:, 9, 9]).tolist() == [0, 0, 0, 1]
+    upside_down = reordered(target, (0, 1, 2), (True, False, False))
+    turned = refer_volumes(follower(), reference, scribbles, {"t": upside_down}, ONE, reference_slices=1)
+    assert (turned.segmentations["t"].array[:, 9, 9]).tolist() == [1, 0, 0, 0]
+
+
+def test_volumes_that_do_not_overlap_are_matched_by_order_and_say_so():
+    reference, scribbles = graded()
+    array = np.zeros((8, 16, 16))
+    array[:, 8:12, 8:12] = 400.0
+    array[0, 15, 15] = 1000.0
+    target = Volume(array, affine_of(origin=(4000.0, 35.0, 7.0)))
+    found = refer_volumes(follower(), reference, scribbles, {"t": target}, ONE, reference_slices=1)
+    assert (found.reports["t"].matching, found.reports["t"].overlap) == ("order", 0.0)
+    assert (found.segmentations["t"].array[:, 9, 9]).tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    with pytest.raises(GeometryError, match="'t' and the reference do not overlap in patient space.*\"order\""):
+        refer_volumes(follower(), reference, scribbles, {"t": target}, ONE, slices="position")
+
+
+def test_order_can_be_asked_for():
+    reference, scribbles = graded()
+    found = refer_volumes(follower(), reference, scribbles, {"t": reference}, ONE, slices="order")
+    assert found.reports["t"].matching == "order" and found.reports["t"].overlap == 1.0
+    assert found.reports[REFERENCE].matching == "order"
+
+
+def test_scribbled_slices_are_merged_up_to_the_limit():
+    """Both together: the mean of 1000 and 600 is 800, and 450 is more than its half."""
+    reference, scribbles = graded()
+    array = np.zeros((4, 16, 16))
+    array[:, 8:12, 8:12] = 450.0
+    array[0, 15, 15] = 1000.0
+    target = Volume(array, affine_of())
+    merged = refer_volumes(follower(), reference, scribbles, {"t": target}, ONE).segmentations["t"].array[:, 9, 9]
+    nearest = refer_volumes(follower(), reference, scribbles, {"t": target}, ONE, reference_slices=1)
+    assert merged.tolist() == [1, 1, 1, 1]
+    assert nearest.segmentations["t"].array[:, 9, 9].tolist() == [0, 0, 1, 1]
+
+
+def test_the_report_says_what_was_found():
+    reference, scribbles = graded()
+    array = np.zeros((4, 16, 16))
+    array[2, 8:12, 8:10] = 1000.0
+    report = refer_volumes(follower(), reference, scribbles, {"t": Volume(array, affine_of())}, ONE).reports["t"]
+    assert (report.present, report.slices_with, report.slices) == (("bright",), {"bright": 1}, 4)
+    assert report.milliliters["bright"] == pytest.approx(8 * 1.5 * 1.5 * 5.0 / 1000)
+    assert report.seconds > 0
+
+
+def test_an_organ_that_a_slice_does_not_show_is_not_in_it():
+    reference = dots()
+    empty = np.zeros((3, 16, 16))
+    empty[2, 5, 5] = 1.0
+    result = refer_volumes(follower(), reference, on_bright(reference), {"t": Volume(empty, affine_of())}, ONE)
+    assert np.argwhere(result.segmentations["t"].array).tolist() == [[2, 5, 5]]
+    assert result.reports["t"].slices_with == {"bright": 1}
+
+
+def test_only_the_largest_piece_is_kept_on_request():
+    array = np.zeros((3, 16, 16))
+    array[:, 2:6, 2:6] = 1000.0
+    array[0, 12, 12] = array[1, 13, 13] = 1000.0
+    target = Volume(array, affine_of())
+    reference = dots()
+    found = refer_volumes(follower(), reference, on_bright(reference), {"t": target}, ONE, largest_component=True)
+    array[:, 10:] = 0
+    np.testing.assert_array_equal(found.segmentations["t"].array, array > 0)
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------
+
+
+def test_a_new_stroke_encodes_nothing():
+    reference, target = noise(), noise((4, 20, 20), 1)
+    session = ReferSession(tiny_model())
+    session.set_reference(reference)
+    session.add_target("t", target)
+    assert session.encoded_slices == 9
+    first = session.refer(strokes(reference), TABLE)
+    other = strokes(reference).array.copy()
+    other[4, 8:12, 8:12] = 2
+    session.refer(reference.with_array(other), TABLE)
+    session.refer(reference.with_array(np.where(other == 2, 255, other)), ONE)
+    again = session.refer(strokes(reference), TABLE)
+    assert session.encoded_slices == 9
+    for name in (REFERENCE, "t"):
+        np.testing.assert_array_equal(first.segmentations[name].array, again.segmentations[name].array)
+
+
+def test_images_are_known_by_their_content():
+    session = ReferSession(tiny_model())
+    session.set_reference(noise())
+    session.add_target("same", noise())
+    session.add_target("again", noise())
+    assert session.encoded_slices == 5
+    session.add_target("flipped", reordered(noise(), (0, 1, 2), (False, True, False)))
+    session.add_target("changed", noise(seed=1))
+    assert session.encoded_slices == 15
+    session.add_target("changed", noise(seed=1))
+    assert session.encoded_slices == 15
+
+
+def test_what_nothing_needs_any_more_is_freed():
+    session = ReferSession(tiny_model())
+    session.set_reference(noise())
+    one = session.kept_bytes
+    # 64 by 64: 2^2 + 4^2 + 8^2 + 16^2 feature vectors of 16 channels in bfloat16, 5 slices.
+    assert one == 5 * (4 + 16 + 64 + 256) * 16 * 2
+    session.add_target("t", noise(seed=1))
+    session.add_target("t", noise(seed=2))
+    assert session.kept_bytes == 2 * one
+    session.set_reference(noise(seed=2))
+    assert session.kept_bytes == one
+    session.remove_target("t")
+    assert session.kept_bytes == one and session.targets == ()
+    session.set_reference(noise(seed=3))
+    assert session.kept_bytes == one
+    with pytest.raises(InputError, match="no target 't'; the targets are none"):
+        session.remove_target("t")
+
+
+def test_five_volumes_of_forty_slices_fit_with_the_channels_of_the_paper():
+    vectors = 8**2 + 16**2 + 32**2 + 64**2
+    assert 5 * 40 * vectors * 512 * 2 < 0.6 * FEATURE_BYTES
+
+
+@pytest.mark.parametrize("slices", [0, 3, 7])
+def test_beyond_the_bound_answers_are_the_same(slices, caplog):
+    reference, target = noise(), noise((4, 20, 20), 1)
+    plenty, short = ReferSession(tiny_model()), ReferSession(tiny_model(), feature_bytes=slices * 340 * 16 * 2)
+    for session in (plenty, short):
+        session.set_reference(reference)
+        session.add_target("t", target)
+    assert short.kept_bytes <= max(1, slices) * 340 * 16 * 2
+    assert "do not fit" in caplog.text and "new strokes will take longer" in caplog.text
+    expected, found = (session.refer(strokes(reference), TABLE).segmentations for session in (plenty, short))
+    for name in (REFERENCE, "t"):
+        np.testing.assert_array_equal(found[name].array, expected[name].array)
+
+
+def test_a_replaced_target_makes_room_for_the_new_one():
+    session = ReferSession(tiny_model(), feature_bytes=9 * 340 * 16 * 2)
+    session.set_reference(noise((5, 20, 20)))
+    for seed in (1, 2, 3):
+        session.add_target("t", noise((4, 20, 20), seed))
+    assert session.encoded_slices == 17
+    session.refer(strokes(noise((5, 20, 20))), TABLE)
+    assert session.encoded_slices == 17
+
+
+# --- progress and stopping ----------------------------------------------------------------------------------------
+
+
+def test_every_slice_is_reported():
+    session, shown = ReferSession(tiny_model()), Recorder()
+    session.set_reference(noise(), shown)
+    session.add_target("T2", noise((3, 20, 20), 1), shown)
+    assert shown.calls == [(n, 5, "look at reference") for n in range(6)] + [(n, 3, "look at T2") for n in range(4)]
+    shown.calls.clear()
+    session.refer(strokes(noise()), TABLE, progress=shown)
+    assert shown.calls == [(n, 8, "segment") for n in range(1, 9)]
+
+
+def test_what_is_known_is_reported_at_once():
+    session, shown = ReferSession(tiny_model()), Recorder()
+    session.set_reference(noise())
+    session.add_target("t", noise(), shown)
+    assert shown.calls == [(5, 5, "look at t")]
+
+
+def test_looking_stops_after_the_slice_and_leaves_the_session_as_it_was():
+    session, cancel = ReferSession(tiny_model()), CancelToken()
+    session.set_reference(noise())
+    session.add_target("t", noise((4, 20, 20), 1))
+    before, kept = session.refer(strokes(noise()), TABLE), session.kept_bytes
+    with pytest.raises(Cancelled):
+        session.add_target("t", noise((6, 20, 20), 2), Recorder(cancel, 2), cancel)
+    assert session.encoded_slices == 9 + 2
+    assert session.kept_bytes == kept
+    with pytest.raises(Cancelled):
+        session.set_reference(noise(seed=5), cancel=cancel)
+    after = session.refer(strokes(noise()), TABLE)
+    assert session.encoded_slices == 9 + 2
+    for name in (REFERENCE, "t"):
+        np.testing.assert_array_equal(before.segmentations[name].array, after.segmentations[name].array)
+
+
+def test_an_answer_stops_between_slices():
+    session, cancel = ReferSession(tiny_model()), CancelToken()
+    session.set_reference(noise((8, 20, 20)))
+    shown = Recorder(cancel, 2)
+    scribbles = np.full((8, 20, 20), 255, np.uint8)
+    scribbles[1, 4:8, 4:8], scribbles[5, 4:8, 4:8] = 1, 2
+    with pytest.raises(Cancelled):
+        session.refer(noise((8, 20, 20)).with_array(scribbles), TABLE, progress=shown, cancel=cancel)
+    assert shown.calls[-1][0] < 5
+
+
+def test_a_replaced_target_keeps_its_place():
+    session = ReferSession(tiny_model())
+    session.set_reference(noise())
+    for name, seed in (("a", 1), ("b", 2), ("a", 3)):
+        session.add_target(name, noise(seed=seed))
+    assert session.targets == ("a", "b")
+    assert list(session.refer(strokes(noise()), TABLE).segmentations) == [REFERENCE, "a", "b"]
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_answers_as_it_did(tmp_path):
+    reference = noise()
+    loaded = load_model(saved_model(tmp_path / "modèle"))
+    assert loaded.card.slices == tiny_model().card.slices
+    expected, found = (
+        refer_volumes(model, reference, strokes(reference), {"t": noise(seed=1)}, TABLE).segmentations
+        for model in (tiny_model(), loaded)
+    )
+    np.testing.assert_array_equal(found["t"].array, expected["t"].array)
+
+
+def test_slices_are_prepared_as_the_model_was_trained():
+    reference = noise()
+    stretched = LoadedModel(tiny_model().network, card(slices=SlicePreprocessing(64, "stretch")))
+    default = LoadedModel(tiny_model().network, card(slices=None))
+    padded = LoadedModel(tiny_model().network, card(slices=SlicePreprocessing(64)))
+    results = [
+        refer_volumes(model, reference, strokes(reference), {}, TABLE).segmentations[REFERENCE].array
+        for model in (stretched, default, padded)
+    ]
+    np.testing.assert_array_equal(results[1], results[2])
+    assert (results[0] != results[1]).any()
+
+
+def test_another_network_is_refused():
+    vnet = build_network("vnet", {"num_classes": 2, "in_channels": 1, "base_channels": 2})
+    with pytest.raises(ModelError, match="model tiny is a vnet network, which cannot compare a scribbled image"):
+        ReferSession(LoadedModel(vnet, card(architecture="vnet")))
+
+
+def test_neighbour_slices_enter_where_the_network_takes_them():
+    config = tiny_model().network.config
+    config = replace(config, context=1, encoder=replace(config.encoder, in_channels=3))
+    torch.manual_seed(0)
+    model = LoadedModel(type(tiny_model().network)(config).eval(), card())
+    reference = noise()
+    changed = reference.array.copy()
+    changed[4] = changed[4, ::-1]
+    results = [
+        refer_volumes(model, image, on_bright(image), {}, ONE, probabilities=True).probabilities[REFERENCE]
+        for image in (reference, reference.with_array(changed))
+    ]
+    assert (results[0][:, 3] != results[1][:, 3]).any()
+    np.testing.assert_array_equal(results[0][:, 1], results[1][:, 1])
+
+
+def test_the_precision_is_checked():
+    with pytest.raises(InputError, match='"bf16" or "fp32"'):
+        ReferSession(tiny_model(), precision="fp8")
+
+
+def test_the_name_of_the_model_that_ships():
+    assert DEFAULT_MODEL == "abdomen-mr"
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+def stroked(change) -> Volume:
+    scribbles = strokes(noise()).array.copy()
+    change(scribbles)
+    return noise().with_array(scribbles)
+
+
+def put(array: np.ndarray, where, value) -> None:
+    array[where] = value
+
+
+@pytest.mark.parametrize(
+    ("scribbles", "error", "message"),
+    [
+        (stroked(lambda a: put(a, a == 2, 255)), LabelError, "no scribble of spleen; draw at least one stroke"),
+        (stroked(lambda a: put(a, ..., 255)), LabelError, r"scribbles are empty; draw a stroke in each class\."),
+        (stroked(lambda a: put(a, (0, 0, 0), 9)), LabelError, "hold the value 9"),
+        (strokes(noise((6, 20, 24))), GeometryError, "should be on the grid of the reference but are not"),
+        (
+            Volume(strokes(noise()).array, affine_of(origin=(0.0, 0.0, 0.0))),
+            GeometryError,
+            "Draw them on the reference itself",
+        ),
+    ],
+)
+def test_useless_scribbles(scribbles, error, message):
+    session = ReferSession(tiny_model())
+    session.set_reference(noise())
+    with pytest.raises(error, match=message):
+        session.refer(scribbles, TABLE)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (noise().with_array(np.full((5, 20, 24), 7.0)), "image 't' is constant: all but a few of its voxels are 7"),
+        (noise().with_array(np.full((5, 20, 24), np.nan)), "image 't' holds NaN or infinite voxels"),
+        (noise((5, 15, 24)), "axial slices of 't' have 15 by 24 voxels, and at least 16 by 16"),
+        (reordered(noise((1, 30, 30)), (1, 0, 2), (False, False, False)), None),
+        (noise((30, 1, 30)), "An image of few slices must be axial"),
+    ],
+)
+def test_useless_images(image, message):
+    session = ReferSession(tiny_model())
+    if message is None:
+        session.add_target("t", image)
+        return
+    with pytest.raises(InputError, match=message):
+        session.add_target("t", image)
+    assert session.targets == ()
+
+
+def test_other_mistakes():
+    session = ReferSession(tiny_model())
+    with pytest.raises(InputError, match="There is no reference yet"):
+        session.refer(strokes(noise()), TABLE)
+    with pytest.raises(InputError, match="'reference' is the name of the reference itself"):
+        session.add_target(REFERENCE, noise())
+    session.set_reference(noise())
+    for options, message in (
+        ({"slices": "guess"}, 'by "auto", "position" or "order"; got "guess"'),
+        ({"reference_slices": 0}, "At least one scribbled slice"),
+        ({"tune_seconds": -1.0}, "0 or more and finite; got -1.0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            session.refer(strokes(noise()), TABLE, **options)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31), st.sampled_from([(1.5, 1.5, 5.0), (3.0, 3.0, 3.0), (0.4, 0.5, 4.0)]))
+def test_no_stroke_is_lost_on_a_coarser_canvas(seed, spacing):
+    """Single voxels, of different organs side by side: every organ is asked for."""
+    rng = np.random.default_rng(seed)
+    reference = noise((3, 150, 170), 0, affine_of(spacing))
+    scribbles = np.full(reference.shape, 255, np.uint8)
+    j, i = int(rng.integers(0, 149)), int(rng.integers(0, 169))
+    scribbles[1, j, i], scribbles[1, j + 1, i] = 1, 2
+    session = ReferSession(follower())
+    session.set_reference(reference)
+    result = session.refer(reference.with_array(scribbles), TABLE)
+    assert result.segmentations[REFERENCE].array[1, j, i] == 1
