@@ -70,6 +70,7 @@ class MaskedDecoder(nn.Module):
         queries: int,
         sample_queries: int | None = None,
         seed_queries: bool = False,
+        prototype_masks: bool = False,
     ) -> None:
         """A decoder.
 
@@ -78,6 +79,7 @@ class MaskedDecoder(nn.Module):
             queries: N, of each organ.
             sample_queries: Draw this many of them at random in training; None uses all.
             seed_queries: Add a projection of the organ's mean token to its queries before the first layer.
+            prototype_masks: Add a projection of the organ's prototype to its mask embeddings.
         """
         super().__init__()
         self.sample_queries = sample_queries
@@ -85,6 +87,11 @@ class MaskedDecoder(nn.Module):
         self.query_positions = nn.Parameter(torch.randn(queries, channels))
         self.level_embeddings = nn.Parameter(torch.randn(LEVELS, channels))
         self.seed = nn.Linear(channels, channels) if seed_queries else None
+        self.prototype: nn.Sequential | None = None
+        if prototype_masks:
+            # It begins as the prototype itself: a mask is first of all what resembles the scribbled tissue.
+            self.prototype = nn.Sequential(nn.Linear(channels, channels, bias=False), nn.LayerNorm(channels))
+            nn.init.eye_(self.prototype[0].weight)
         self.layers = nn.ModuleList(DecoderLayer(channels, heads, feedforward) for _ in range(layers))
         self.norm = nn.LayerNorm(channels)
         self.mask_embedding = nn.Sequential(
@@ -159,6 +166,8 @@ class MaskedDecoder(nn.Module):
     def _heads(self, queries: Tensor, mask_features: Tensor, prototype: Tensor, level: int) -> Prediction:
         x = self.norm(queries)
         embedding = self.mask_embedding(x)
+        if self.prototype is not None:
+            embedding = embedding + self.prototype(prototype)[:, :, None]
         masks = torch.einsum("bknc,bchw->bknhw", embedding, mask_features)
         with torch.autocast(x.device.type, enabled=False):
             cosine = torch.einsum(

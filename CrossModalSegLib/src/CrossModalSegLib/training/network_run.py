@@ -51,10 +51,11 @@ class NetworkRun:
             network: Newly built, or with the weights to start from.
             stream: Of training batches.
             config: The settings; a dataclass.
-            make_optimizer: Of the network on its device.
+            make_optimizer: Of the module that is trained, on its device.
             ema_decay: Of the averaged weights; None for none.
             gradient_clip: Largest norm of the gradient; None leaves it as it is.
-            wrap: Around the network, a module whose forward pass is a whole step.
+            wrap: Around the network, a module whose forward pass is a whole step. It holds the network as "network",
+                and may have weights of its own, which are trained, but neither averaged nor shipped.
         """
         self.fabric, self.stream, self.config = fabric, stream, config
         self.gradient_clip = gradient_clip
@@ -66,7 +67,8 @@ class NetworkRun:
         self.validated_at = -1
         self.network = fabric.to_device(network)
         self.average = None if ema_decay is None else WeightAverage(self.network, ema_decay)
-        self.model, self.optimizer = fabric.setup(wrap(self.network), make_optimizer(self.network))
+        self._module = fabric.to_device(wrap(self.network))
+        self.model, self.optimizer = fabric.setup(self._module, make_optimizer(self._module))
         self.model.train()
 
     @property
@@ -168,6 +170,7 @@ class NetworkRun:
         return {
             "step": self.step,
             "network": self.network.state_dict(),
+            "around": self._around(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "history": self.history.state_dict(),
@@ -179,6 +182,7 @@ class NetworkRun:
         """Continue exactly where `state_dict` and `local_state` were taken."""
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
+        self._module.load_state_dict(state["around"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -188,6 +192,12 @@ class NetworkRun:
         self.validated_at = state["validated_at"]
         self.stream.load_state_dict(local["stream"])
         restore_rng_state(local["rng"])
+
+    def _around(self) -> dict[str, Tensor]:
+        """Weights of the module around the network."""
+        if self._module is self.network:
+            return {}
+        return {name: each for name, each in self._module.state_dict().items() if not name.startswith("network.")}
 
     def _set_learning_rate(self) -> None:
         rate = self.current_learning_rate()

@@ -120,12 +120,14 @@ class PairBatch:
         images: (2, B, I, H, W) float32 in [0, 1].
         masks: (2, B, K, H, W) bool, the organs asked for.
         scribbles: (2, B, K, H, W) bool; the target's are empty unless pairs are used both ways.
+        labels: (2, B, H, W) uint8, all that is labelled on either side.
         organ_ids: (B, K) int64 label values, 0 where fewer organs are asked for.
     """
 
     images: Tensor
     masks: Tensor
     scribbles: Tensor
+    labels: Tensor
     organ_ids: Tensor
 
     @property
@@ -152,16 +154,24 @@ class PairBatch:
         return PairBatch(*(each.pin_memory() for each in self._tensors()))
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return self.images, self.masks, self.scribbles, self.organ_ids
+        return self.images, self.masks, self.scribbles, self.labels, self.organ_ids
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One pair, as in `PairBatch` without B: images (2, I, H, W), masks and scribbles (2, K, H, W), organ_ids (K,)."""
+    """One pair, as in `PairBatch` without B.
+
+    Attributes:
+        images: (2, I, H, W).
+        masks, scribbles: (2, K, H, W).
+        labels: (2, H, W).
+        organ_ids: (K,).
+    """
 
     images: np.ndarray
     masks: np.ndarray
     scribbles: np.ndarray
+    labels: np.ndarray
     organ_ids: np.ndarray
 
 
@@ -171,6 +181,7 @@ def collate_pairs(pairs: Sequence[Pair]) -> PairBatch:
         images=torch.from_numpy(np.stack([pair.images for pair in pairs], axis=1)),
         masks=torch.from_numpy(np.stack([pair.masks for pair in pairs], axis=1)),
         scribbles=torch.from_numpy(np.stack([pair.scribbles for pair in pairs], axis=1)),
+        labels=torch.from_numpy(np.stack([pair.labels for pair in pairs], axis=1)),
         organ_ids=torch.from_numpy(np.stack([pair.organ_ids for pair in pairs])),
     )
 
@@ -245,12 +256,12 @@ class PairSampler:
         chosen = self._draw_organs(reference, target, organ, rng)
         sides = self._augmentation()(self._slice(reference), self._slice(target), rng)
         middle = self.config.context
-        maps = [side.labels[middle] for side in sides]
+        maps = np.stack([side.labels[middle] for side in sides])
         masks = np.stack([_masks(labels, chosen, self.config.min_pixels) for labels in maps])
         scribbles = np.zeros_like(masks)
         for side in (0, 1) if self.config.both_ways else (0,):
             scribbles[side] = draw_scribbles(masks[side], self.config.styles, rng)
-        return Pair(np.stack([side.image for side in sides]), masks, scribbles, chosen)
+        return Pair(np.stack([side.image for side in sides]), masks, scribbles, maps, chosen)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sampler is in its draws."""

@@ -48,6 +48,7 @@ class ReferringConfig:
         weight_decay: Of weights; biases and normalisation are not decayed.
         gradient_clip: Largest norm of the gradient; None leaves it as it is.
         points: At which masks are compared, and matched.
+        dense_guidance: Whether the mask features are trained directly as well; see `losses.dense_guidance`.
         within_organ: Whether a mask is matched with the queries of its own organ only.
         use_encoder_weights: Whether the encoder may start from given weights.
         ema_decay: Of the averaged weights, which are then validated and exported; None for none.
@@ -78,6 +79,7 @@ class ReferringConfig:
     weight_decay: float = 1e-2
     gradient_clip: float | None = 1.0
     points: int = 12_544
+    dense_guidance: bool = False
     within_organ: bool = True
     use_encoder_weights: bool = True
     ema_decay: float | None = None
@@ -167,6 +169,7 @@ DEFAULT = ReferringConfig(
     warm_up_steps=100,
     weight_decay=0.05,
     points=2_048,
+    dense_guidance=True,
     ema_decay=0.998,
 )
 
@@ -187,6 +190,7 @@ FAST = ReferringConfig(
     learning_rate=2e-3,
     warm_up_steps=20,
     points=1_024,
+    dense_guidance=True,
     ema_decay=0.99,
     validation_pairs=16,
     validations=5,
@@ -227,7 +231,7 @@ def _unet(config: ReferringConfig) -> ReferringConfig:
 
 ABLATIONS: dict[AblationName, Callable[[ReferringConfig], ReferringConfig]] = {
     "seem": _seem,
-    "no-tokens": _with_network(visual_tokens=False, seed_queries=False),
+    "no-tokens": _with_network(visual_tokens=False, seed_queries=False, prototype_masks=False),
     "no-organ-match": lambda config: replace(config, within_organ=False),
     "no-paired-augmentation": _without_pairing,
     "across-batch": _with_network(across_batch=True),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from CrossModalSegLib.data.referring.pair_sampler import PairBatch
+from CrossModalSegLib.losses.dense_guidance import DenseGuidance
 from CrossModalSegLib.losses.referring import ReferringLoss
 from CrossModalSegLib.models.crossmr import CrossMR
 from CrossModalSegLib.training.batches import PlannedStream
@@ -37,6 +38,7 @@ class ReferringRun(NetworkRun):
         network: nn.Module,
         stream: PlannedStream,
         config: ReferringConfig,
+        num_classes: int,
         total_steps: int | None,
     ) -> None:
         """Put everything on the device.
@@ -46,6 +48,7 @@ class ReferringRun(NetworkRun):
             network: CrossMR or the 2D U-Net, newly built, or with the weights to start from.
             stream: Of batches of pairs.
             config: The settings.
+            num_classes: Background included.
             total_steps: Steps in all; None where the clock decides.
         """
         if config.encoder_rate == 0 and isinstance(network, CrossMR):
@@ -55,7 +58,7 @@ class ReferringRun(NetworkRun):
             name="adamw",
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
-            rate_shares={"encoder.": config.encoder_rate},
+            rate_shares={"network.encoder.": config.encoder_rate},
         )
         super().__init__(
             fabric,
@@ -65,7 +68,7 @@ class ReferringRun(NetworkRun):
             optimizer,
             ema_decay=config.ema_decay,
             gradient_clip=config.gradient_clip,
-            wrap=partial(make_step, config=config),
+            wrap=partial(make_step, config=config, num_classes=num_classes),
         )
         self.total_steps = total_steps
 
@@ -113,12 +116,21 @@ class ReferringRun(NetworkRun):
         return self.model(batch)
 
 
-def make_step(network: nn.Module, config: ReferringConfig) -> nn.Module:
-    """The module whose forward pass is a step of the network."""
-    if isinstance(network, CrossMR):
-        loss = ReferringLoss(within_organ=config.within_organ, points=config.points)
-        return CrossMRStep(network, loss, config.pairs.both_ways)
-    return UNetStep(network)
+def make_step(network: nn.Module, config: ReferringConfig, num_classes: int | None = None) -> CrossMRStep | UNetStep:
+    """The module whose forward pass is a step of the network.
+
+    Args:
+        network: CrossMR or the 2D U-Net.
+        config: The settings.
+        num_classes: Background included: with dense guidance, where the settings have it; None without.
+    """
+    if not isinstance(network, CrossMR):
+        return UNetStep(network)
+    loss = ReferringLoss(within_organ=config.within_organ, points=config.points)
+    guidance = None
+    if config.dense_guidance and num_classes is not None:
+        guidance = DenseGuidance(config.network.channels, num_classes)
+    return CrossMRStep(network, loss, config.pairs.both_ways, guidance)
 
 
 class ReferringLoop(StepLoop):

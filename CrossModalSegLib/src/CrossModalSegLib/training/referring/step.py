@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from CrossModalSegLib.data.referring.pair_sampler import PairBatch
+from CrossModalSegLib.losses.dense_guidance import DenseGuidance
 from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.losses.referring import ReferringLoss
-from CrossModalSegLib.models.crossmr import CrossMR
-from CrossModalSegLib.models.masked_decoder import Prediction
+from CrossModalSegLib.models.crossmr import CrossMR, choose
 from CrossModalSegLib.models.unet2d import UNet2d
 from CrossModalSegLib.training.methods.method import with_total
 
@@ -20,31 +21,54 @@ class CrossMRStep(nn.Module):
     learned from an encoding.
     """
 
-    def __init__(self, network: CrossMR, loss: ReferringLoss, both_ways: bool) -> None:
-        super().__init__()
-        self.network, self.loss, self.both_ways = network, loss, both_ways
+    def __init__(
+        self, network: CrossMR, loss: ReferringLoss, both_ways: bool, guidance: DenseGuidance | None = None
+    ) -> None:
+        """A step.
 
-    def predict(self, batch: PairBatch) -> tuple[list[Prediction], Tensor, Tensor, Tensor]:
-        """Predictions of all heads, and what they should be: masks, presence, and which organs are asked for."""
-        size = batch.size
-        features = self.network.encode(batch.images.flatten(0, 1))
-        if self.both_ways:
-            ids = batch.organ_ids.repeat(2, 1)
-            tokens = self.network.sample(features, batch.scribbles.flatten(0, 1), ids)
-            others = [*range(size, 2 * size), *range(size)]
-            masks, present = batch.masks.flip(0).flatten(0, 1), batch.present.flip(0).flatten(0, 1)
-            return self.network.decode(features.index(others), tokens), masks, present, batch.organs.flatten(0, 1)
-        tokens = self.network.sample(features.index(slice(0, size)), batch.scribbles[0], batch.organ_ids)
-        predictions = self.network.decode(features.index(slice(size, None)), tokens)
-        return predictions, batch.masks[1], batch.present[1], batch.organs[0]
+        Args:
+            network: CrossMR.
+            loss: Of its predictions.
+            both_ways: Whether the targets are references, too.
+            guidance: Losses of the mask features; None for none.
+        """
+        super().__init__()
+        self.network, self.loss, self.both_ways, self.guidance = network, loss, both_ways, guidance
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms, "total" among them."""
-        return with_total(self.loss(*self.predict(batch)))
+        size = batch.size
+        features = self.network.encode(batch.images.flatten(0, 1))
+        if self.both_ways:
+            sources, targets = list(range(2 * size)), [*range(size, 2 * size), *range(size)]
+            masks, present = batch.masks.flip(0).flatten(0, 1), batch.present.flip(0).flatten(0, 1)
+            scribbles, organs = batch.scribbles.flatten(0, 1), batch.organs.flatten(0, 1)
+            ids = batch.organ_ids.repeat(2, 1)
+        else:
+            sources, targets = list(range(size)), list(range(size, 2 * size))
+            masks, present = batch.masks[1], batch.present[1]
+            scribbles, organs, ids = batch.scribbles[0], batch.organs[0], batch.organ_ids
+        tokens = self.network.sample(features.index(sources), scribbles, ids)
+        aims = features.index(targets)
+        terms = self.loss(self.network.decode(aims, tokens), masks, present, organs)
+        if self.guidance is not None:
+            terms["classes"] = self.guidance.classes(features.mask_features, batch.labels.flatten(0, 1))
+            terms["resemblance"] = self.guidance.resemblance(
+                aims.mask_features, tokens.prototype, masks, present & organs
+            )
+        return with_total(terms)
+
+    def judge(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """The loss from references to targets, and (B, K, H, W) bool: what is found of each organ in the targets."""
+        predictions = self.network(batch.images[0], batch.scribbles[0], batch.images[1], batch.organ_ids)
+        terms = self.loss(predictions, batch.masks[1], batch.present[1], batch.organs[0])
+        logits, presence = choose(predictions[-1])
+        logits = functional.interpolate(logits, batch.images.shape[-2:], mode="bilinear", align_corners=False)
+        return sum(terms.values()), (logits > 0) & (presence > 0.5)[..., None, None]
 
 
 class UNetStep(nn.Module):
-    """A 2D U-Net on the targets of pairs, all of whose organs are asked for."""
+    """A 2D U-Net on the targets of pairs."""
 
     def __init__(self, network: UNet2d) -> None:
         super().__init__()
@@ -52,15 +76,14 @@ class UNetStep(nn.Module):
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms, "total" among them."""
-        return self.loss(self.network(batch.images[1]), batch)
+        return with_total({"dice_ce": self._loss(self.network(batch.images[1]), batch)})
+
+    def judge(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """As that of `CrossMRStep`."""
+        logits = self.network(batch.images[1])
+        return self._loss(logits, batch), logits.argmax(1)[:, None] == batch.organ_ids[..., None, None]
 
     @staticmethod
-    def loss(logits: Tensor, batch: PairBatch) -> dict[str, Tensor]:
-        """Loss terms of logits (B, num_classes, H, W)."""
+    def _loss(logits: Tensor, batch: PairBatch) -> Tensor:
         # The loss is one of volumes: each slice is one of a single layer.
-        return with_total({"dice_ce": full_supervision(logits[:, :, None], label_map(batch)[:, None], "dice_ce")})
-
-
-def label_map(batch: PairBatch) -> Tensor:
-    """(B, H, W) int64 label values of the targets, 0 where there is no organ."""
-    return (batch.masks[1] * batch.organ_ids[..., None, None]).amax(1)
+        return full_supervision(logits[:, :, None], batch.labels[1].long()[:, None], "dice_ce")

@@ -145,7 +145,7 @@ def train_referring(
 
 
 def _completed(config: ReferringConfig, members: Members) -> ReferringConfig:
-    """With the modalities named, and for the U-Net all organs asked for.
+    """With the modalities named.
 
     Raises:
         CohortError: A modality is in no cohort, or there is no reference modality among those trained on.
@@ -165,8 +165,7 @@ def _completed(config: ReferringConfig, members: Members) -> ReferringConfig:
         raise InputError(
             f"The 2D U-Net learns from one reference modality alone; got {', '.join(references)}. Name one of them."
         )
-    pairs = replace(config.pairs, max_organs=len(members.labels.names))
-    return replace(config, modalities=tuple(references), pairs=pairs)
+    return replace(config, modalities=tuple(references))
 
 
 def _describe(members: Members, config: ReferringConfig, start: Start, fabric: Fabric) -> dict[str, Any]:
@@ -201,7 +200,8 @@ def _open_run(
         pin_memory=fabric.device.type == "cuda",
     )
     try:
-        yield ReferringRun(fabric, network, stream, config, config.total_steps(sampler.num_slices, fabric.world_size))
+        total_steps = config.total_steps(sampler.num_slices, fabric.world_size)
+        yield ReferringRun(fabric, network, stream, config, len(members.labels.names) + 1, total_steps)
     finally:
         stream.close()
 

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from CrossModalSegLib.data.referring.pair_sampler import PairBatch
-from CrossModalSegLib.models.crossmr import choose
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.training.referring.step import CrossMRStep, UNetStep
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
@@ -22,12 +20,16 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def validate_pairs(
-    step: nn.Module, pairs: Sequence[PairBatch], names: Sequence[str], fabric: Fabric, cancel: CancelToken | None = None
+    step: CrossMRStep | UNetStep,
+    pairs: Sequence[PairBatch],
+    names: Sequence[str],
+    fabric: Fabric,
+    cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
     """Mean loss, and Dice of the targets that hold the organ.
 
     Args:
-        step: `CrossMRStep` or `UNetStep` with the network to validate; back in its mode afterwards.
+        step: With the network to validate; back in its mode afterwards.
         pairs: Batches.
         names: Of the label values 1, 2, ….
         fabric: Says where, and in which precision.
@@ -47,7 +49,7 @@ def validate_pairs(
                 cancel.raise_if_cancelled()
             batch = batch.to(fabric.device)
             with fabric.autocast():
-                loss, masks = _judged(step, batch)
+                loss, masks = step.judge(batch)
             losses.append(float(loss))
             for value, dice in organ_dice(masks, batch):
                 found.setdefault(value, []).append(dice)
@@ -59,19 +61,6 @@ def validate_pairs(
         "dice": float(np.mean(present)) if present else None,
         "dice_by_class": by_class,
     }
-
-
-def _judged(step: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
-    """The loss of a batch, from reference to target only, and (B, K, H, W) bool: what is found of each organ."""
-    if isinstance(step, UNetStep):
-        logits = step.network(batch.images[1])
-        return step.loss(logits, batch)["total"], logits.argmax(1)[:, None] == batch.organ_ids[..., None, None]
-    one_way = CrossMRStep(step.network, step.loss, both_ways=False)
-    predictions, *truth = one_way.predict(batch)
-    loss = sum(step.loss(predictions, *truth).values())
-    logits, presence = choose(predictions[-1])
-    logits = functional.interpolate(logits, batch.images.shape[-2:], mode="bilinear", align_corners=False)
-    return loss, (logits > 0) & (presence > 0.5)[..., None, None]
 
 
 def organ_dice(masks: Tensor, batch: PairBatch) -> list[tuple[int, float]]:
