@@ -92,6 +92,8 @@ class MaskedDecoder(nn.Module):
             # It begins as the prototype itself: a mask is first of all what resembles the scribbled tissue.
             self.prototype = nn.Sequential(nn.Linear(channels, channels, bias=False), nn.LayerNorm(channels))
             nn.init.eye_(self.prototype[0].weight)
+            # Of length one at first, so that the first masks are not all certainty.
+            nn.init.constant_(self.prototype[1].weight, channels**-0.5)
         self.layers = nn.ModuleList(DecoderLayer(channels, heads, feedforward) for _ in range(layers))
         self.norm = nn.LayerNorm(channels)
         self.mask_embedding = nn.Sequential(
