@@ -7,7 +7,6 @@ import pytest
 import slicer
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from scene_support import (
     RAS_TO_LPS,
     TABLE,
@@ -27,11 +26,11 @@ from scene_support import (
 from CrossModalSegLib.errors import GeometryError, InputError, LabelError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.change import Change
+from CrossModalSegLib.scene.nodes import SCRIBBLES, role
 from CrossModalSegLib.scene.scribbles import (
     BACKGROUND,
     add_auto_background,
     count_scribbles,
-    is_scribbles,
     missing_scribbles,
     prepare_scribbles,
     read_scribbles,
@@ -65,7 +64,11 @@ def at(*indices: tuple[int, int, int], shape=SHAPE) -> np.ndarray:
     return mask
 
 
-scribbles = hnp.arrays(np.uint8, SHAPE, elements=st.sampled_from([255] * 6 + [0, 1, 2, 3]))
+def random_scribbles(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice(np.array([255] * 6 + [0, 1, 2, 3], np.uint8), SHAPE)
+
+
+scribbles = st.builds(random_scribbles, st.integers(0, 2**31))
 
 
 # --- reading: where ---------------------------------------------------------------------------------------------------
@@ -341,7 +344,7 @@ def test_prepared_segments(scene):
     assert node.GetTransformNodeID() == ct.GetTransformNodeID()
     assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is ct
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == folder
-    assert is_scribbles(node)
+    assert role(node) == SCRIBBLES
 
 
 def test_preparing_again_adds_only_what_is_missing(scene):

@@ -24,10 +24,16 @@ class Change:
         change.undo()
     """
 
-    def __init__(self, scene: vtkMRMLScene) -> None:
-        self._scene = scene
+    def __init__(self, scene: vtkMRMLScene, part_of: Change | None = None) -> None:
+        """Begin a step.
+
+        Args:
+            scene: what changes.
+            part_of: a larger step that takes this one in once its block has ended well.
+        """
+        self._scene, self._part_of = scene, part_of
         self._steps: list[Callable[[], None]] = []
-        if scene.GetUndoFlag():
+        if part_of is None and scene.GetUndoFlag():
             scene.SaveStateForUndo()
 
     def created(self, node: vtkMRMLNode) -> None:
@@ -53,3 +59,5 @@ class Change:
     ) -> None:
         if error is not None:
             self.undo()
+        elif self._part_of is not None:
+            self._part_of._steps.append(self.undo)

@@ -58,6 +58,13 @@ def oriented_affine(image: vtkOrientedImageData) -> np.ndarray:
     return from_vtk(matrix)
 
 
+def set_voxels(image: vtkImageData, array: np.ndarray) -> None:
+    """Copy other voxels (k, j, i) into an image, and tell those who show it."""
+    voxels(image)[:] = array
+    image.GetPointData().GetScalars().Modified()
+    image.Modified()
+
+
 def nonzero(image: vtkImageData) -> tuple[np.ndarray, np.ndarray]:
     """Where an image is not 0: VTK's own indices (3, N) in (i, j, k), and the values (N,).
 

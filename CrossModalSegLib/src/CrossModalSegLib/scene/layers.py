@@ -114,3 +114,28 @@ def _holding(image: vtkOrientedImageData, affine: np.ndarray, index: np.ndarray)
         i, j, k = (extent[::2] - low).tolist()
         array[k : k + old.shape[0], j : j + old.shape[1], i : i + old.shape[2]] = old
     return grown
+
+
+def alone(node: vtkMRMLSegmentationNode, identities: tuple[str, ...]) -> None:
+    """See to it that no other segments have their voxels in the images of these; no voxel of any segment changes.
+
+    Slicer gives new segments label values that no segment of their image has. Where voxels of a segment that moved to
+    another image stayed behind, they would become a new segment's.
+    """
+    segmentation = node.GetSegmentation()
+    for image in {segmentation.GetSegment(each).GetRepresentation(LABELMAP) for each in identities} - {None}:
+        everyone = sharing(node, image)
+        mine = tuple(each for each in everyone if each in identities)
+        others = tuple(each for each in everyone if each not in identities)
+        if others and not is_empty(image):
+            for group in (mine, others):
+                labels = [segmentation.GetSegment(each).GetLabelValue() for each in group]
+                give(node, group, _only(image, labels))
+
+
+def _only(image: vtkOrientedImageData, labels: list[int]) -> vtkOrientedImageData:
+    copy = slicer.vtkOrientedImageData()
+    copy.DeepCopy(image)
+    array = voxels(copy)
+    array[~np.isin(array, labels)] = 0
+    return copy

@@ -14,6 +14,7 @@ from CrossModalSegLib.volume import Volume, require_same_geometry
 from .change import Change
 from .hierarchy import place_beside
 from .layers import add_voxels, remove_voxels
+from .nodes import SCRIBBLES, drawn_on, require_present, require_segmentation, role, segmentations, set_role
 from .segments import (
     BACKGROUND,
     BACKGROUND_STYLE,
@@ -23,7 +24,6 @@ from .segments import (
     mark,
     marked_class,
     require_no_background_class,
-    require_segmentation,
     segments_of_classes,
     style_of,
 )
@@ -32,14 +32,6 @@ from .volumes import read_grid
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLVolumeNode
-
-ROLE_ATTRIBUTE = "CrossModalSeg.Role"
-SCRIBBLES_ROLE = "scribbles"
-
-
-def is_scribbles(node: vtkMRMLSegmentationNode) -> bool:
-    """Whether a segmentation was made, or taken, to scribble in."""
-    return node.GetAttribute(ROLE_ATTRIBUTE) == SCRIBBLES_ROLE
 
 
 def prepare_scribbles(
@@ -62,20 +54,21 @@ def prepare_scribbles(
         into: an existing segmentation.
 
     Raises:
-        InputError: the reference is no volume, or holds no voxels; `into` is no segmentation.
+        InputError: the reference is no volume of the scene, or holds no voxels; `into` is no segmentation.
         GeometryError: a parent transform of the reference is not linear.
         LabelError: a class is called "Background".
     """
     require_no_background_class(table)
     read_grid(reference)
+    require_present(scene, reference, into)
     node = _prepared_before(scene, reference, name) if into is None else require_segmentation(into)
     with Change(scene) as change:
         if node is None:
             node = _new_segmentation(scene, reference, name, change)
         _add_missing(node, table)
-    if node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
+    if drawn_on(node) is None:
         node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-    node.SetAttribute(ROLE_ATTRIBUTE, SCRIBBLES_ROLE)
+    set_role(node, SCRIBBLES)
     return node
 
 
@@ -185,10 +178,8 @@ def add_auto_background(
 
 
 def _prepared_before(scene: vtkMRMLScene, reference: vtkMRMLVolumeNode, name: str) -> vtkMRMLSegmentationNode | None:
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
-        node = scene.GetNthNodeByClass(index, "vtkMRMLSegmentationNode")
-        drawn_on = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
-        if is_scribbles(node) and node.GetName() == name and drawn_on is reference:
+    for node in segmentations(scene):
+        if role(node) == SCRIBBLES and node.GetName() == name and drawn_on(node) is reference:
             return node
     return None
 

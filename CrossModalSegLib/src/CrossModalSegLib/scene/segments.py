@@ -135,18 +135,6 @@ def labelmap(node: vtkMRMLSegmentationNode, identity: str) -> vtkOrientedImageDa
     return None
 
 
-def require_segmentation(node: object) -> vtkMRMLSegmentationNode:
-    """The node, if it is a segmentation.
-
-    Raises:
-        InputError: it is not.
-    """
-    if isinstance(node, slicer.vtkMRMLSegmentationNode) and node.GetSegmentation() is not None:
-        return node
-    found = "nothing" if node is None else f"'{node.GetName()}'"
-    raise InputError(f"A segmentation of the scene was expected, got {found}. Choose a segmentation.")
-
-
 def require_no_background_class(table: LabelTable) -> None:
     """Check that no class is called as the segment of background scribbles.
 
@@ -155,3 +143,11 @@ def require_no_background_class(table: LabelTable) -> None:
     """
     if any(label.name.casefold() == BACKGROUND.casefold() for label in table.labels):
         raise LabelError(f"'{BACKGROUND}' cannot be a class: it is the name of the background scribbles. Rename it.")
+
+
+def overlap_error(first: str, second: str, count: int, node: vtkMRMLSegmentationNode) -> LabelError:
+    """What to say of two segments of a node that share voxels."""
+    return LabelError(
+        f"The segments '{first}' and '{second}' of '{node.GetName()}' overlap in {count} voxels; a voxel can belong to "
+        "one only. Erase it in one of them."
+    )

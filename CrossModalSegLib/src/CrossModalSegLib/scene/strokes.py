@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from CrossModalSegLib.errors import GeometryError, LabelError
+from CrossModalSegLib.errors import GeometryError
 from CrossModalSegLib.labels import BACKGROUND as BACKGROUND_VALUE
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import nearest_index
 
 from .geometry import affine_in
 from .images import nonzero, oriented_affine
-from .segments import SCRIBBLE_TAG, SegmentOfClass, labelmap, segments_of_classes
+from .segments import SCRIBBLE_TAG, SegmentOfClass, labelmap, overlap_error, segments_of_classes
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLSegmentationNode, vtkMRMLVolumeNode, vtkOrientedImageData
@@ -135,7 +135,7 @@ def _require_no_overlap(strokes: Sequence[Stroke], node: vtkMRMLSegmentationNode
                 codes = [np.ravel_multi_index(tuple(each.index - low), size.ravel()) for each in (first, second)]
                 common = np.intersect1d(*codes, assume_unique=True).size
                 if common:
-                    raise _overlap(first.segment.name, second.segment.name, common, node)
+                    raise overlap_error(first.segment.name, second.segment.name, common, node)
 
 
 def _marks_of_lattice(strokes: Sequence[Stroke], node: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode) -> Marks:
@@ -161,13 +161,6 @@ def _joined(a: Marks, b: Marks, strokes: Sequence[Stroke], node: vtkMRMLSegmenta
     if differs.size:
         names = {stroke.segment.value: stroke.segment.name for stroke in strokes}
         first, second = (names[each.values[at[differs[0]]]] for each, at in ((a, in_a), (b, in_b)))
-        raise _overlap(first, second, differs.size, node)
+        raise overlap_error(first, second, differs.size, node)
     new = ~np.isin(b.flat, common, assume_unique=True)
     return Marks(np.concatenate([a.flat, b.flat[new]]), np.concatenate([a.values, b.values[new]]))
-
-
-def _overlap(first: str, second: str, count: int, node: vtkMRMLSegmentationNode) -> LabelError:
-    return LabelError(
-        f"The segments '{first}' and '{second}' of '{node.GetName()}' overlap in {count} voxels; a voxel can belong to "
-        "one only. Erase it in one of them."
-    )

@@ -15,6 +15,7 @@ from .change import Change
 from .geometry import affine_below, to_vtk, world_affine
 from .hierarchy import place_beside
 from .images import filled, is_empty, voxels
+from .nodes import require_present
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLVolumeNode
@@ -87,16 +88,18 @@ def write_volume(
 
     Raises:
         GeometryError: a parent transform is not linear.
+        InputError: `under` is not in the scene any more.
     """
+    require_present(scene, under)
     affine = affine_below(under, volume.affine)
     image = filled(vtkImageData(), volume.array)
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    if change is not None:
-        change.created(node)
-    node.SetIJKToRASMatrix(to_vtk(affine))
-    node.SetAndObserveImageData(image)
-    node.SetAndObserveTransformNodeID(under.GetTransformNodeID())
-    node.SetNodeReferenceID(SOURCE_ROLE, under.GetID())
-    node.CreateDefaultDisplayNodes()
-    place_beside(scene, node, under)
+    with Change(scene, part_of=change) as step:
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        step.created(node)
+        node.SetIJKToRASMatrix(to_vtk(affine))
+        node.SetAndObserveImageData(image)
+        node.SetAndObserveTransformNodeID(under.GetTransformNodeID())
+        node.SetNodeReferenceID(SOURCE_ROLE, under.GetID())
+        node.CreateDefaultDisplayNodes()
+        place_beside(scene, node, under)
     return node

@@ -1,0 +1,62 @@
+"""What nodes are to this library, and whether they are still there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import slicer
+
+from CrossModalSegLib.errors import InputError
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLNode, vtkMRMLScene, vtkMRMLSegmentationNode
+
+_ROLE_ATTRIBUTE = "CrossModalSeg.Role"
+SCRIBBLES = "scribbles"
+RESULT = "result"
+
+
+def role(node: vtkMRMLNode) -> str | None:
+    """What a node was made for; kept when the scene is saved."""
+    return node.GetAttribute(_ROLE_ATTRIBUTE)
+
+
+def set_role(node: vtkMRMLNode, value: str) -> None:
+    """Say what a node is for."""
+    node.SetAttribute(_ROLE_ATTRIBUTE, value)
+
+
+def require_present(scene: vtkMRMLScene, *nodes: vtkMRMLNode) -> None:
+    """Check that nodes are in the scene.
+
+    Raises:
+        InputError: one is not, or not any more.
+    """
+    for node in nodes:
+        if node is not None and not scene.IsNodePresent(node):
+            raise InputError(
+                f"'{node.GetName()}' is not in the scene any more: it was deleted, or the scene was closed."
+            )
+
+
+def segmentations(scene: vtkMRMLScene) -> list[vtkMRMLSegmentationNode]:
+    """All segmentations of a scene."""
+    kind = "vtkMRMLSegmentationNode"
+    return [scene.GetNthNodeByClass(index, kind) for index in range(scene.GetNumberOfNodesByClass(kind))]
+
+
+def require_segmentation(node: object) -> vtkMRMLSegmentationNode:
+    """The node, if it is a segmentation.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(node, slicer.vtkMRMLSegmentationNode) and node.GetSegmentation() is not None:
+        return node
+    found = "nothing" if node is None else f"'{node.GetName()}'"
+    raise InputError(f"A segmentation of the scene was expected, got {found}. Choose a segmentation.")
+
+
+def drawn_on(node: vtkMRMLSegmentationNode) -> vtkMRMLNode | None:
+    """The volume whose grid a segmentation has."""
+    return node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
