@@ -35,6 +35,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(("train", "crossmr"), "train_crossmr", "Train a network that follows a scribbled reference, on masks."),
     Command(("train", "prior"), "train_prior", "Train the network that fits start from, on masks."),
     Command(("fit",), "fit", "Segment one case from its scribbles."),
+    Command(("refer",), "refer", "Scribble on one image, get the organs in it and in others."),
     Command(("segment",), "segment", "Segment without scribbles, with a trained model."),
     Command(("evaluate",), "evaluate", "Measure segmentations against masks."),
     Command(("model", "list"), "model_list", "List the models that are installed."),

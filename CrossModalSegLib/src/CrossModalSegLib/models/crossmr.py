@@ -46,6 +46,8 @@ class CrossMRConfig:
         across_batch: The ablation whose tokens come, in training, from all images of the batch with that organ.
         sample_queries: SEEM draws this many of the queries in each training step; None uses all.
         seed_queries: Ours: an organ's queries start from its mean visual token.
+        token_positions: Ours: a token knows its place on the slice. Slices are all turned the same way, so this tells
+            left from right; the paper's tokens hold no position.
         prototype_masks: Ours: an organ's mask embeddings start from its prototype, so that masks begin as what looks
             like the scribbled tissue. Small networks learn much faster with it.
     """
@@ -66,6 +68,7 @@ class CrossMRConfig:
     sample_queries: int | None = None
     seed_queries: bool = False
     prototype_masks: bool = False
+    token_positions: bool = False
 
     def __post_init__(self) -> None:
         self._check_sizes()
@@ -85,7 +88,7 @@ class CrossMRConfig:
             raise ModelError(
                 f"sample_queries of CrossMR draws 1 to {self.queries} of its queries; got {self.sample_queries}."
             )
-        for name in ("across_batch", "seed_queries", "prototype_masks"):
+        for name in ("across_batch", "seed_queries", "prototype_masks", "token_positions"):
             if getattr(self, name) and not self.visual_tokens:
                 raise ModelError(f"{name} of CrossMR needs visual tokens: switch visual_tokens on or {name} off.")
 
@@ -109,6 +112,7 @@ PRESETS: dict[str, CrossMRConfig] = {
         dropout=0.0,
         seed_queries=True,
         prototype_masks=True,
+        token_positions=True,
     ),
 }
 
@@ -153,7 +157,7 @@ class CrossMR(nn.Module):
         self.pixel_decoder = FpnPixelDecoder(
             c.encoder.channels, c.channels, c.heads, c.feedforward, c.encoder_layers, c.dropout
         )
-        self.sampler = VisualSampler(c.channels, c.max_points, c.visual_tokens, c.across_batch)
+        self.sampler = VisualSampler(c.channels, c.max_points, c.visual_tokens, c.across_batch, c.token_positions)
         self.decoder = MaskedDecoder(
             c.channels,
             c.heads,

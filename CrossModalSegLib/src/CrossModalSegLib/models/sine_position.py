@@ -35,9 +35,25 @@ def sine_position(height: int, width: int, channels: int, device: torch.device |
     return torch.cat([rows, columns], -1).flatten(0, 1)
 
 
+def sine_places(places: Tensor, channels: int) -> Tensor:
+    """Encode single places of an image like its pixels.
+
+    Args:
+        places: (..., 2) float32, row and column as shares of the image, 0 to 1.
+        channels: A multiple of 4.
+
+    Returns:
+        (..., channels) float32.
+    """
+    return _waves(places, channels // 2).flatten(-2)
+
+
 def _encode(length: int, channels: int, device: torch.device | str) -> Tensor:
-    # (length, channels): sines and cosines take turns, from the fastest to the slowest.
-    places = torch.arange(1, length + 1, device=device, dtype=torch.float32) / length * (2.0 * math.pi)
-    exponents = torch.arange(channels // 2, device=device, dtype=torch.float32) * (2.0 / channels)
-    angles = places[:, None] / TEMPERATURE**exponents
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+    return _waves(torch.arange(1, length + 1, device=device, dtype=torch.float32) / length, channels)
+
+
+def _waves(places: Tensor, channels: int) -> Tensor:
+    # (..., channels): sines and cosines take turns, from the fastest to the slowest.
+    exponents = torch.arange(channels // 2, device=places.device, dtype=torch.float32) * (2.0 / channels)
+    angles = places[..., None] * (2.0 * math.pi) / TEMPERATURE**exponents
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)

@@ -4,7 +4,8 @@ Notable here:
 - at most `max_points` scribbled pixels of an image are used, shared fairly among its organs: an organ with fewer pixels
   than its share leaves the rest to the others;
 - training draws pixels at random; evaluation takes every so manieth, so that the same scribble gives the same answer;
-- a token holds no position: it can serve another slice, another contrast and another patient.
+- as in the paper a token holds no position: it can serve another slice, another contrast and another patient. Ours may
+  hold one: slices are turned the same way, so that the place on the slice tells left from right and organ from organ.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.models.sine_position import sine_places
 
 LEVEL_STRIDES = (32, 16, 8)
 MASK_STRIDE = 4
@@ -101,7 +103,14 @@ class VisualTokens:
 class VisualSampler(nn.Module):
     """Scribbles and the features below them to tokens."""
 
-    def __init__(self, channels: int, max_points: int, visual_tokens: bool = True, across_batch: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        max_points: int,
+        visual_tokens: bool = True,
+        across_batch: bool = False,
+        token_positions: bool = False,
+    ) -> None:
         """A sampler.
 
         Args:
@@ -109,12 +118,16 @@ class VisualSampler(nn.Module):
             max_points: Of an image and a level; with `across_batch`, of an organ.
             visual_tokens: False: only prototypes, no tokens.
             across_batch: In training an organ's tokens come from all images of the batch that hold it.
+            token_positions: Tokens know their place on the slice.
         """
         super().__init__()
         self.max_points = max_points
         self.across_batch = across_batch
         self.projections = nn.ModuleList()
         self.embeddings: nn.Parameter | None = None
+        self.places = nn.Linear(channels, channels, bias=False) if token_positions else None
+        if self.places is not None:
+            nn.init.trunc_normal_(self.places.weight, std=0.02)
         if visual_tokens:
             self.projections.extend(nn.Linear(channels, channels, bias=False) for _ in LEVEL_STRIDES)
             self.embeddings = nn.Parameter(torch.randn(len(LEVEL_STRIDES), channels))
@@ -146,8 +159,9 @@ class VisualSampler(nn.Module):
         counts = valid.sum(-1, keepdim=True)
         under = sample_features(mask_features, points, MASK_STRIDE)
         prototype = (under * valid[..., None]).sum(2) / counts.clamp(min=1)
+        place = self._places(points, mask_features)
         tokens = tuple(
-            projection(sample_features(level, points, stride)) + embedding
+            projection(sample_features(level, points, stride)) + embedding + place
             for level, stride, projection, embedding in zip(
                 levels, LEVEL_STRIDES, self.projections, () if self.embeddings is None else self.embeddings
             )
@@ -158,6 +172,14 @@ class VisualSampler(nn.Module):
                 raise ModelError("Tokens across the batch need the organ_ids (B, K): which organs are the same.")
             tokens, valid = share_across_batch(tokens, valid, organ_ids, self.max_points, generator)
         return VisualTokens(tokens, valid, prototype, organs)
+
+    def _places(self, points: Tensor, mask_features: Tensor) -> Tensor | float:
+        """What tokens at points (B, K, P, 2) know of their place, (B, K, P, C)."""
+        if self.places is None:
+            return 0.0
+        h, w = mask_features.shape[-2:]
+        extent = torch.tensor([w * MASK_STRIDE, h * MASK_STRIDE], dtype=points.dtype, device=points.device)
+        return self.places(sine_places((points / extent).flip(-1), mask_features.shape[1]))
 
 
 def choose_points(

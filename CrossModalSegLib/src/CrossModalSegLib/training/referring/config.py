@@ -231,7 +231,7 @@ def _unet(config: ReferringConfig) -> ReferringConfig:
 
 ABLATIONS: dict[AblationName, Callable[[ReferringConfig], ReferringConfig]] = {
     "seem": _seem,
-    "no-tokens": _with_network(visual_tokens=False, seed_queries=False, prototype_masks=False),
+    "no-tokens": _with_network(visual_tokens=False, seed_queries=False, prototype_masks=False, token_positions=False),
     "no-organ-match": lambda config: replace(config, within_organ=False),
     "no-paired-augmentation": _without_pairing,
     "across-batch": _with_network(across_batch=True),
