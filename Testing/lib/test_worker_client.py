@@ -207,6 +207,7 @@ def test_what_went_wrong_is_told_in_a_sentence_and_the_worker_lives_on(client, k
     assert job.error.kind == kind
     assert sentence in job.error.message
     assert "1234.5" not in job.error.message
+    assert "Jane" not in " ".join(job._connection._chatter)
     pid = client.pid
     assert ask(client, "loop 1").wait(PATIENCE)
     assert client.pid == pid

@@ -619,8 +619,8 @@ class Model:
         folder: where it lies.
         is_shipped: whether it came with the library; such a model cannot be deleted.
         bytes: size of its files.
-        problem: why it is not usable; None when its card can be read. Where there is a problem, the rest is empty.
-        task: "segment" without scribbles, "fit" as a start, or "refer".
+        problem: why it is not usable, or None. Where its card cannot be read, the rest is empty.
+        task: "segment" without scribbles, "fit" as a start, or "refer"; None where nothing here uses it.
         architecture: of the network.
         modalities: names of its images.
         labels: its classes, or None.

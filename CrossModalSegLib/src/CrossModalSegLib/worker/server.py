@@ -57,7 +57,6 @@ from CrossModalSegLib.worker.volume_files import read_volumes, write_volumes
 
 _WATCH_SECONDS = 1.0
 _UNWIND_SECONDS = 1.0
-_NICENESS = 5
 
 
 def serve() -> int:
@@ -65,7 +64,6 @@ def serve() -> int:
     lines, out = _claim_pipes()
     with contextlib.suppress(ValueError):  # outside of the main thread there is no Ctrl-C to ignore
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _make_way()
     Server(lines, out).run()
     return 0
 
@@ -329,15 +327,6 @@ def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return lines, out
-
-
-def _make_way() -> None:
-    """Let the program that is served go first on the processor."""
-    import psutil
-
-    lower = psutil.BELOW_NORMAL_PRIORITY_CLASS if os.name == "nt" else _NICENESS
-    with contextlib.suppress(psutil.AccessDenied, OSError):
-        psutil.Process().nice(lower)
 
 
 def _warm_up() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
 from CrossModalSegLib.scribbles.background import AUTO_COVERAGE, background_from_scribbles
 from CrossModalSegLib.scribbles.body import body_mask
@@ -32,4 +33,9 @@ def run(request: AutoBackgroundRequest, context: Context) -> AutoBackgroundResul
         coverage=AUTO_COVERAGE if request.coverage is None else request.coverage,
     )
     is_new = (proposed == BACKGROUND) & (scribbles.array == UNLABELLED)
+    if not is_new.any():
+        raise InputError(
+            f"No background is left at {request.margin_mm:g} mm from the scribbled foreground. Scribble some by hand, "
+            "or choose a smaller margin."
+        )
     return AutoBackgroundResult(scribbles.with_array(is_new.astype(np.uint8)))

@@ -98,10 +98,12 @@ def delete(request: DeleteModelRequest, context: Context) -> ModelsResult:
     return _listed()
 
 
-def task_of(card: ModelCard) -> Literal["segment", "fit", "refer"]:
-    """What a model is for."""
+def task_of(card: ModelCard) -> Literal["segment", "fit", "refer"] | None:
+    """What a model is for; None for those that were only made to be compared with."""
     if card.architecture == "crossmr":
         return "refer"
+    if card.slices is not None:
+        return None
     return "fit" if card.network.get("prompt_channels") else "segment"
 
 
@@ -116,12 +118,16 @@ def _model(name: str, folder: Path) -> Model:
         card = read_card(folder)
     except ModelError as error:
         return Model(name, folder, _is_shipped(folder), size, str(error))
+    task = task_of(card)
     return Model(
         name=name,
         folder=folder,
         is_shipped=_is_shipped(folder),
         bytes=size,
-        task=task_of(card),
+        problem=None
+        if task
+        else f"It is a {card.architecture} of single slices, for comparisons; nothing here uses it.",
+        task=task,
         architecture=card.architecture,
         modalities=card.modalities,
         labels=card.labels,

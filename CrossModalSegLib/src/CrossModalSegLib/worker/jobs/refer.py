@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 import torch
 
 from CrossModalSegLib.cli.devices import choose_device
 from CrossModalSegLib.config import to_dict
-from CrossModalSegLib.errors import InputError, SessionError
+from CrossModalSegLib.errors import CrossModalSegError, InputError, SessionError
 from CrossModalSegLib.inference.memory import is_out_of_memory, on_device_or_cpu
 from CrossModalSegLib.inference.referring.session import DEFAULT_MODEL, ReferSession
 from CrossModalSegLib.inference.referring.session import ReferResult as Referred
@@ -29,32 +33,43 @@ class KeptSession:
         session: with the features.
         key: of its model on its device.
         numbered: "target N" by the client's name.
+        is_complete: whether all images of the last request were looked at, to the end.
     """
 
     session: ReferSession
     key: tuple[object, ...]
     numbered: dict[str, str] = field(default_factory=dict)
+    is_complete: bool = False
 
-    def set_targets(self, images: dict[str, Volume], context: Context) -> None:
-        """Look at these and forget all others."""
-        for name in [each for each in self.numbered if each not in images]:
-            self.session.remove_target(self.numbered[name])
-            del self.numbered[name]
-        for name, image in images.items():
-            number = self.numbered.get(name) or self._next()
+    def set_images(self, reference: Volume, targets: dict[str, Volume], context: Context) -> None:
+        """Look at these and forget all other targets."""
+        self.is_complete = False
+        self.session.set_reference(reference, context.progress, context.cancel)
+        for number in self.session.targets:
+            if self.named(number) not in targets:
+                self.session.remove_target(number)
+        self.numbered = {name: number for name, number in self.numbered.items() if name in targets}
+        for name, image in targets.items():
+            number = self.numbered.setdefault(name, self._next())
             self.session.add_target(number, image, context.progress, context.cancel)
-            self.numbered[name] = number
+        self.is_complete = True
 
     def named(self, number: str) -> str:
         """The client's name."""
         return next((name for name, each in self.numbered.items() if each == number), number)
 
-    def _next(self) -> str:
-        return next(name for n in range(1, len(self.numbered) + 2) if (name := f"target {n}") not in self._taken)
+    @contextmanager
+    def telling_names(self) -> Iterator[None]:
+        """Let errors name targets as the client does."""
+        try:
+            yield
+        except CrossModalSegError as error:
+            text = re.sub(r"target \d+", lambda found: self.named(found[0]), str(error))
+            raise type(error)(text) from error
 
-    @property
-    def _taken(self) -> set[str]:
-        return set(self.numbered.values())
+    def _next(self) -> str:
+        taken = set(self.numbered.values())
+        return next(name for n in count(1) if (name := f"target {n}") not in taken)
 
 
 def run(request: ReferRequest, context: Context) -> ReferResult:
@@ -82,10 +97,11 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
     """
     began = context.cancel.clock()
     kept = context.store.sessions.get(request.session)
-    if kept is None:
+    if kept is None or not kept.is_complete:
         raise SessionError("The worker no longer has the features of these images: send them again.")
     try:
-        referred = _answer(kept.session, request, context)
+        with kept.telling_names():
+            referred = _answer(kept.session, request, context)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -96,9 +112,9 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
 
 def _refer(request: ReferRequest, context: Context, device: torch.device) -> tuple[KeptSession, Referred]:
     kept = _session(request, context, device)
-    kept.session.set_reference(request.reference, context.progress, context.cancel)
-    kept.set_targets(request.targets, context)
-    return kept, _answer(kept.session, request, context)
+    with kept.telling_names():
+        kept.set_images(request.reference, request.targets, context)
+        return kept, _answer(kept.session, request, context)
 
 
 def _session(request: ReferRequest, context: Context, device: torch.device) -> KeptSession:

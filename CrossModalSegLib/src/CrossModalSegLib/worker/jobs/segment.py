@@ -98,8 +98,8 @@ def _named_for(card: ModelCard, images: dict[str, Volume]) -> dict[str, Volume]:
 
 
 def _check_task(card: ModelCard) -> None:
-    wanted = {"fit": "scribbles", "refer": "a scribbled reference image"}.get(task_of(card))
-    if wanted is not None:
-        raise ModelError(
-            f"The model {card.name} needs {wanted} beside the images, so it cannot segment alone. Choose another one."
-        )
+    task = task_of(card)
+    if task == "segment":
+        return
+    needs = {"fit": "scribbles beside the images", "refer": "a scribbled reference image"}.get(task, "single slices")
+    raise ModelError(f"The model {card.name} needs {needs}, so it cannot segment these images. Choose another one.")
