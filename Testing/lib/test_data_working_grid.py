@@ -117,3 +117,21 @@ def test_any_grid_stays_within_the_values_of_its_source(shape, spacing, new, see
     assert result.shape == target.shape
     assert result.min() >= array.min() - 1e-5 and result.max() <= array.max() + 1e-5
     assert resample_aligned(result, target, source, "nearest").shape == shape
+
+
+def test_slices_lie_across_the_longest_voxel_sides_whatever_way_they_point():
+    # Storage (k, j, i): k towards L in steps of 8 mm (thick sagittal slices), j towards S, i towards A.
+    affine = np.array([[0.0, 0, 8, 10], [-1, 0, 0, 20], [0, 1, 0, 30], [0, 0, 0, 1]])
+    grid = working_grid(Grid((5, 6, 7), affine), None, "slices")
+    assert grid.shape == (5, 6, 7)
+    np.testing.assert_allclose(grid.affine[:3, 2], [8, 0, 0])  # k: the slices, towards L
+    np.testing.assert_allclose(grid.affine[:3, 1], [0, 0, 1])  # j: towards S
+    np.testing.assert_allclose(grid.affine[:3, 0], [0, 1, 0])  # i: towards P
+
+
+def test_without_thick_slices_they_are_axial():
+    affine = np.array([[0.0, 0, 1.4, 10], [-1, 0, 0, 20], [0, 1, 0, 30], [0, 0, 0, 1]])
+    source = Grid((5, 6, 7), affine)
+    grid, axial = working_grid(source, None, "slices"), working_grid(source, None, "lps")
+    assert grid.shape == axial.shape == (6, 7, 5)
+    np.testing.assert_array_equal(grid.affine, axial.affine)

@@ -439,6 +439,15 @@ def test_another_network_is_refused():
         ReferSession(LoadedModel(vnet, card(architecture="vnet")))
 
 
+def test_slices_of_another_plane_are_told():
+    session = ReferSession(tiny_model())
+    axial, coronal = np.diag([1.0, 1.0, 6.0, 1.0]), np.array([[1.0, 0, 0, 0], [0, 0, 6, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    session.set_reference(Volume(noise().array, axial))
+    session.add_target("t", Volume(noise(seed=1).array, coronal))
+    with pytest.raises(GeometryError, match="slices of 't' are turned by 90 degrees against those of the reference"):
+        session.refer(Volume(strokes(noise()).array, axial), TABLE)
+
+
 def test_neighbour_slices_enter_where_the_network_takes_them():
     config = tiny_model().network.config
     config = replace(config, context=1, encoder=replace(config.encoder, in_channels=3))
@@ -503,9 +512,9 @@ def test_useless_scribbles(scribbles, error, message):
     [
         (noise().with_array(np.full((5, 20, 24), 7.0)), "image 't' is constant: all but a few of its voxels are 7"),
         (noise().with_array(np.full((5, 20, 24), np.nan)), "image 't' holds NaN or infinite voxels"),
-        (noise((5, 15, 24)), "axial slices of 't' have 15 by 24 voxels, and at least 16 by 16"),
+        (noise((5, 15, 24)), "slices of 't' have 15 by 24 voxels, and at least 16 by 16"),
         (reordered(noise((1, 30, 30)), (1, 0, 2), (False, False, False)), None),
-        (noise((30, 1, 30)), "An image of few slices must be axial"),
+        (noise((30, 1, 30)), "An image of few slices has to have thick ones, or be axial"),
     ],
 )
 def test_useless_images(image, message):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from CrossModalSegLib.errors import ModelError
-from CrossModalSegLib.models.sine_position import sine_position
+from CrossModalSegLib.models.sine_position import sine_places, sine_position
 
 
 def test_by_hand():
@@ -33,3 +33,8 @@ def test_pixels_go_row_by_row():
 def test_channels_are_checked():
     with pytest.raises(ModelError, match="multiple of 4 channels; got 6"):
         sine_position(1, 1, 6)
+
+
+def test_a_place_is_encoded_like_the_pixel_that_ends_there():
+    pixels = sine_position(2, 4, 8).view(2, 4, 8)
+    torch.testing.assert_close(sine_places(torch.tensor([[0.5, 0.75], [1.0, 0.25]]), 8), pixels[[0, 1], [2, 0]])

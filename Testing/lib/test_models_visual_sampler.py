@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.models.sine_position import sine_places
 from CrossModalSegLib.models.visual_sampler import (
     VisualSampler,
     VisualTokens,
@@ -95,6 +96,16 @@ def test_tokens_are_projected_features_plus_an_embedding():
     point = torch.tensor([[[[20.5, 9.5]]]])
     raw = sample_features(levels[1], point, 16)[0, 0, 0]
     torch.testing.assert_close(tokens.levels[1][0, 0, 0], sampler.projections[1].weight @ raw + sampler.embeddings[1])
+
+
+def test_tokens_may_know_their_place():
+    sampler = VisualSampler(8, 4, token_positions=True).eval()
+    levels = [torch.zeros(1, 8, 1, 1), torch.zeros(1, 8, 1, 1), torch.zeros(1, 8, 1, 1)]
+    drawn = strokes((0, 0, 3), (1, 7, 3), organs=2)
+    tokens = sampler(levels, torch.zeros(1, 8, 2, 2), drawn)
+    places = torch.tensor([[0.5 / 8, 3.5 / 8], [7.5 / 8, 3.5 / 8]])
+    expected = sampler.embeddings[0] + sampler.places(sine_places(places, 8))
+    torch.testing.assert_close(tokens.levels[0][0, :, 0], expected)
 
 
 def test_the_prototype_is_the_mean_mask_feature_under_the_scribble():

@@ -18,10 +18,12 @@ from CrossModalSegLib.errors import GeometryError
 from CrossModalSegLib.volume import Volume
 
 Interpolation = Literal["linear", "nearest"]
-Orientation = Literal["lps", "flip", "native"]
+Orientation = Literal["lps", "flip", "native", "slices"]
 
 # An index this close to a voxel's centre is taken as the centre: affines carry rounding errors of float64.
 SNAP_VOXELS = 1e-6
+# Voxels this much longer along one axis than along both others show how an image was acquired.
+THICK_SLICES = 1.5
 # An axis of a working grid may deviate this much from an axis of the source grid, in voxels over its whole length.
 ALIGNMENT_VOXELS = 1e-3
 
@@ -64,7 +66,9 @@ def working_grid(source: Grid, spacing: tuple[float, float, float] | None, orien
         spacing: mm, (k, j, i) of the working grid; None keeps the spacing of the source.
         orientation: "flip" turns axes round so that each points to the L, P or S side it is closest to: a left-right
             mirrored storage order then makes no difference to a network. "lps" also permutes the axes, so that k is
-            the one closest to S and i the one closest to L. "native" keeps the storage order.
+            the one closest to S and i the one closest to L. "slices" does so unless voxels are clearly longer along one
+            axis, across which the image was then acquired: that axis becomes k, whatever way it points, and of the
+            other two i is the one closer to L, or to P where neither is. "native" keeps the storage order.
     """
     oriented = _oriented(source, orientation)
     return oriented if spacing is None else _respaced(oriented, spacing)
@@ -77,7 +81,7 @@ def _oriented(source: Grid, orientation: Orientation) -> Grid:
     cosines = columns / np.linalg.norm(columns, axis=0)
     closest = max(permutations(range(3)), key=lambda axes: sum(abs(cosines[w, a]) for w, a in enumerate(axes)))
     world_of_axis = {axis: world for world, axis in enumerate(closest)}
-    order = closest if orientation == "lps" else (0, 1, 2)
+    order = {"lps": closest, "flip": (0, 1, 2), "slices": _slices_last(closest, source.spacing[::-1])}[orientation]
     size = source.shape[::-1]
     to_source = np.zeros((4, 4))
     to_source[3, 3] = 1.0
@@ -86,6 +90,20 @@ def _oriented(source: Grid, orientation: Orientation) -> Grid:
         to_source[axis, new_axis] = -1.0 if is_reversed else 1.0
         to_source[axis, 3] = size[axis] - 1.0 if is_reversed else 0.0
     return Grid(tuple(size[axis] for axis in reversed(order)), source.affine @ to_source)
+
+
+def _slices_last(closest: tuple[int, ...], spacing: tuple[float, float, float]) -> tuple[int, ...]:
+    """Axes (i, j, k) of the source in their new order.
+
+    Args:
+        closest: The axes closest to L, P and S.
+        spacing: mm of the axes (i, j, k).
+    """
+    thickest = max(closest, key=lambda axis: spacing[axis])
+    others = [axis for axis in closest if axis != thickest]
+    if spacing[thickest] < THICK_SLICES * max(spacing[axis] for axis in others):
+        return closest
+    return (*others, thickest)
 
 
 def _respaced(source: Grid, spacing: tuple[float, float, float]) -> Grid:

@@ -51,7 +51,8 @@ class SliceFrame:
 
     Attributes:
         source: The volume's own grid.
-        axial: The same voxels with k towards S, j towards P and i towards L.
+        axial: The same voxels as a stack of slices: along k for thick slices, whatever way they lie (short-axis slices of
+            a heart, for instance), else axial, with k towards S, j towards P and i towards L.
         canvas: (S, H, W): the slices of `axial` on the square that the network sees.
     """
 
@@ -165,7 +166,7 @@ def slice_window(slices: np.ndarray, index: int, context: int) -> np.ndarray:
 def slice_frame(volume: Volume, prep: SlicePreprocessing) -> SliceFrame:
     """Lay the slices of a volume on the canvas."""
     source = grid_of(volume)
-    axial = working_grid(source, None, "lps")
+    axial = working_grid(source, None, "slices")
     size = prep.image_size
     rows, columns = axial.shape[1:]
     if prep.resize == "stretch":

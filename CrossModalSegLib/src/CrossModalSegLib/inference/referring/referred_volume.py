@@ -52,29 +52,30 @@ class ReferredVolume:
         return np.stack([slice_window(self.slices, index, context) for index in indices])
 
     @cached_property
+    def mask_grid(self) -> Grid:
+        """The network's masks, (S, h, w): each pixel stands for a square of canvas pixels."""
+        count, height, width = self.frame.canvas.shape
+        to_canvas = np.diag([MASK_STRIDE, MASK_STRIDE, 1.0, 1.0])
+        to_canvas[:2, 3] = (MASK_STRIDE - 1) / 2
+        shape = (count, -(-height // MASK_STRIDE), -(-width // MASK_STRIDE))
+        return Grid(shape, self.frame.canvas.affine @ to_canvas)
+
+    @cached_property
     def interpolation(self) -> tuple[np.ndarray, np.ndarray]:
         """Matrices (rows, h) and (columns, w) float32 that bring masks (h, w) of the network to the slice's voxels.
 
-        They are those of `resample_aligned`; as a product they also run where the network runs, slice by slice.
+        They are those of `resample_aligned`; as products they also run where the network runs, slice by slice.
         """
-        stride = np.diag([MASK_STRIDE, MASK_STRIDE, 1.0, 1.0])
-        stride[:2, 3] = (MASK_STRIDE - 1) / 2
-        masks = self.frame.canvas.affine @ stride
-        _, height, width = (-(-n // MASK_STRIDE) for n in self.frame.canvas.shape)
+        _, height, width = self.mask_grid.shape
         _, rows, columns = self.frame.axial.shape
+        masks, axial = self.mask_grid.affine, self.frame.axial.affine
         # Each slice of these volumes holds one unit vector.
-        along_rows, along_columns = np.eye(height, dtype=np.float32), np.eye(width, dtype=np.float32)
+        along_rows, along_columns = (np.eye(n, dtype=np.float32) for n in (height, width))
         by_row = resample_aligned(
-            along_rows[:, :, None],
-            Grid((height, height, 1), masks),
-            Grid((height, rows, 1), self.frame.axial.affine),
-            "linear",
+            along_rows[:, :, None], Grid((height, height, 1), masks), Grid((height, rows, 1), axial), "linear"
         )
         by_column = resample_aligned(
-            along_columns[:, None, :],
-            Grid((width, 1, width), masks),
-            Grid((width, 1, columns), self.frame.axial.affine),
-            "linear",
+            along_columns[:, None, :], Grid((width, 1, width), masks), Grid((width, 1, columns), axial), "linear"
         )
         return np.ascontiguousarray(by_row[:, :, 0].T), np.ascontiguousarray(by_column[:, 0, :].T)
 
@@ -83,7 +84,7 @@ def refer_volume(name: str, image: Volume, prep: SlicePreprocessing) -> Referred
     """Prepare an image.
 
     Raises:
-        InputError: It shows nothing (constant, or NaN or infinities), or its axial slices are too small.
+        InputError: It shows nothing (constant, or NaN or infinities), or its slices are too small.
     """
     frame = slice_frame(image, prep)
     _check_size(name, frame)
@@ -96,8 +97,8 @@ def _check_size(name: str, frame: SliceFrame) -> None:
     _, rows, columns = frame.axial.shape
     if min(rows, columns) < FEWEST_ROWS:
         raise InputError(
-            f"The axial slices of '{name}' have {rows} by {columns} voxels, and at least {FEWEST_ROWS} by "
-            f"{FEWEST_ROWS} are needed to recognise an organ. An image of few slices must be axial."
+            f"The slices of '{name}' have {rows} by {columns} voxels, and at least {FEWEST_ROWS} by "
+            f"{FEWEST_ROWS} are needed to recognise an organ. An image of few slices has to have thick ones, or be axial."
         )
 
 

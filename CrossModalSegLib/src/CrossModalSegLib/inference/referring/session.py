@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from CrossModalSegLib.data.referring.pairing import Matching, overlap, reference_positions
-from CrossModalSegLib.data.referring.slices import SlicePreprocessing
+from CrossModalSegLib.data.referring.slices import SliceFrame, SlicePreprocessing
 from CrossModalSegLib.errors import GeometryError, InputError, ModelError
 from CrossModalSegLib.fitting.working_case import honour_scribbles
 from CrossModalSegLib.inference.model_folder import LoadedModel
@@ -50,6 +50,8 @@ SliceMatching = Literal["auto", "position", "order"]
 # A GPU is idle with single slices; on a CPU larger batches would only let a wish to stop wait.
 ENCODED_AT_ONCE = {"cuda": 8}
 DECODED_AT_ONCE = {"cuda": 16, "cpu": 2}
+# Beyond this angle two stacks of slices show different planes of the body.
+MOST_DEGREES = 45.0
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,8 @@ class ReferSession:
 
         Raises:
             InputError: There is no reference, or an option is out of range.
-            GeometryError: The scribbles are not on the reference's grid, or matching by position is asked for where
-                volumes do not overlap.
+            GeometryError: The scribbles are not on the reference's grid, a target has slices of another plane, or
+                matching by position is asked for where volumes do not overlap.
             LabelError: An organ has no stroke, or a stroke has no organ.
             Cancelled: The cancel token was set.
         """
@@ -396,12 +398,24 @@ def _crossmr(model: LoadedModel) -> CrossMR:
 def _positions(
     volume: ReferredVolume, reference: ReferredVolume, matching: SliceMatching
 ) -> tuple[np.ndarray, Matching]:
+    angle = _degrees_between(volume.frame, reference.frame)
+    if angle > MOST_DEGREES:
+        raise GeometryError(
+            f"The slices of '{volume.name}' are turned by {angle:.0f} degrees against those of the reference, so they show "
+            "organs in another plane. Refer to images of the same plane: axial to axial, short axis to short axis."
+        )
     if matching == "position" and overlap(volume.frame, reference.frame) == 0:
         raise GeometryError(
             f"'{volume.name}' and the reference do not overlap in patient space, so their slices cannot be matched by "
             'position. Match them by "order", or leave the choice to "auto".'
         )
     return reference_positions(volume.frame, reference.frame, None if matching == "auto" else matching)
+
+
+def _degrees_between(one: SliceFrame, other: SliceFrame) -> float:
+    """The angle between the slices of two volumes, 0 to 90."""
+    first, second = (frame.axial.affine[:3, 2] / frame.slice_mm for frame in (one, other))
+    return float(np.degrees(np.arccos(min(1.0, abs(float(first @ second))))))
 
 
 def _stroke_masks(reference: ReferredVolume, scribbles: Volume, table: LabelTable) -> np.ndarray:
