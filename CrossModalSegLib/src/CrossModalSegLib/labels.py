@@ -291,17 +291,17 @@ def check_mask(mask: np.ndarray, table: LabelTable) -> np.ndarray:
         table: the classes.
 
     Returns:
-        The mask as uint8.
+        The mask as uint8, the very array where it is of this type.
 
     Raises:
         LabelError: it holds values other than 0..K; they are named.
     """
     mask = whole_numbers(mask, "The mask")
-    unknown = mask[(mask < 0) | (mask > len(table))]
-    if unknown.size:
+    if mask.size and (mask.min() < 0 or mask.max() > len(table)):
+        unknown = mask[(mask < 0) | (mask > len(table))]
         classes = ", ".join(f"{label.value} {label.name}" for label in table.labels)
         raise LabelError(f"The mask holds {_listed(unknown)}; it should hold 0 for background and {classes}.")
-    return mask.astype(np.uint8)
+    return mask.astype(np.uint8, copy=False)
 
 
 def whole_numbers(array: np.ndarray, what: str) -> np.ndarray:

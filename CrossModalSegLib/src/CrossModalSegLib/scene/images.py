@@ -72,6 +72,8 @@ def nonzero(image: vtkImageData) -> tuple[np.ndarray, np.ndarray]:
     """
     array = voxels(image)
     slices = np.flatnonzero([plane.any() for plane in array])
-    k, j, i = np.nonzero(array[slices])
-    values = array[slices][k, j, i]
-    return np.stack([i, j, slices[k]]) + np.array(image.GetExtent()[::2])[:, None], values
+    held = array[slices]
+    # Much quicker than np.nonzero of three dimensions.
+    flat = np.flatnonzero(held != 0)
+    k, j, i = np.unravel_index(flat, held.shape)
+    return np.stack([i, j, slices[k]]) + np.array(image.GetExtent()[::2])[:, None], held.ravel()[flat]

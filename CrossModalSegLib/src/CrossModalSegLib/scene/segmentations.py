@@ -164,12 +164,10 @@ def read_mask(node: vtkMRMLNode, reference: vtkMRMLVolumeNode, table: LabelTable
     owner: dict[int, str] = {}
     for names, own in _dense(node, table):
         new = _on_grid(own, grid).array
-        clash = (result != 0) & (new != 0) & (result != new)
-        if clash.any():
-            first, second = owner[int(result[clash][0])], names[int(new[clash][0])]
-            raise overlap_error(first, second, np.count_nonzero(clash), node)
+        if owner:
+            _require_apart(result, owner, new, names, node)
         owner |= names
-        np.copyto(result, new, where=new != 0)
+        result = np.where(new != 0, new, result) if result.any() else new
     return grid.with_array(result)
 
 
@@ -319,13 +317,32 @@ def _dense(node: vtkMRMLSegmentationNode, table: LabelTable) -> list[tuple[dict[
     to_world = parent_to_world(node)
     result = []
     for (image, _), members in groups.items():
-        array = voxels(image)
-        class_of = np.zeros(max(int(array.max()), *(label for label, _ in members)) + 1, dtype=np.uint8)
-        for label, each in members:
-            class_of[label] = each.value
+        classes = _classes(voxels(image), {label: each.value for label, each in members})
         affine = to_lps(to_world @ from_first_voxel(oriented_affine(image), image))
-        result.append(({each.value: each.name for _, each in members}, Volume(class_of[array], affine)))
+        result.append(({each.value: each.name for _, each in members}, Volume(classes, affine)))
     return result
+
+
+def _classes(array: np.ndarray, class_of: dict[int, int]) -> np.ndarray:
+    """The classes (k, j, i) uint8 of an image's label values; 0 where a value stands for none."""
+    is_result = array.dtype == np.uint8 and all(label == value for label, value in class_of.items())
+    if is_result and int(array.max()) == len(class_of):
+        return array.copy()
+    lookup = np.zeros(max(int(array.max()), *class_of) + 1, dtype=np.uint8)
+    lookup[list(class_of)] = list(class_of.values())
+    result = np.empty(array.shape, dtype=np.uint8)
+    for plane, out in zip(array, result, strict=True):  # as indices, a whole volume would take eight times its memory
+        np.take(lookup, plane, out=out, mode="clip")
+    return result
+
+
+def _require_apart(
+    first: np.ndarray, first_names: dict[int, str], second: np.ndarray, second_names: dict[int, str], node: vtkMRMLNode
+) -> None:
+    clash = (first != 0) & (second != 0) & (first != second)
+    if clash.any():
+        names = first_names[int(first[clash][0])], second_names[int(second[clash][0])]
+        raise overlap_error(*names, np.count_nonzero(clash), node)
 
 
 def _on_grid(volume: Volume, grid: Volume) -> Volume:
