@@ -1,0 +1,85 @@
+"""From masks to label maps: places, overlaps, absence, probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from referring_support import affine_of, noise
+
+from CrossModalSegLib.data.referring.slices import SlicePreprocessing
+from CrossModalSegLib.data.working_grid import resample_aligned
+from CrossModalSegLib.inference.referring.answers import SliceAnswers, largest_components
+from CrossModalSegLib.inference.referring.referred_volume import refer_volume
+
+CPU = torch.device("cpu")
+
+
+def exact(slices=2):
+    """A volume whose voxels are the network's mask pixels."""
+    return refer_volume("v", noise((slices, 16, 16)), SlicePreprocessing(64))
+
+
+def flat(*logits: float) -> torch.Tensor:
+    """(1, K, 16, 16)."""
+    return torch.tensor(logits)[None, :, None, None].expand(1, -1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("logits", "presence", "label"),
+    [
+        ((1.0, 2.0), (0.9, 0.9), 2),
+        ((3.0, 2.0), (0.9, 0.9), 1),
+        ((-1.0, -2.0), (0.9, 0.9), 0),
+        ((0.0, -2.0), (0.9, 0.9), 0),
+        ((3.0, 2.0), (0.4, 0.9), 2),
+        ((3.0, 2.0), (0.4, 0.1), 0),
+        ((3.0, -1.0), (0.5, 0.5), 1),
+    ],
+)
+def test_the_highest_probability_above_one_half_wins_among_organs_that_are_there(logits, presence, label):
+    answers = SliceAnswers(exact(), 2, True, CPU)
+    answers.put([1], flat(*logits), torch.tensor([presence]))
+    assert (answers.labels[1] == label).all() and not answers.labels[0].any()
+    assert answers.probabilities[:, 1].argmax(axis=0).tolist() == np.full((16, 16), label).tolist()
+    np.testing.assert_allclose(answers.probabilities[:, 1].sum(axis=0), 1.0, atol=1e-6)
+
+
+def test_probabilities_by_hand():
+    """Logits 0 and ln 3: 0.5 and 0.75 by themselves, 0.25 for background; together 1.5."""
+    answers = SliceAnswers(exact(), 2, True, CPU)
+    answers.put([0], flat(0.0, float(np.log(3.0))), torch.ones(1, 2))
+    np.testing.assert_allclose(answers.probabilities[:, 0, 3, 3], np.array([0.25, 0.5, 0.75]) / 1.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("resize", ["pad", "stretch"])
+@pytest.mark.parametrize("shape", [(3, 40, 50), (3, 120, 90), (2, 16, 17)])
+def test_masks_are_placed_as_the_library_resamples(resize, shape):
+    """The matrices give what `resample_aligned` gives for the network's masks as a volume."""
+    volume = refer_volume(
+        "v", noise(shape, 0, affine_of((1.2, 0.7, 4.0), (0.1, 0.2, 0.3))), SlicePreprocessing(64, resize)
+    )
+    rows, columns = volume.interpolation
+    masks = np.random.default_rng(0).normal(size=(shape[0], 16, 16)).astype(np.float32)
+    found = rows @ masks @ columns.T
+    expected = resample_aligned(masks, volume.mask_grid, volume.frame.axial, "linear")
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_mask_pixels_lie_amid_their_four_by_four_canvas_pixels():
+    volume = exact()
+    corner = volume.mask_grid.affine @ (0, 0, 0, 1)
+    canvas = volume.frame.canvas.affine @ (1.5, 1.5, 0, 1)
+    np.testing.assert_allclose(corner, canvas)
+    np.testing.assert_allclose(volume.mask_grid.affine, volume.frame.axial.affine, atol=1e-12)
+
+
+def test_the_largest_piece_of_each_organ():
+    labels = np.zeros((3, 6, 6), np.uint8)
+    labels[0, 0:2, 0:2] = labels[1, 2, 2] = 1  # joined by a corner
+    labels[2, 5, 5] = 1
+    labels[0, 5, 0:2] = 2
+    labels[2, 0, 3:6] = 2
+    kept = largest_components(labels, 3)
+    assert (kept == 1).sum() == 5 and kept[2, 5, 5] == 0
+    assert np.argwhere(kept == 2).tolist() == [[2, 0, 3], [2, 0, 4], [2, 0, 5]]
