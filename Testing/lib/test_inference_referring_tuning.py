@@ -1,4 +1,4 @@
-"""Tuning on the user's strokes: what the loss says, what is tuned, and that answers never get worse where they are judged."""
+"""Tuning on the strokes: what the loss says, what is tuned, and that answers never get worse where they are judged."""
 
 from __future__ import annotations
 

@@ -61,15 +61,6 @@ class ReferredVolume:
         return Grid(shape, self.frame.canvas.affine @ to_canvas)
 
     @cached_property
-    def mask_grid(self) -> Grid:
-        """The network's masks, (S, h, w): each pixel stands for a square of canvas pixels."""
-        count, height, width = self.frame.canvas.shape
-        to_canvas = np.diag([MASK_STRIDE, MASK_STRIDE, 1.0, 1.0])
-        to_canvas[:2, 3] = (MASK_STRIDE - 1) / 2
-        shape = (count, -(-height // MASK_STRIDE), -(-width // MASK_STRIDE))
-        return Grid(shape, self.frame.canvas.affine @ to_canvas)
-
-    @cached_property
     def interpolation(self) -> tuple[np.ndarray, np.ndarray]:
         """Matrices (rows, h) and (columns, w) float32 that bring masks (h, w) of the network to the slice's voxels.
 
