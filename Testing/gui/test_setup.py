@@ -1,0 +1,194 @@
+"""The installer, on virtual environments and wheels made by hand; nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import CrossModalSegSetup as setup
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+
+[project]
+name = "CrossModalSegLib"
+version = "0.3.0"
+dependencies = [
+    "numpy>=1.0,<3",     # Slicer's
+    "SimpleITK>=2.3,<3", # Slicer's
+    "torch>=2.8,<3",     # the PyTorch extension's
+    "helper>=1",
+]
+"""
+BACKEND = """
+import zipfile, pathlib
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name = "CrossModalSegLib-0.3.0-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(folder) / name, "w") as file:
+        info = "CrossModalSegLib-0.3.0.dist-info/"
+        file.writestr("CrossModalSegLib/__init__.py", "")
+        file.writestr(info + "METADATA",
+            "Metadata-Version: 2.1\\nName: CrossModalSegLib\\nVersion: 0.3.0\\nRequires-Dist: SimpleITK>=2.3\\n")
+        file.writestr(info + "WHEEL",
+            "Wheel-Version: 1.0\\nGenerator: hand\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        file.writestr(info + "RECORD", "")
+    return name
+"""
+
+
+def write_wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
+    """A wheel that holds one empty module."""
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": b"",
+        f"{info}/METADATA": (
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            + (f"Requires-Dist: {requires}\n" if requires else "")
+        ).encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    digests = {
+        path: base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        for path, data in files.items()
+    }
+    record = "".join(f"{path},sha256={digest},{len(files[path])}\n" for path, digest in digests.items())
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        for path, data in files.items():
+            file.writestr(path, data)
+        file.writestr(f"{info}/RECORD", record + f"{info}/RECORD,,\n")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=True, symlinks=True)
+    return folder
+
+
+@pytest.fixture
+def slicer_like(bare: Path, tmp_path: Path):
+    """A Python with numpy 1.0 and torch 2.8, and a SimpleITK that pip does not know; the library's source; wheels."""
+    python = str(bare / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
+    wheels, source = tmp_path / "wheels", tmp_path / "ship" / "CrossModalSegLib"
+    site = next(bare.rglob("site-packages"))
+    before = set(site.iterdir())
+    wheels.mkdir()
+    source.mkdir(parents=True)
+    for name, version in (("numpy", "1.0"), ("torch", "2.8")):
+        write_wheel(tmp_path, name, version)
+        with zipfile.ZipFile(tmp_path / f"{name}-{version}-py3-none-any.whl") as file:
+            file.extractall(site)
+    write_wheel(wheels, "numpy", "2.0")
+    write_wheel(wheels, "torch", "2.9")
+    write_wheel(wheels, "SimpleITK", "2.5")
+    write_wheel(wheels, "helper", "1.0", requires="numpy>=1.0")
+    (source / "pyproject.toml").write_text(PROJECT)
+    (source / "backend.py").write_text(BACKEND)
+    yield python, source, wheels
+    for path in set(site.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def installed(python: str) -> dict[str, str]:
+    found = setup.Installation(Path(), python=python)._installed()
+    return {name: version for name, version in found.items() if name not in ("pip", "setuptools")}
+
+
+def test_slicers_own_packages_stay_as_they_are(slicer_like) -> None:
+    python, source, wheels = slicer_like
+    setup.Installation(source, wheels, python).run()
+    assert installed(python) == {"numpy": "1.0", "torch": "2.8", "helper": "1.0", "CrossModalSegLib": "0.3.0"}
+    assert sorted(path.name for path in source.iterdir()) == ["backend.py", "pyproject.toml"]
+
+
+def test_a_package_that_cannot_be_had_changes_nothing_and_pip_is_quoted(slicer_like) -> None:
+    python, source, wheels = slicer_like
+    (wheels / "helper-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(
+        setup.SetupError, match="The last lines of pip:\n(.|\n)*No matching distribution found for helper"
+    ):
+        setup.Installation(source, wheels, python).run()
+    assert installed(python) == {"numpy": "1.0", "torch": "2.8"}
+
+
+class FullDisk(setup.Installation):
+    """pip works until the library itself is installed; a packages' table instead of an environment."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__(source)
+        self.packages = {"numpy": "1.0", "torch": "2.8", "tqdm": "4.0"}
+        self.calls: list[tuple[str, ...]] = []
+        self.constraints = ""
+
+    def _installed(self) -> dict[str, str]:
+        return dict(self.packages)
+
+    def _pip(self, action: str, *arguments: str) -> None:
+        self.calls.append((action, *arguments))
+        if action == "wheel":
+            (Path(arguments[2]) / "CrossModalSegLib-0.3.0-py3-none-any.whl").touch()
+        elif action == "uninstall":
+            self.packages = {name: version for name, version in self.packages.items() if name not in arguments}
+        elif "--dry-run" in arguments:
+            self.constraints = Path(arguments[-1]).read_text()
+        elif "--force-reinstall" in arguments:
+            raise setup.SetupError("No space left on device")
+        else:
+            self.packages |= {"helper": "1.0", "tqdm": "4.1"}
+
+
+def test_what_was_added_before_a_failure_is_removed(slicer_like) -> None:
+    installation = FullDisk(slicer_like[1])
+    with pytest.raises(setup.SetupError, match="No space left on device\nWhat was added is removed again") as caught:
+        installation.run()
+    assert str(caught.value).endswith("these stay updated: tqdm 4.0 to 4.1.")
+    assert installation.packages == {"numpy": "1.0", "torch": "2.8", "tqdm": "4.1"}
+    assert installation.constraints == "numpy==1.0\ntorch==2.8\n"
+    assert [call[0] for call in installation.calls] == ["wheel", "install", "install", "install", "uninstall"]
+
+
+def test_torch_is_never_fetched_from_the_internet(slicer_like) -> None:
+    installation = FullDisk(slicer_like[1])
+    del installation.packages["torch"]
+    with pytest.raises(setup.SetupError, match="install the extension 'PyTorch'"):
+        installation.run()
+    assert installation.calls == []
+
+
+def test_missing_names_torch_first_and_the_library_last(slicer_like) -> None:
+    _, source, _ = slicer_like
+    have = {"numpy": "1.5", "SimpleITK": "2.5.0.dev12"}
+    assert setup.missing(source, have.get) == ("torch>=2.8,<3", "helper>=1", "CrossModalSegLib 0.3.0")
+    have |= {"torch": "2.13.0+cpu", "helper": "1.2", "CrossModalSegLib": "0.3.0"}
+    assert setup.missing(source, have.get) == ()
+    assert setup.missing(source, (have | {"torch": "2.7.1"}).get) == ("torch>=2.8,<3",)
+
+
+def test_nothing_is_missing_for_the_library_that_the_tests_run_on() -> None:
+    source = setup.library_source(ROOT / "CrossModalSeg")
+    assert source == ROOT / "CrossModalSegLib"
+    assert setup.missing(source) == ()
+    assert {"numpy", "torch", "psutil"} <= {each.name for each in setup.requirements(source)}
+
+
+def test_an_extension_without_its_library_says_so(tmp_path: Path) -> None:
+    with pytest.raises(setup.SetupError, match="Install the extension again"):
+        setup.library_source(tmp_path / "CrossModalSeg")
+
+
+def test_without_the_pytorch_extension_the_advice_is_given(slicer_like, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, source, _ = slicer_like
+    monkeypatch.setattr(setup, "installed_version", lambda name: None)
+    with pytest.raises(setup.SetupError, match="Extensions Manager"):
+        setup.install_torch(source)
