@@ -12,8 +12,10 @@ from CrossModalSegLib.data.referring.slices import SlicePreprocessing, slice_fra
 from CrossModalSegLib.errors import GeometryError, InputError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.report import ReferredImage, write_refer_overlay
-from CrossModalSegLib.report.refer_overlay import _blocks, _Column, _content, _nearest, shown_slices
+from CrossModalSegLib.report.patient_axes import Plane
+from CrossModalSegLib.report.refer_overlay import _blocks, _Column, _content, _nearest, plane_of, shown_slices
 from CrossModalSegLib.volume import Volume
+from grids import rotation
 
 TABLE = LabelTable.from_names(["liver", "spleen"])
 SHAPE = (9, 30, 34)
@@ -85,8 +87,22 @@ def test_pictures_are_cut_to_what_they_show():
     assert _content((0,), (shown,), (1.0, 1.0)) == (slice(None), slice(None))
 
 
+def test_edges_are_named_after_the_sides_of_the_patient():
+    def letters(matrix: object) -> str:
+        affine = np.eye(4)
+        affine[:3, :3] = matrix
+        plane = plane_of(slice_frame(Volume(np.zeros((8, 40, 40)), affine), SlicePreprocessing()))
+        return "".join((plane.left, plane.right, plane.top, plane.bottom))
+
+    assert letters(np.diag([2.0, 2.0, 6.0])) == "RLAP"
+    assert letters(np.diag([-2.0, -2.0, 6.0])) == "RLAP"  # slices are turned, not only named
+    assert letters([[2.0, 0, 0], [0, 0, 9.0], [0, -2.0, 0]]) == "RLSI"  # thick coronal slices
+    assert letters(rotation(0.2, 0.1, -0.3) * np.array([2.0, 2.0, 6.0])) == "RLAP"
+
+
 def test_many_targets_go_below_beside_the_strokes_again():
-    columns = [_Column(str(n), "", np.zeros((1, 2, 2)), None, None, (0,), (1.0, 1.0)) for n in range(12)]
+    image, plane = np.zeros((1, 2, 2)), Plane("slices", 0, "R", "L", "A", "P")
+    columns = [_Column(str(n), "", image, None, None, (0,), (1.0, 1.0), plane) for n in range(12)]
     blocks = _blocks(columns[:2], columns[2:])
     assert [[column.title for column in block] for block in blocks] == [
         ["0", "1", "2", "3", "4", "5"],

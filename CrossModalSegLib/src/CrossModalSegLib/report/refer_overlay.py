@@ -32,7 +32,7 @@ from .panel import (
     show_labels,
     windowed,
 )
-from .patient_axes import PLANES
+from .patient_axes import Plane
 
 MOST_ROWS = 3
 # Pictures beside each other: the strokes, the reference's result, and so many targets; further targets go below.
@@ -48,7 +48,8 @@ _LEAST_WIDTH_IN = 8.0
 _LETTER_IN = 0.105
 # Grey value below which a picture shows air.
 _AIR, _MARGIN_MM = 0.08, 8.0
-_AXIAL = PLANES[0]
+# Ends of the LPS axes, negative and positive.
+_SIDES = (("R", "L"), ("A", "P"), ("I", "S"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +69,13 @@ class ReferredImage:
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """An image with all arrays as axial slices (S, rows, columns), and what is shown of it in each row.
+    """An image with all arrays as slices (S, rows, columns), and what is shown of it.
 
     Attributes:
-        indices: Slice of each row; None where the image has none there.
-        shows: What lies on the image: its labels, or the scribbles.
+        labels, scribbles: What lies on the image, or None.
+        indices: Slice of each row of the picture; None where the image has none there.
+        pixel: Height and width, mm.
+        plane: Of the slices, with the sides of the patient.
     """
 
     title: str
@@ -82,6 +85,7 @@ class _Column:
     scribbles: np.ndarray | None
     indices: tuple[int | None, ...]
     pixel: tuple[float, float]
+    plane: Plane
 
 
 def write_refer_overlay(
@@ -91,7 +95,7 @@ def write_refer_overlay(
     targets: Mapping[str, ReferredImage],
     table: LabelTable,
 ) -> None:
-    """Write a PNG with axial slices as rows and, as columns, the strokes, the reference's segmentation and the targets.
+    """Write a PNG with slices as rows and, as columns, the strokes, the reference's segmentation and the targets.
 
     The rows are scribbled slices that hold strokes of all organs between them, and labelled slices far from them. A
     target shows the slice that belongs to the row, by position in the patient or by order among the slices, as its head
@@ -112,14 +116,14 @@ def write_refer_overlay(
     name, given = reference
     require_same_geometry(reference=given.image, scribbles=scribbles, labels=given.labels)
     placed = _frame_of(given.image)
-    strokes, labels = placed.to_axial(scribbles.array), placed.to_axial(given.labels.array)
+    strokes, labels = _turned(placed, scribbles.array), _turned(placed, given.labels.array)
     rows = shown_slices(strokes, labels, MOST_ROWS)
-    image = placed.to_axial(windowed(name, given.image.array))
-    pixel = placed.axial.spacing[1:]
+    image = _turned(placed, windowed(name, given.image.array))
+    pixel, plane = placed.axial.spacing[1:], plane_of(placed)
     box = (slice(None), *_content(rows, (image > _AIR, labels > 0, strokes != UNLABELLED), pixel))
     leading = [
-        _Column(name, "reference, as scribbled", image[box], None, strokes[box], rows, pixel),
-        _Column(name, "reference, segmented", image[box], labels[box], None, rows, pixel),
+        _Column(name, "reference, as scribbled", image[box], None, strokes[box], rows, pixel, plane),
+        _Column(name, "reference, segmented", image[box], labels[box], None, rows, pixel, plane),
     ]
     shown = list(targets.items())[:MOST_TARGETS]
     others = [_target_column(target, each, placed, rows) for target, each in shown]
@@ -157,6 +161,30 @@ def shown_slices(strokes: np.ndarray, labels: np.ndarray, most: int) -> tuple[in
     return tuple(sorted(chosen, reverse=True))
 
 
+def plane_of(placed: SliceFrame) -> Plane:
+    """The plane of the slices with the sides of the patient that are closest to the pictures' edges."""
+    across, down, _ = placed.axial.affine[:3, :3].T
+    (left, right), (top, bottom) = _ends(across), _ends(-down if _is_head_down(placed) else down)
+    return Plane("slices", 0, left, right, top, bottom)
+
+
+def _turned(placed: SliceFrame, array: np.ndarray) -> np.ndarray:
+    """An array (k, j, i) of a volume as pictures (S, rows, columns); a view, the head is never below."""
+    slices = placed.to_axial(array)
+    return slices[:, ::-1] if _is_head_down(placed) else slices
+
+
+def _is_head_down(placed: SliceFrame) -> bool:
+    """Whether rows run to the head, as in slices that are not axial."""
+    return _ends(placed.axial.affine[:3, 1]) == ("I", "S")
+
+
+def _ends(direction: np.ndarray) -> tuple[str, str]:
+    """Letters of the sides that an LPS direction comes from and goes to."""
+    axis = int(np.abs(direction).argmax())
+    return _SIDES[axis] if direction[axis] > 0 else _SIDES[axis][::-1]
+
+
 def _frame_of(volume: Volume) -> SliceFrame:
     return slice_frame(volume, SlicePreprocessing())
 
@@ -166,10 +194,11 @@ def _target_column(name: str, each: ReferredImage, reference: SliceFrame, rows: 
     placed = _frame_of(each.image)
     positions, _ = reference_positions(placed, reference, each.matching)
     indices = tuple(_nearest(positions, row, placed, reference) for row in rows)
-    image, labels = placed.to_axial(windowed(name, each.image.array)), placed.to_axial(each.labels.array)
+    image, labels = _turned(placed, windowed(name, each.image.array)), _turned(placed, each.labels.array)
     pixel = placed.axial.spacing[1:]
     box = (slice(None), *_content(indices, (image > _AIR, labels > 0), pixel))
-    return _Column(name, f"slices matched by {each.matching}", image[box], labels[box], None, indices, pixel)
+    note = f"slices matched by {each.matching}"
+    return _Column(name, note, image[box], labels[box], None, indices, pixel, plane_of(placed))
 
 
 def _content(
@@ -300,7 +329,7 @@ def _panel(axes: Axes, column: _Column, index: int | None, table: LabelTable) ->
         show_labels(axes, column.labels[index], table, column.pixel)
     if index is not None and column.scribbles is not None:
         dots(axes, column.scribbles[index], table, column.pixel)
-    frame(axes, _AXIAL, width, height)
+    frame(axes, column.plane, width, height)
     if index is None:
         axes.text(width / 2, height / 2, "not in this image", color=FAINT_INK, size=10, ha="center", va="center")
         return
@@ -323,7 +352,9 @@ def _legends(figure: Figure, layout: _Layout, table: LabelTable, has_background:
             columnspacing=1.6,
             **style,
         )
-    note = "R, L, A, P: sides of the patient (left is on the right)  ·  slices are counted from the feet"
+    note = (
+        "R, L, A, P, S, I: sides of the patient (in axial slices left is on the right, and the lowest one is slice 1)"
+    )
     if left_out:
         note += f"  ·  {left_out} further targets are not shown"
     figure.text(0.5, 0.09 / layout.height, note, color=FAINT_INK, size=8.5, ha="center", va="bottom")

@@ -51,8 +51,8 @@ class SliceFrame:
 
     Attributes:
         source: The volume's own grid.
-        axial: The same voxels as a stack of slices: along k for thick slices, whatever way they lie (short-axis slices of
-            a heart, for instance), else axial, with k towards S, j towards P and i towards L.
+        axial: The same voxels as a stack of slices: along k for thick slices, whatever way they lie (short-axis slices
+            of a heart, for instance), else axial, with k towards S, j towards P and i towards L.
         canvas: (S, H, W): the slices of `axial` on the square that the network sees.
     """
 

@@ -401,8 +401,8 @@ def _positions(
     angle = _degrees_between(volume.frame, reference.frame)
     if angle > MOST_DEGREES:
         raise GeometryError(
-            f"The slices of '{volume.name}' are turned by {angle:.0f} degrees against those of the reference, so they show "
-            "organs in another plane. Refer to images of the same plane: axial to axial, short axis to short axis."
+            f"The slices of '{volume.name}' are turned by {angle:.0f} degrees against those of the reference, so they "
+            "show organs in another plane. Refer to images of the same plane: axial to axial, short axis to short axis."
         )
     if matching == "position" and overlap(volume.frame, reference.frame) == 0:
         raise GeometryError(
