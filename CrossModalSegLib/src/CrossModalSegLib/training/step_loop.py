@@ -136,9 +136,10 @@ class StepLoop:
 
     def _report(self) -> None:
         run = self.training
+        run.seconds = self._seconds()
         if run.step % STEPS_PER_REPORT == 0 or run.is_done or not run.history.steps:
             with self._changing():
-                means = run.record(self._seconds())
+                means = run.record(run.seconds)
             self._shown.update({"loss" if name == "total" else name: value for name, value in means.items()})
         self.progress(*run.extent, "Training", dict(self._shown))
 

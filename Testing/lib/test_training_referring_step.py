@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from referring_setup import SIZE, make_stack, tiny_referring_config
+
+from CrossModalSegLib.data.referring.pair_sampler import PairBatch, PairConfig, PairKinds, PairSampler, collate_pairs
+from CrossModalSegLib.models.crossmr import CrossMR
+from CrossModalSegLib.models.unet2d import UNet2d, UNet2dConfig
+from CrossModalSegLib.training.referring.run import make_step
+from CrossModalSegLib.training.referring.step import CrossMRStep
+from CrossModalSegLib.training.referring.validation import organ_dice, validate_pairs
+
+
+def make_batch(both_ways: bool = True, count: int = 2, seed: int = 0) -> PairBatch:
+    kinds = PairKinds(same_slice=0.0, other_slice=1.0)
+    config = PairConfig(kinds=kinds, augmentation=None, max_organs=2, both_ways=both_ways)
+    sampler = PairSampler([make_stack()], config, seed=seed)
+    return collate_pairs([sampler.make(sampler.plan()) for _ in range(count)])
+
+
+def network() -> CrossMR:
+    torch.manual_seed(0)
+    return CrossMR(tiny_referring_config().network)
+
+
+def swapped(batch: PairBatch) -> PairBatch:
+    flipped = (each.flip(0) for each in (batch.images, batch.masks, batch.scribbles, batch.labels))
+    return PairBatch(*flipped, batch.organ_ids)
+
+
+class Recorded:
+    """In place of the loss: keeps what it was given."""
+
+    def __call__(self, predictions, masks, present, organs):
+        self.masks, self.present, self.organs = masks, present, organs
+        self.logits = predictions[-1].masks
+        return {"bce": predictions[-1].masks.mean()}
+
+
+def test_both_ways_is_one_way_and_the_other():
+    batch = make_batch()
+    both, one, other = Recorded(), Recorded(), Recorded()
+    net = network().eval()
+    CrossMRStep(net, both, both_ways=True)(batch)
+    CrossMRStep(net, one, both_ways=False)(batch)
+    CrossMRStep(net, other, both_ways=False)(swapped(batch))
+    for name in ("masks", "present", "organs"):
+        torch.testing.assert_close(getattr(both, name), torch.cat([getattr(one, name), getattr(other, name)]))
+    torch.testing.assert_close(both.logits, torch.cat([one.logits, other.logits]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_step_gives_all_terms_their_sum_and_gradients_everywhere():
+    config = tiny_referring_config(dense_guidance=True)
+    step = make_step(network(), config, num_classes=3)
+    terms = step(make_batch())
+    assert set(terms) == {"total", "bce", "dice", "select", "presence", "classes", "resemblance"}
+    torch.testing.assert_close(terms["total"], sum(value for name, value in terms.items() if name != "total"))
+    terms["total"].backward()
+    assert not [name for name, parameter in step.named_parameters() if parameter.grad is None]
+
+
+def test_without_guidance_a_step_has_no_weights_of_its_own():
+    for step in (
+        make_step(network(), tiny_referring_config(), 3),
+        make_step(network(), tiny_referring_config(dense_guidance=True)),
+    ):
+        assert all(name.startswith("network.") for name, _ in step.named_parameters())
+
+
+def test_judging_leaves_one_mask_for_each_organ_asked_for():
+    loss, masks = make_step(network(), tiny_referring_config()).eval().judge(make_batch())
+    assert loss.ndim == 0 and masks.shape == (2, 2, SIZE, SIZE) and masks.dtype == torch.bool
+
+
+def test_the_unet_learns_from_the_targets_alone():
+    torch.manual_seed(0)
+    step = make_step(UNet2d(UNet2dConfig(3, channels=(4, 8, 8))), tiny_referring_config(method="unet"))
+    batch = make_batch()
+    alone = replace(batch, images=torch.stack([torch.rand_like(batch.images[0]), batch.images[1]]))
+    torch.testing.assert_close(step(batch)["total"], step(alone)["total"])
+    loss, masks = step.judge(batch)
+    torch.testing.assert_close(loss, step(batch)["dice_ce"])
+    found = step.network(batch.images[1]).argmax(1)
+    torch.testing.assert_close(masks[0, 0], found[0] == batch.organ_ids[0, 0])
+
+
+def test_dice_counts_the_organs_that_were_asked_for_and_are_there():
+    masks = torch.zeros(2, 1, 3, 4, 4, dtype=torch.bool)
+    masks[:, 0, 0, :2] = True  # 8 pixels
+    masks[0, 0, 1, 0] = True  # asked for, not there
+    masks[1, 0, 2, 0] = True  # there, not asked for
+    batch = PairBatch(torch.zeros(2, 1, 1, 4, 4), masks, masks, masks[:, :, 0].byte(), torch.tensor([[5, 6, 7]]))
+    found = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
+    found[0, 0, :, :2] = True  # 8 pixels, 4 of them right
+    assert organ_dice(found, batch) == [(5, 0.5)]
+
+
+def test_validation_is_the_same_each_time_and_leaves_everything_as_it_was():
+    step = make_step(network(), tiny_referring_config())
+    fabric = SimpleNamespace(device=torch.device("cpu"), autocast=torch.no_grad)
+    batches = [make_batch(seed=1), make_batch(seed=2)]
+    state = torch.get_rng_state()
+    first = validate_pairs(step, batches, ["one", "two"], fabric)
+    assert step.training and torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    assert validate_pairs(step, batches, ["one", "two"], fabric) == first
+    assert first["loss"] > 0 and set(first["dice_by_class"]) == {"one", "two"}
+    assert first["dice"] == pytest.approx(sum(first["dice_by_class"].values()) / 2)
