@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _ROLE_ATTRIBUTE = "CrossModalSeg.Role"
 SCRIBBLES = "scribbles"
 RESULT = "result"
+REGISTRATION = "registration"
 
 
 def role(node: vtkMRMLNode) -> str | None:
@@ -39,9 +40,8 @@ def require_present(scene: vtkMRMLScene, *nodes: vtkMRMLNode) -> None:
             )
 
 
-def segmentations(scene: vtkMRMLScene) -> list[vtkMRMLSegmentationNode]:
-    """All segmentations of a scene."""
-    kind = "vtkMRMLSegmentationNode"
+def nodes_of(scene: vtkMRMLScene, kind: str) -> list[vtkMRMLNode]:
+    """All nodes of a class or of one derived from it."""
     return [scene.GetNthNodeByClass(index, kind) for index in range(scene.GetNumberOfNodesByClass(kind))]
 
 

@@ -14,7 +14,7 @@ from CrossModalSegLib.volume import Volume, require_same_geometry
 from .change import Change
 from .hierarchy import place_beside
 from .layers import add_voxels, remove_voxels
-from .nodes import SCRIBBLES, drawn_on, require_present, require_segmentation, role, segmentations, set_role
+from .nodes import SCRIBBLES, drawn_on, nodes_of, require_present, require_segmentation, role, set_role
 from .segments import (
     BACKGROUND,
     BACKGROUND_STYLE,
@@ -178,7 +178,7 @@ def add_auto_background(
 
 
 def _prepared_before(scene: vtkMRMLScene, reference: vtkMRMLVolumeNode, name: str) -> vtkMRMLSegmentationNode | None:
-    for node in segmentations(scene):
+    for node in nodes_of(scene, "vtkMRMLSegmentationNode"):
         if role(node) == SCRIBBLES and node.GetName() == name and drawn_on(node) is reference:
             return node
     return None
