@@ -52,12 +52,12 @@ class Follower(CrossMR):
         valid = torch.arange(int(counts.max())) < counts[..., None]
         return VisualTokens((), valid, mean[..., None], counts > 0)
 
-    def decode(self, features, tokens) -> list[Prediction]:
+    def decode_last(self, features, tokens) -> Prediction:
         """Present where any pixel is found."""
         logits = 20.0 * (features.mask_features - tokens.prototype[..., None] / 2)
         found = (logits > 0).flatten(2).any(-1)
         similarity = torch.zeros(*logits.shape[:2], 1)
-        return [Prediction(logits[:, :, None], similarity, torch.where(found, 5.0, -5.0)[..., None], 0)]
+        return Prediction(logits[:, :, None], similarity, torch.where(found, 5.0, -5.0)[..., None], 0)
 
 
 def card(**changes) -> ModelCard:

@@ -56,6 +56,13 @@ def test_a_head_after_each_layer():
         assert p.similarity.shape == p.presence.shape == (2, 3, N)
 
 
+@pytest.mark.parametrize("options", [{}, {"seed_queries": True, "prototype_masks": True}, {"layers": 7}])
+@pytest.mark.parametrize("size", [64, 96])
+def test_the_last_prediction_alone_is_the_same(options, size):
+    network, given = decoder(**options), target(size=size)
+    assert_same(network.last(*given, tokens()), network(*given, tokens())[-1])
+
+
 def test_masks_are_dot_products_with_the_mask_features():
     network = decoder(layers=1)
     levels, mask_features = target()

@@ -206,12 +206,20 @@ class CrossMR(nn.Module):
         Raises:
             ModelError: There are other numbers of targets than of references.
         """
-        targets, references = len(features.mask_features), len(tokens.organs)
-        if targets != references:
-            raise ModelError(
-                f"Each target needs the tokens of one reference; got {targets} targets and {references} references."
-            )
+        _check_pairs(features, tokens)
         return self.decoder(features.levels, features.mask_features, tokens)
+
+    def decode_last(self, features: Features, tokens: VisualTokens) -> Prediction:
+        """The last prediction of `decode` alone, in about two thirds of the time: all that an answer needs.
+
+        Args:
+            features, tokens: As in `decode`.
+
+        Raises:
+            ModelError: There are other numbers of targets than of references.
+        """
+        _check_pairs(features, tokens)
+        return self.decoder.last(features.levels, features.mask_features, tokens)
 
     def forward(
         self, reference: Tensor, scribbles: Tensor, target: Tensor, organ_ids: Tensor | None = None
@@ -227,3 +235,11 @@ class CrossMR(nn.Module):
         n = len(reference)
         tokens = self.sample(features.index(slice(0, n)), scribbles, organ_ids)
         return self.decode(features.index(slice(n, None)), tokens)
+
+
+def _check_pairs(features: Features, tokens: VisualTokens) -> None:
+    targets, references = len(features.mask_features), len(tokens.organs)
+    if targets != references:
+        raise ModelError(
+            f"Each target needs the tokens of one reference; got {targets} targets and {references} references."
+        )

@@ -126,6 +126,25 @@ class MaskedDecoder(nn.Module):
             predictions.append(self._heads(queries, mask_features, tokens.prototype, i + 1))
         return predictions
 
+    def last(self, levels: Sequence[Tensor], mask_features: Tensor, tokens: VisualTokens) -> Prediction:
+        """The last prediction of `forward` alone, in about two thirds of the time.
+
+        The masks that guide the attention are computed at the size of its levels: it makes no difference whether the
+        mask features are interpolated before the dot product, or the masks after it.
+
+        Args:
+            levels, mask_features, tokens: As in `forward`.
+        """
+        memories = [self._memory(level, i) for i, level in enumerate(levels)]
+        guides = [_interpolated(mask_features, level.shape[-2:]) for level in levels]
+        queries, positions = self._start(tokens)
+        for i, layer in enumerate(self.layers):
+            at = i % LEVELS
+            embedding = self._embedding(self.norm(queries), tokens.prototype)
+            allowed = within_masks(torch.einsum("bknc,bchw->bknhw", embedding, guides[at]))
+            queries = self._layer(layer, queries, positions, memories[at], allowed, tokens, at)
+        return self._heads(queries, mask_features, tokens.prototype, len(self.layers))
+
     def _memory(self, level: Tensor, index: int) -> tuple[Tensor, Tensor]:
         # Keys and values, (B, h * w, C): positions are only in the keys.
         h, w = level.shape[-2:]
@@ -167,9 +186,7 @@ class MaskedDecoder(nn.Module):
 
     def _heads(self, queries: Tensor, mask_features: Tensor, prototype: Tensor, level: int) -> Prediction:
         x = self.norm(queries)
-        embedding = self.mask_embedding(x)
-        if self.prototype is not None:
-            embedding = embedding + self.prototype(prototype)[:, :, None]
+        embedding = self._embedding(x, prototype)
         masks = torch.einsum("bknc,bchw->bknhw", embedding, mask_features)
         with torch.autocast(x.device.type, enabled=False):
             cosine = torch.einsum(
@@ -179,6 +196,11 @@ class MaskedDecoder(nn.Module):
             )
             similarity = cosine * self.log_scale.exp().clamp(max=MAX_SIMILARITY_SCALE)
         return Prediction(masks, similarity, self.presence(x)[..., 0], level)
+
+    def _embedding(self, x: Tensor, prototype: Tensor) -> Tensor:
+        # Of masks, (B, K, N, C), from normalised queries and the prototypes (B, K, C).
+        embedding = self.mask_embedding(x)
+        return embedding if self.prototype is None else embedding + self.prototype(prototype)[:, :, None]
 
 
 def mean_token(tokens: VisualTokens) -> Tensor:
@@ -195,11 +217,18 @@ def attention_mask(masks: Tensor, size: Sequence[int]) -> Tensor:
         masks: (B, K, N, H/4, W/4) logits.
         size: (h, w) of the level.
     """
-    logits = functional.interpolate(
-        masks.detach().flatten(1, 2), size=tuple(size), mode="bilinear", align_corners=False
-    )
-    allowed = logits.flatten(2) >= 0.0
+    logits = _interpolated(masks.detach().flatten(1, 2), size)
+    return within_masks(logits.view(*masks.shape[:3], *size))
+
+
+def within_masks(logits: Tensor) -> Tensor:
+    """Where the queries may look, (B, K * N, h * w) bool, from masks (B, K, N, h, w) of the size of the level."""
+    allowed = logits.flatten(1, 2).flatten(2) >= 0.0
     return allowed | ~allowed.any(-1, keepdim=True)
+
+
+def _interpolated(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def choose(prediction: Prediction) -> tuple[Tensor, Tensor]:

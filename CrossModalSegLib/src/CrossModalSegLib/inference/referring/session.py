@@ -321,7 +321,7 @@ class ReferSession:
             cancel.raise_if_cancelled()
             features = self._store.get(volume, indices)
             tokens = asked.tokens.merged(selection).expand(len(indices))
-            answers.put(indices, *choose(asked.network.decode(features, tokens)[-1]))
+            answers.put(indices, *choose(asked.network.decode_last(features, tokens)))
             count.advance(len(indices))
         drawn = asked.scribbles.array if volume is self._reference else None
         array = answered_labels(answers, len(table), options.largest_component, drawn)

@@ -155,9 +155,9 @@ class _Tuner:
         features = self._features[index]
         # Entered anew in each step: it remembers the weights as they were cast.
         with torch.no_grad(), self._autocast():
-            before = self._start.decode(features, self._tokens(self._start, prompts))[-1]
+            before = self._start.decode_last(features, self._tokens(self._start, prompts))
         with self._autocast():
-            after = self._tuned.decode(features, self._tokens(self._tuned, prompts))[-1]
+            after = self._tuned.decode_last(features, self._tokens(self._tuned, prompts))
         loss = stroke_loss(after, torch.from_numpy(self._judge.shown[index]), before)
         terms = optimise(self._tuned, self._optimizer, {"total": loss})
         self._interpolate()
@@ -170,7 +170,7 @@ class _Tuner:
         answers = []
         with self._autocast():
             tokens = self._tokens(self.answering, self._judge.shown)
-            predictions = [self.answering.decode(self._features[index], tokens)[-1] for index in held_out.tolist()]
+            predictions = [self.answering.decode_last(self._features[index], tokens) for index in held_out.tolist()]
         for prediction in predictions:
             masks, _ = choose(prediction)
             answers.append(_canvas_probabilities(masks, self._judge.held_out.shape[1:])[0].cpu().numpy())
