@@ -111,8 +111,8 @@ def new_stroke(model: LoadedModel, slices: int, device: torch.device) -> bool:
     print(
         f"new stroke: {model.card.name} at {size} x {size}, 3 volumes of {slices} slices, 4 organs: first answer "
         f"{start.clock:.2f} s, new stroke {stroke.clock:.2f} s (processor {start.processor:.2f} and "
-        f"{stroke.processor:.2f} s): ratio {ratio:.3f} ({verdict(ratio, MAX_STROKE)}); features take {kept / 1e6:.2f} MB a "
-        f"slice, {200 * kept / 1e9:.2f} GB for five volumes of 40",
+        f"{stroke.processor:.2f} s): ratio {ratio:.3f} ({verdict(ratio, MAX_STROKE)}); features take "
+        f"{kept / 1e6:.2f} MB a slice, {200 * kept / 1e9:.2f} GB for five volumes of 40",
         flush=True,
     )
     return ratio <= MAX_STROKE
