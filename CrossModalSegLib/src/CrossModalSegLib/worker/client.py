@@ -46,7 +46,7 @@ OnError = Callable[[Error], None]
 OnLog = Callable[[str], None]
 
 # A job that was asked to stop has this long before its process is killed; both have to happen within 2 s.
-CANCEL_SECONDS = 1.4
+CANCEL_SECONDS = 1.2
 _WAIT_SECONDS = 0.05
 
 
@@ -288,7 +288,7 @@ class WorkerClient:
             self._inbox.put(Arrival(connection, job.id, Error("cancelled", "The job was stopped before it began.")))
             return
         connection.send(Cancel(), job.id)
-        timer = threading.Timer(CANCEL_SECONDS, _kill_unless_ended, (connection, job.id))
+        timer = threading.Timer(CANCEL_SECONDS, connection.force_cancel, (job.id, Error("cancelled", _FORCED)))
         timer.daemon = True
         timer.start()
 
@@ -323,13 +323,12 @@ class WorkerClient:
 
     def _on_lost(self, connection: Connection, lost: Lost) -> None:
         """End the jobs of a process that is gone; those that were only waiting go to the next one."""
-        is_forced = lost.was_asked and any(job._is_cancelled for job in self._on(connection))
         for job in self._on(connection):
             if job._is_cancelled:
-                self._take(job, Error("cancelled", _FORCED if is_forced else "The job was stopped."))
-            elif is_forced and job.state == "queued":
+                self._take(job, Error("cancelled", "The job was stopped."))
+            elif lost.was_forced and job.state == "queued":
                 self._send(job)
-            elif is_forced:
+            elif lost.was_forced:
                 self._take(job, Error("crash", _COLLATERAL))
             elif lost.was_asked:
                 self._take(job, Error("cancelled", "The worker was ended; your scribbles are untouched."))
@@ -363,11 +362,6 @@ _FORCED = (
 _COLLATERAL = (
     "The worker process was ended because another job did not stop in time; your scribbles are untouched. Start again."
 )
-
-
-def _kill_unless_ended(connection: Connection, job: str) -> None:
-    if connection.has_open(job) and connection.is_alive:
-        connection.kill()
 
 
 def _call(callback: Callable[..., None] | None, *values: object) -> None:

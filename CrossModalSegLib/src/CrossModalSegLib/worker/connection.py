@@ -50,10 +50,12 @@ class Lost:
     Attributes:
         reason: a sentence about it.
         was_asked: whether `stop` or `kill` ended it.
+        was_forced: whether `force_cancel` did.
     """
 
     reason: str
     was_asked: bool
+    was_forced: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,7 @@ class Connection:
         self._open: set[str] = set()
         self._previews: dict[str, Preview] = {}
         self._chatter: deque[str] = deque(maxlen=_CHATTER_LINES)
-        self._was_asked = self._is_ready = False
+        self._was_asked = self._was_forced = self._is_ready = False
         self._confusion: str | None = None
         self._process = subprocess.Popen(
             list(command),
@@ -152,7 +154,14 @@ class Connection:
     def kill(self) -> None:
         """End the process and all below it now."""
         self._was_asked = True
-        end_tree(self.pid)
+        end_tree(self.pid, timeout=0.0)
+
+    def force_cancel(self, job: str, error: Error) -> None:
+        """End the process where it still works on a job that should have stopped; the job ends with this error."""
+        if self.is_alive and self.has_open(job):
+            self._was_forced = True
+            self.kill()
+            self._inbox.put(Arrival(self, job, error))
 
     def stop(self, timeout: float) -> None:
         """Ask the process to end; kill it where it has not done so in time."""
@@ -256,7 +265,7 @@ class Connection:
             left = list(self._open)
         for job in left:
             self._folder.discard(job)
-        return Lost(self._why(code), self._was_asked)
+        return Lost(self._why(code), self._was_asked, self._was_forced)
 
     def _why(self, code: int) -> str:
         last = self._chatter[-1] if self._chatter else ""
