@@ -228,7 +228,7 @@ CONSTANT = noise().with_array(np.full(noise().shape, 3.0))
         (_colour, (), ("target.nii.gz", "3 values per voxel")),
         (_four_dimensions, (), ("target.nii.gz", "4D")),
         (_nan, (), ("T1 axial.nii.gz", "NaN")),
-        (_write("target", noise((40, 1, 40))), (), ("must be axial",)),
+        (_write("target", noise((40, 1, 40))), (), ("1 by 40 voxels", "has to have thick ones, or be axial")),
         (lambda files: files["target"].unlink(), (), ("target.nii.gz", "does not exist")),
         (lambda files: files["scribbles"].unlink(), (), ("scribbles.nii.gz",)),
         (lambda _: None, ("--tune", "-1"), ("--tune should be 0 or above",)),

@@ -68,7 +68,7 @@ class Arguments:
     unlabelled: int = 255
     background: int = 0
     slices: Literal["auto", "position", "order"] = "auto"
-    reference_slices: int = 4
+    reference_slices: int = 2
     largest_component: bool = False
     tune: float = 0.0
     probabilities: bool = False

@@ -98,7 +98,8 @@ def _check_size(name: str, frame: SliceFrame) -> None:
     if min(rows, columns) < FEWEST_ROWS:
         raise InputError(
             f"The slices of '{name}' have {rows} by {columns} voxels, and at least {FEWEST_ROWS} by {FEWEST_ROWS} are "
-            "needed to recognise an organ. An image of few slices has to have thick ones, or be axial."
+            "needed to recognise an organ. An image of few slices has to have "
+            "thick ones, or be axial."
         )
 
 

@@ -69,7 +69,7 @@ class ReferOptions:
 
     probabilities: bool = False
     slices: SliceMatching = "auto"
-    reference_slices: int = 4
+    reference_slices: int = 2
     largest_component: bool = False
     tune_seconds: float = 0.0
 
@@ -196,7 +196,7 @@ class ReferSession:
         *,
         probabilities: bool = False,
         slices: SliceMatching = "auto",
-        reference_slices: int = 4,
+        reference_slices: int = 2,
         largest_component: bool = False,
         tune_seconds: float = 0.0,
         progress: Progress | None = None,

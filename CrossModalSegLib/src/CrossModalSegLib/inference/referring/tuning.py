@@ -5,7 +5,8 @@ Notable here:
   second; the encoder is shared with the network itself;
 - the task of a step is the one of the session: some of the strokes are shown, and the network is asked for all strokes
   of a slice. Strokes of one organ are counter-examples of the others, background strokes of all;
-- strokes say where an organ is, never that a slice has none. So presence is held where it was;
+- strokes say where an organ is and where it is not, but nothing of all the rest. So the answers there, and whether a
+  slice shows an organ at all, are held where they were, on the scribbled slices and on all others;
 - the weights that answer are half-way between the start and the tuned ones, and the answer that agrees best with
   held-out strokes is taken. That may be the start.
 """
@@ -24,7 +25,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from CrossModalSegLib.fitting.judge import Judge
-from CrossModalSegLib.fitting.search import LEAST_GAIN
 from CrossModalSegLib.fitting.tuning import optimise
 from CrossModalSegLib.inference.referring.reference_tokens import organ_masks
 from CrossModalSegLib.inference.referring.stroke_split import random_stretch, split_strokes, strokes
@@ -38,6 +38,14 @@ logger = logging.getLogger(__name__)
 TUNED_PARTS = ("sampler", "decoder")
 LEARNING_RATE = 2e-4
 KEPT_START = 0.5
+# Weight of staying with the first answers where nothing was drawn.
+KEPT_ANSWERS = 1.0
+# Weight of counter-examples; the examples have the rest. Strokes lie amid organs, where masks are right most often:
+# with equal weights masks grow.
+COUNTER_EXAMPLES = 0.9
+# Strokes are easy voxels, so that small differences in agreement say nothing: to be taken, tuned weights have to gain
+# this much.
+LEAST_GAIN = 0.03
 HELD_OUT = 0.25
 STEPS_PER_JUDGEMENT = 10
 # Without a better answer for so many judgements, there will be none.
@@ -113,10 +121,10 @@ def tune(
         if steps % STEPS_PER_JUDGEMENT == 0:
             agreement = tuner.agreement()
             worse += 1
-            if agreement >= best + LEAST_GAIN:
+            if agreement > best:
                 best, weights, worse = agreement, tuner.weights(), 0
     progress(total, total, "tune")
-    if weights is None:
+    if weights is None or best < before + LEAST_GAIN:
         return network, TuningReport(steps, before, before, False)
     tuner.restore(weights)
     return tuner.answering, TuningReport(steps, before, best, True)
@@ -142,6 +150,7 @@ class _Tuner:
         self._judge, self._organs, self._autocast, self._rng = judge, organs, autocast, rng
         drawn = (judge.shown != UNLABELLED) | (judge.held_out != UNLABELLED)
         slices = np.flatnonzero(drawn.any(axis=(1, 2))).tolist()
+        self._features_of = features_of
         self._features = {index: features_of([index]) for index in slices}
         self._strokes = strokes(judge.shown)
         self._learnt = [index for index in slices if (judge.shown[index] != UNLABELLED).any()]
@@ -151,14 +160,15 @@ class _Tuner:
     def step(self) -> float:
         """One optimiser step; the loss."""
         index = self._learnt[self._rng.integers(len(self._learnt))]
+        other = int(self._rng.integers(len(self._judge.shown)))
         prompts = self._random_prompts()
-        features = self._features[index]
+        features = Features.cat([self._features[index], self._features_of([other])])
         # Entered anew in each step: it remembers the weights as they were cast.
         with torch.no_grad(), self._autocast():
-            before = self._start.decode_last(features, self._tokens(self._start, prompts))
+            before = self._start.decode_last(features, self._tokens(self._start, prompts).expand(2))
         with self._autocast():
-            after = self._tuned.decode_last(features, self._tokens(self._tuned, prompts))
-        loss = stroke_loss(after, torch.from_numpy(self._judge.shown[index]), before)
+            after = self._tuned.decode_last(features, self._tokens(self._tuned, prompts).expand(2))
+        loss = stroke_loss(after, torch.from_numpy(self._judge.shown[index])) + KEPT_ANSWERS * change(after, before)
         terms = optimise(self._tuned, self._optimizer, {"total": loss})
         self._interpolate()
         return terms["total"]
@@ -217,23 +227,22 @@ class _Tuner:
             torch._foreach_lerp_(answers, list(getattr(self._start, name).parameters()), KEPT_START)
 
 
-def stroke_loss(prediction: Prediction, scribbles: Tensor, before: Prediction) -> Tensor:
+def stroke_loss(prediction: Prediction, scribbles: Tensor) -> Tensor:
     """Partial binary cross-entropy of the masks on the strokes of one slice.
 
-    Examples and counter-examples count the same, however many they are. The mask that would be shown is trained, the
-    similarities towards the mask that fits best, and the presence towards what it was.
+    Examples and counter-examples have fixed shares, however many they are. The mask that would be shown is trained, and
+    the similarities towards the mask that fits best.
 
     Args:
-        prediction: For the slice, B = 1.
+        prediction: For the slice, which is the first of the batch.
         scribbles: (H, W) uint8.
-        before: For the same slice by the network that is tuned.
     """
     drawn = (scribbles != UNLABELLED).nonzero()
     drawn = drawn.to(prediction.masks.device)
     labels = scribbles.to(prediction.masks.device)[drawn[:, 0], drawn[:, 1]]
     points = drawn[:, [1, 0]].float()[None, None] + 0.5
     _, organs, queries = prediction.similarity.shape
-    logits = sample_features(prediction.masks.flatten(1, 2), points, MASK_STRIDE)[0, 0]
+    logits = sample_features(prediction.masks[:1].flatten(1, 2), points, MASK_STRIDE)[0, 0]
     logits = logits.view(len(drawn), organs, queries).permute(1, 2, 0)  # (K, N, points)
     is_organ = labels == torch.arange(1, organs + 1, device=labels.device)[:, None]
     errors = functional.binary_cross_entropy_with_logits(
@@ -244,18 +253,31 @@ def stroke_loss(prediction: Prediction, scribbles: Tensor, before: Prediction) -
     shown = similarity.argmax(-1, keepdim=True)
     masks = by_query.gather(1, shown).mean()
     has_stroke = is_organ.any(-1)
-    choice = functional.cross_entropy(similarity[has_stroke], by_query.detach().argmin(-1)[has_stroke])
-    presence = functional.mse_loss(prediction.presence.float().sigmoid(), before.presence.float().sigmoid())
-    return masks + (choice if has_stroke.any() else 0.0) + presence
+    if not has_stroke.any():
+        return masks
+    return masks + functional.cross_entropy(similarity[has_stroke], by_query.detach().argmin(-1)[has_stroke])
+
+
+def change(after: Prediction, before: Prediction) -> Tensor:
+    """How far the answers for some slices are from those before: masks, and whether an organ is there at all."""
+    (masks, _), (masks_before, _) = choose(after), choose(before)
+    kept = functional.binary_cross_entropy_with_logits(masks, masks_before.sigmoid())
+    presence = functional.mse_loss(after.presence.float().sigmoid(), before.presence.float().sigmoid())
+    return kept + presence
 
 
 def _balanced(errors: Tensor, is_organ: Tensor) -> Tensor:
-    """(K, N): half the mean error (K, N, points) of the examples plus half that of the counter-examples (K, points)."""
+    """(K, N): the mean error of the examples and that of the counter-examples, weighted.
+
+    Args:
+        errors: (K, N, points).
+        is_organ: (K, points), the examples.
+    """
     parts = []
     for chosen in (is_organ, ~is_organ):
         weight = chosen[:, None].float()
         parts.append((errors * weight).sum(-1) / weight.sum(-1).clamp(min=1))
-    return 0.5 * (parts[0] + parts[1])
+    return (1.0 - COUNTER_EXAMPLES) * parts[0] + COUNTER_EXAMPLES * parts[1]
 
 
 def _canvas_probabilities(masks: Tensor, size: tuple[int, int]) -> Tensor:
