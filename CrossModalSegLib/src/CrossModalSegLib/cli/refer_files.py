@@ -123,7 +123,7 @@ def _report(referred: Referred, reference: str, files: Mapping[str, Path]) -> di
     named = {reference if key == REFERENCE else key: report for key, report in result.reports.items()}
     return {
         "reference": reference,
-        "images": {name: {"file": files[name], **vars(report)} for name, report in named.items()},
+        "images": {name: {"file": files[name], **_rounded(vars(report))} for name, report in named.items()},
         "labels": referred.table.to_json(),
         "model": {"name": card.name, "sha256": card.weights_sha256, "licence": card.licence},
         "device": referred.device,
@@ -131,3 +131,10 @@ def _report(referred: Referred, reference: str, files: Mapping[str, Path]) -> di
         "tuning": result.tuning,
         "versions": library_versions(),
     }
+
+
+def _rounded(value: object) -> object:
+    """Floats, also inside of dicts, with three digits behind the point."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return round(value, 3) if isinstance(value, float) else value

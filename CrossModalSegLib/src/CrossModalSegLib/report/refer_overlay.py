@@ -16,6 +16,7 @@ from ..data.referring.slices import SliceFrame, SlicePreprocessing, slice_frame
 from ..errors import InputError
 from ..labels import UNLABELLED, LabelTable
 from ..volume import Volume, require_same_geometry
+from .distinct_colors import distinct_colors
 from .figures import new_figure, save_png
 from .panel import (
     FAINT_INK,
@@ -99,7 +100,8 @@ def write_refer_overlay(
 
     The rows are scribbled slices that hold strokes of all organs between them, and labelled slices far from them. A
     target shows the slice that belongs to the row, by position in the patient or by order among the slices, as its head
-    says. Lengths are true to scale, the same for all images, and the patient's left is on the right.
+    says. Lengths are true to scale, the same for all images, and the patient's left is on the right. Labels whose
+    colours look alike get others in this picture.
 
     Args:
         path: PNG file.
@@ -127,7 +129,7 @@ def write_refer_overlay(
     ]
     shown = list(targets.items())[:MOST_TARGETS]
     others = [_target_column(target, each, placed, rows) for target, each in shown]
-    save_png(_draw(leading, others, table, len(targets) - len(shown)), path, _DPI)
+    save_png(_draw(leading, others, distinct_colors(table), len(targets) - len(shown)), path, _DPI)
 
 
 def shown_slices(strokes: np.ndarray, labels: np.ndarray, most: int) -> tuple[int, ...]:

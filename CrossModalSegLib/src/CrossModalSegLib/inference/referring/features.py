@@ -14,7 +14,7 @@ from CrossModalSegLib.progress import CancelToken, Progress
 logger = logging.getLogger(__name__)
 
 # A slice of 256 by 256 has 5440 feature vectors. With the 512 channels of the paper that are 5.6 MB in bfloat16, so
-# five volumes of 40 slices take 1.1 GB; with the 128 channels of the compact network 0.3 GB.
+# five volumes of 40 slices take 1.1 GB; with the 96 channels of the compact network 0.2 GB.
 FEATURE_BYTES = 2 * 2**30
 
 Encode = Callable[[ReferredVolume, Sequence[int]], Features]
