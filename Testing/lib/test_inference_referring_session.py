@@ -30,6 +30,7 @@ from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import Cancelled, GeometryError, InputError, LabelError, ModelError
 from CrossModalSegLib.inference.model_folder import LoadedModel, load_model
 from CrossModalSegLib.inference.referring import DEFAULT_MODEL, REFERENCE, ReferResult, ReferSession, refer_volumes
+from CrossModalSegLib.inference.referring import session as sessions
 from CrossModalSegLib.inference.referring.features import FEATURE_BYTES
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.models.factory import build_network
@@ -556,3 +557,22 @@ def test_no_stroke_is_lost_on_a_coarser_canvas(seed, spacing):
     session.set_reference(reference)
     result = session.refer(reference.with_array(scribbles), TABLE)
     assert result.segmentations[REFERENCE].array[1, j, i] == 1
+
+
+def test_bfloat16_gives_nearly_the_same(monkeypatch):
+    """Forced here, also where the CPU has to emulate it."""
+    monkeypatch.setattr(sessions, "usable_precision", lambda precision, _device: precision)
+    reference = noise()
+    scribbles = np.full(reference.shape, 255, np.uint8)
+    scribbles[1, 3:17, 5], scribbles[2, 10, 3:20], scribbles[1, 18, 2:22] = 1, 2, 0
+    exact, rough = (
+        refer_volumes(
+            tiny_model(), reference, reference.with_array(scribbles), {}, TABLE, precision=precision, probabilities=True
+        ).probabilities[REFERENCE]
+        for precision in ("fp32", "bf16")
+    )
+    assert rough.dtype == np.float32
+    assert np.abs(exact - rough).mean() < 0.05
+    session = ReferSession(tiny_model())
+    session.set_reference(reference)
+    assert session.refer(reference.with_array(scribbles), TABLE, tune_seconds=0.2).tuning.steps >= 1
