@@ -25,3 +25,11 @@ def test_frozen_parameters_are_left_out():
     network.weight.requires_grad_(True)
     groups = build_optimizer(network, "adam", 0.1, 0.0, 0.0).param_groups
     assert sum(len(group["params"]) for group in groups) == 1
+
+
+def test_a_part_gets_its_share_of_the_rate():
+    network = nn.ModuleDict({"encoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    groups = build_optimizer(network, "adamw", 0.1, 0.01, rate_shares={"encoder.": 0.5}).param_groups
+    found = [(len(group["params"]), group["rate_share"], group["lr"], group["weight_decay"]) for group in groups]
+    assert found == [(1, 1.0, 0.1, 0.01), (1, 1.0, 0.1, 0.0), (1, 0.5, 0.05, 0.01), (1, 0.5, 0.05, 0.0)]
+    assert groups[2]["params"][0] is network["encoder"].weight

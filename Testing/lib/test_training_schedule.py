@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from CrossModalSegLib.training.schedule import learning_rate, sigmoid_ramp
+from CrossModalSegLib.training.schedule import learning_rate, learning_rate_at, sigmoid_ramp
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,9 @@ def test_the_ramp_goes_from_near_zero_to_one():
     assert sigmoid_ramp(0, 10) == pytest.approx(math.exp(-5))
     assert sigmoid_ramp(5, 10) == pytest.approx(math.exp(-1.25))
     assert sigmoid_ramp(10, 10) == sigmoid_ramp(99, 10) == sigmoid_ramp(0, 0) == 1.0
+
+
+def test_a_rate_by_the_share_that_is_done_is_that_by_steps():
+    for name in ("constant", "poly", "cosine"):
+        by_steps = learning_rate(2.0, 30, 100, name, warm_up=40)
+        assert learning_rate_at(2.0, 0.3, name, step=30, warm_up=40) == pytest.approx(by_steps)
