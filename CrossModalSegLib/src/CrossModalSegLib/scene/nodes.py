@@ -15,6 +15,7 @@ _ROLE_ATTRIBUTE = "CrossModalSeg.Role"
 SCRIBBLES = "scribbles"
 RESULT = "result"
 REGISTRATION = "registration"
+MEASUREMENTS = "measurements"
 
 
 def role(node: vtkMRMLNode) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import slicer
 from vtkmodules.vtkCommonDataModel import vtkImageData
+from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.volume import Volume
@@ -15,7 +16,7 @@ from .change import Change
 from .geometry import affine_below, to_vtk, world_affine
 from .hierarchy import place_beside
 from .images import filled, is_empty, voxels
-from .nodes import require_present
+from .nodes import nodes_of, require_present
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLVolumeNode
@@ -79,11 +80,13 @@ def write_volume(
 ) -> vtkMRMLScalarVolumeNode:
     """Add a scalar volume to the scene, such as a probability or the uncertainty.
 
+    One of the same name that was written for the same volume before gets the new voxels.
+
     Args:
         scene: where to.
         volume: with its place in the world.
         name: of the new node.
-        under: the new node gets the same parent transform and the same place in the subject hierarchy.
+        under: a new node gets the same parent transform and the same place in the subject hierarchy.
         change: takes note, for undo.
 
     Raises:
@@ -91,15 +94,31 @@ def write_volume(
         InputError: `under` is not in the scene any more.
     """
     require_present(scene, under)
-    affine = affine_below(under, volume.affine)
     image = filled(vtkImageData(), volume.array)
     with Change(scene, part_of=change) as step:
-        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        step.created(node)
-        node.SetIJKToRASMatrix(to_vtk(affine))
-        node.SetAndObserveImageData(image)
-        node.SetAndObserveTransformNodeID(under.GetTransformNodeID())
-        node.SetNodeReferenceID(SOURCE_ROLE, under.GetID())
+        node = _written_before(scene, name, under)
+        if node is None:
+            node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+            step.created(node)
+            node.SetAndObserveTransformNodeID(under.GetTransformNodeID())
+            node.SetNodeReferenceID(SOURCE_ROLE, under.GetID())
+            place_beside(scene, node, under)
+        else:
+            former = vtkMatrix4x4(), node.GetImageData()
+            node.GetIJKToRASMatrix(former[0])
+            step.changed(node, lambda: _give(node, *former))
+        _give(node, to_vtk(affine_below(node, volume.affine)), image)
         node.CreateDefaultDisplayNodes()
-        place_beside(scene, node, under)
     return node
+
+
+def _written_before(scene: vtkMRMLScene, name: str, under: vtkMRMLVolumeNode) -> vtkMRMLScalarVolumeNode | None:
+    for node in nodes_of(scene, "vtkMRMLScalarVolumeNode"):
+        if node.GetName() == name and node.GetNodeReference(SOURCE_ROLE) is under:
+            return node
+    return None
+
+
+def _give(node: vtkMRMLScalarVolumeNode, ijk_to_ras: vtkMatrix4x4, image: vtkImageData) -> None:
+    node.SetIJKToRASMatrix(ijk_to_ras)
+    node.SetAndObserveImageData(image)

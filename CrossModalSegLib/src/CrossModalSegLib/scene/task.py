@@ -1,0 +1,221 @@
+"""Work on nodes that the worker process does, and what its results do to the scene."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from CrossModalSegLib.errors import Cancelled, CrossModalSegError, InputError, OutputError, WorkerError
+from CrossModalSegLib.worker.client import Job, WorkerClient
+from CrossModalSegLib.worker.messages import Error, ErrorKind, JobRequest, Preview, Progress
+
+from .nodes import require_present
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLNode, vtkMRMLScene
+
+State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
+
+_ERRORS: dict[ErrorKind, type[CrossModalSegError]] = {
+    "cancelled": Cancelled,
+    "input": InputError,
+    "missing": InputError,
+    "session": InputError,
+    "disk": OutputError,
+}
+
+
+def _nothing(*_: object) -> None:
+    """Leaves the scene as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a task asks for and does with the answers.
+
+    Attributes:
+        request: for the worker.
+        write: writes a result into the scene, all of it or nothing, and returns what the caller gets.
+        show: shows a preview; None where there are none.
+        follow: is told the figures of each progress.
+        revert: takes back what previews did.
+        again: a request to send instead after an error, or None where the error stays.
+    """
+
+    request: JobRequest
+    write: Callable[[Any], Any]
+    show: Callable[[Preview], Any] | None = None
+    follow: Callable[[Mapping[str, float]], None] = _nothing
+    revert: Callable[[], None] = _nothing
+    again: Callable[[Error], JobRequest | None] = lambda _: None
+
+
+class Task:
+    """One piece of work. Set the callbacks right after it was made: they are called by `WorkerClient.poll` only.
+
+    Attributes:
+        job: what runs in the worker.
+        result: what the workflow's function promises, once the state is "done".
+        error: a sentence, once the state is "failed" or "cancelled".
+        on_progress: called with (done, total, message, values).
+        on_preview: called with the segmentation that shows the best answer so far.
+        on_done: called with the result, which is in the scene by then.
+        on_error: called with a sentence, also when the work was cancelled; the scene is as it was before.
+        on_log: called with sentences that the person should see.
+    """
+
+    def __init__(self, scene: vtkMRMLScene, client: WorkerClient, nodes: Sequence[vtkMRMLNode], plan: Plan) -> None:
+        """Start.
+
+        Args:
+            scene: holds the nodes.
+            client: the way to the worker.
+            nodes: the work is stopped when one of them is deleted.
+            plan: what to do.
+        """
+        self.on_progress: Callable[[int, int, str, Mapping[str, float]], None] | None = None
+        self.on_preview: Callable[[vtkMRMLNode], None] | None = None
+        self.on_done: Callable[[Any], None] | None = None
+        self.on_error: Callable[[str], None] | None = None
+        self.on_log: Callable[[str], None] | None = None
+        self.result: Any = None
+        self.error: str | None = None
+        self._kind: ErrorKind | None = None
+        self._is_done = False
+        self._scene, self._client, self._nodes, self._plan = scene, client, tuple(nodes), plan
+        self.job = self._submit(plan.request)
+
+    @property
+    def state(self) -> State:
+        """Where the work is; "done" only when the result is in the scene."""
+        if self._kind is not None:
+            return "cancelled" if self._kind == "cancelled" else "failed"
+        return "done" if self._is_done else ("running" if self.job.has_ended else self.job.state)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is a result or an error."""
+        return self._is_done or self._kind is not None
+
+    @property
+    def progress(self) -> Progress:
+        """The last that was told, with the seconds that remain."""
+        return self.job.progress
+
+    def cancel(self) -> None:
+        """Stop and drop everything; the scene is as it was before."""
+        self.job.cancel()
+
+    def finish(self) -> None:
+        """Stop a fit as soon as it has an answer, and keep its best."""
+        self.job.finish()
+
+    def pause(self) -> None:
+        """Let it stand still after the present step."""
+        self.job.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.job.resume()
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Poll until it has ended.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            The result.
+
+        Raises:
+            Cancelled: it was cancelled.
+            CrossModalSegError: it failed.
+            TimeoutError: it has not ended yet; it goes on.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self.has_ended:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(f"The work has not ended within {timeout:g} s; it goes on.")
+            self.job.wait(left)
+        if self._kind is not None:
+            raise _ERRORS.get(self._kind, WorkerError)(self.error)
+        return self.result
+
+    def _submit(self, request: JobRequest) -> Job:
+        return self._client.submit(
+            request,
+            on_progress=self._on_progress,
+            on_preview=self._on_preview,
+            on_done=self._on_done,
+            on_error=self._on_error,
+            on_log=self._on_log,
+        )
+
+    def _on_progress(self, done: int, total: int, message: str, values: Mapping[str, float]) -> None:
+        if not self.has_ended and self._is_possible():
+            self._plan.follow(values)
+            _call(self.on_progress, done, total, message, values)
+
+    def _on_preview(self, preview: Preview) -> None:
+        if self.has_ended or self._plan.show is None or not self._is_possible():
+            return
+        try:
+            node = self._plan.show(preview)
+        except CrossModalSegError as error:
+            self._stop(str(error))
+            return
+        _call(self.on_preview, node)
+
+    def _on_done(self, result: object) -> None:
+        if self.has_ended:
+            return
+        try:
+            require_present(self._scene, *self._nodes)
+            self.result = self._plan.write(result)
+        except CrossModalSegError as error:
+            self._fail("input", str(error))
+            return
+        except BaseException as error:
+            self._fail("defect", str(error))
+            raise
+        self._is_done = True
+        _call(self.on_done, self.result)
+
+    def _on_error(self, error: Error) -> None:
+        if self.has_ended:
+            return
+        request = self._plan.again(error)
+        if request is None:
+            self._fail(error.kind, error.message)
+        else:
+            self.job = self._submit(request)
+
+    def _on_log(self, message: str) -> None:
+        if not self.has_ended:
+            _call(self.on_log, message)
+
+    def _is_possible(self) -> bool:
+        """Whether the result will still have a place; ends the work where it has none."""
+        try:
+            require_present(self._scene, *self._nodes)
+        except CrossModalSegError as error:
+            self._stop(str(error))
+            return False
+        return True
+
+    def _stop(self, message: str) -> None:
+        self.job.cancel()
+        self._fail("input", message)
+
+    def _fail(self, kind: ErrorKind, message: str) -> None:
+        self._kind, self.error = kind, message
+        self._plan.revert()
+        _call(self.on_error, message)
+
+
+def _call(callback: Callable[..., None] | None, *values: object) -> None:
+    if callback is not None:
+        callback(*values)

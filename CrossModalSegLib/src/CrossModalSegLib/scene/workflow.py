@@ -1,0 +1,510 @@
+"""All that a panel, a console, a script or a page does with nodes, one function each.
+
+What takes long runs in the worker process and comes back as a `Task`. Results come into the scene inside of
+`WorkerClient.poll` (or `Task.wait`), in the thread that calls it; each is one step of `undo`. Scribbles are never
+changed, but for background that `auto_background` adds where nothing is drawn.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import slicer
+
+from CrossModalSegLib.errors import InputError, LabelError
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.worker.client import WorkerClient
+from CrossModalSegLib.worker.messages import (
+    REFERENCE,
+    AutoBackgroundRequest,
+    AutoBackgroundResult,
+    Error,
+    EvaluateRequest,
+    EvaluateResult,
+    FitRequest,
+    FitResult,
+    JobRequest,
+    Preview,
+    ReferRequest,
+    ReferResult,
+    ReferStrokesRequest,
+    RegisterRequest,
+    RegisterResult,
+    SegmentRequest,
+    SegmentResult,
+)
+
+from .alignment import apply_transform
+from .change import Change
+from .geometry import world_affine
+from .nodes import require_present
+from .plots import Curve
+from .preview import Preview as ShownResult
+from .results import Segmented, last_result, result_name, write_agreement, write_beside, write_referred
+from .scribbles import add_auto_background, missing_scribbles, prepare_scribbles, read_scribbles
+from .segmentations import named_classes, read_mask, write_segmentation
+from .snapshot import Snapshot
+from .task import Plan, Task
+from .volumes import read_volume
+
+if TYPE_CHECKING:
+    from slicer import (
+        vtkMRMLNode,
+        vtkMRMLScene,
+        vtkMRMLSegmentationNode,
+        vtkMRMLTableNode,
+        vtkMRMLVolumeNode,
+    )
+
+_CASE_ATTRIBUTE = "CrossModalSeg.Case"
+
+
+class Workflow:
+    """The functions on nodes of one scene.
+
+    Attributes:
+        scene: holds the nodes.
+        client: the way to the worker; somebody has to call its `poll`.
+        curve: the loss of the last fit; None before the first one.
+    """
+
+    def __init__(self, scene: vtkMRMLScene, client: WorkerClient) -> None:
+        self.scene, self.client = scene, client
+        self.curve: Curve | None = None
+        self._changes: list[Change] = []
+        self._referred: dict[str, tuple[object, ...]] = {}
+
+    # --- undo ---
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a result to take back."""
+        return bool(self._changes)
+
+    def undo(self) -> bool:
+        """Take the last result back; whether there was one."""
+        if not self._changes:
+            return False
+        self._changes.pop().undo()
+        return True
+
+    # --- scribbles ---
+
+    def prepare_scribbles(
+        self,
+        reference: vtkMRMLVolumeNode,
+        table: LabelTable,
+        name: str = "Scribbles",
+        into: vtkMRMLSegmentationNode | None = None,
+    ) -> vtkMRMLSegmentationNode:
+        """`scribbles.prepare_scribbles` in this scene."""
+        return prepare_scribbles(self.scene, reference, table, name, into)
+
+    def auto_background(
+        self,
+        reference: vtkMRMLVolumeNode,
+        scribbles: vtkMRMLSegmentationNode,
+        table: LabelTable,
+        *,
+        margin_mm: float = 30.0,
+        coverage: float | None = None,
+        seed: int = 0,
+    ) -> Task:
+        """Propose background scribbles and draw them where nothing is drawn.
+
+        Args:
+            reference: the volume that is drawn on.
+            scribbles: at least one class is scribbled.
+            table: the classes.
+            margin_mm, coverage, seed: as in `AutoBackgroundRequest`.
+
+        Returns:
+            A task whose result is the number of voxels that were drawn.
+
+        Raises:
+            CrossModalSegError: a node cannot be used, or the scribbles are faulty.
+        """
+        require_present(self.scene, reference, scribbles)
+        before = Snapshot(reference)
+        strokes = read_scribbles(scribbles, reference, table)
+        request = AutoBackgroundRequest(strokes, read_volume(reference), margin_mm, coverage, seed)
+
+        def write(result: AutoBackgroundResult) -> int:
+            with self._step() as change:
+                return add_auto_background(scribbles, reference, table, before.now(result.background), change)
+
+        return self._start([reference, scribbles], Plan(request, write))
+
+    # --- registration ---
+
+    def register(
+        self,
+        fixed: vtkMRMLVolumeNode,
+        moving: vtkMRMLVolumeNode,
+        *,
+        transform: Literal["rigid", "affine"] = "rigid",
+        start: Literal["auto", "identity", "geometry", "moments"] = "auto",
+        seed: int = 0,
+        name: str = "Registration",
+    ) -> Task:
+        """Align a volume to another one by a linear transform node above it, as `alignment.apply_transform` does.
+
+        Args:
+            fixed: stays where it is.
+            moving: is aligned, with what was drawn on it.
+            transform, start, seed: as in `RegisterRequest`.
+            name: of the transform node.
+
+        Returns:
+            A task whose result is the transform node.
+
+        Raises:
+            CrossModalSegError: a node cannot be used.
+        """
+        require_present(self.scene, fixed, moving)
+        _require_different(fixed, moving)
+        still, moved = Snapshot(fixed), Snapshot(moving)
+        request = RegisterRequest(read_volume(fixed), read_volume(moving), transform, start, seed)
+
+        def write(result: RegisterResult) -> vtkMRMLNode:
+            # From where the volumes were when the images were compared, to where they are now.
+            matrix = still.movement() @ np.array(result.matrix) @ np.linalg.inv(moved.movement())
+            with self._step() as change:
+                return apply_transform(self.scene, moving, matrix, name, change)
+
+        return self._start([fixed, moving], Plan(request, write))
+
+    # --- segmentation ---
+
+    def fit(
+        self,
+        images: Mapping[str, vtkMRMLVolumeNode],
+        scribbles: vtkMRMLSegmentationNode,
+        table: LabelTable,
+        *,
+        into: vtkMRMLSegmentationNode | None = None,
+        name: str | None = None,
+        seconds: float = 120.0,
+        preview_every: float = 10.0,
+        method: Literal["cmfnet", "scratch", "pce"] = "cmfnet",
+        start: str | None = None,
+        resume: bool = True,
+        save_model: Path | None = None,
+        probabilities: bool = False,
+        uncertainty: bool = False,
+        show_3d: bool = False,
+        device: str = "auto",
+        seed: int = 0,
+    ) -> Task:
+        """Segment a case from its scribbles, with a live preview and a growing loss curve (`curve`).
+
+        Called again for the same first image and classes, it goes on from the last fit and shows the result in the
+        same segmentation.
+
+        Args:
+            images: by modality: "ct", "mr" or both in this order, or one of another name. The result lies on the first.
+            scribbles: strokes of every class and of the background, inside of the first image.
+            table: the classes.
+            into: segmentation for the result; None takes that of the last result of this name, or a new one.
+            name: of a new segmentation; None takes the first image's.
+            show_3d: whether surfaces are made of the result.
+            seconds, preview_every, method, start, resume, save_model, probabilities, uncertainty, device, seed: as in
+                `FitRequest`.
+
+        Returns:
+            A task whose result is `Segmented`. `Task.finish` keeps the best answer so far, `Task.cancel` none.
+
+        Raises:
+            CrossModalSegError: a node cannot be used, or the scribbles are faulty or incomplete.
+        """
+        reference, nodes = self._checked_images(images)
+        require_present(self.scene, scribbles, into)
+        _require_scribbled(scribbles, reference, table, background=True)
+        request = FitRequest(
+            images={modality: read_volume(node) for modality, node in images.items()},
+            scribbles=read_scribbles(scribbles, reference, table),
+            labels=table,
+            case=_case(reference),
+            resume=resume,
+            start=start,
+            method=method,
+            seconds=seconds,
+            preview_every=preview_every,
+            save_model=save_model,
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            device=device,
+            seed=seed,
+        )
+        before = Snapshot(reference)
+        name = name or result_name(reference)
+        shown = ShownResult(self.scene, table, reference, name, into or last_result(self.scene, reference, name))
+
+        def show(preview: Preview) -> vtkMRMLSegmentationNode:
+            return shown.show(before.now(preview.labels))
+
+        def write(result: FitResult) -> Segmented:
+            node = shown.finish(before.now(result.labels), show_3d)
+            with Change(self.scene, part_of=shown.step) as change:
+                segmented = write_beside(self.scene, before, node, name, result, change)
+            self._changes.append(shown.step)
+            return segmented
+
+        plan = Plan(request, write, show, follow=self._curve_of_fit(), revert=shown.cancel)
+        return self._start([*nodes, scribbles], plan)
+
+    def segment(
+        self,
+        images: Mapping[str, vtkMRMLVolumeNode],
+        model: str,
+        *,
+        into: vtkMRMLSegmentationNode | None = None,
+        name: str | None = None,
+        probabilities: bool = False,
+        uncertainty: bool = False,
+        show_3d: bool = False,
+        device: str = "auto",
+    ) -> Task:
+        """Segment images by a trained model, without scribbles.
+
+        Args:
+            images: by modality, as the model names them. The result lies on the first.
+            model: folder or name.
+            into, name, show_3d: as in `fit`.
+            probabilities, uncertainty, device: as in `SegmentRequest`.
+
+        Returns:
+            A task whose result is `Segmented`.
+
+        Raises:
+            CrossModalSegError: a node cannot be used.
+        """
+        reference, nodes = self._checked_images(images)
+        require_present(self.scene, into)
+        volumes = {modality: read_volume(node) for modality, node in images.items()}
+        request = SegmentRequest(volumes, model, probabilities=probabilities, uncertainty=uncertainty, device=device)
+        before = Snapshot(reference)
+        name = name or result_name(reference)
+
+        def write(result: SegmentResult) -> Segmented:
+            labels, target = before.now(result.labels), into or last_result(self.scene, reference, name)
+            with self._step() as change:
+                node = write_segmentation(self.scene, labels, result.table, reference, name, target, show_3d, change)
+                return write_beside(self.scene, before, node, name, result, change)
+
+        return self._start(nodes, Plan(request, write))
+
+    def refer(
+        self,
+        reference: vtkMRMLVolumeNode,
+        targets: Sequence[vtkMRMLVolumeNode],
+        scribbles: vtkMRMLSegmentationNode,
+        table: LabelTable,
+        *,
+        model: str | None = None,
+        probabilities: bool = False,
+        tune_seconds: float = 0.0,
+        show_3d: bool = False,
+        device: str = "auto",
+    ) -> Task:
+        """Segment a reference and targets from scribbles on the reference.
+
+        Called again with the same volumes after other strokes, only the strokes are sent: the worker still has the
+        images' features.
+
+        Args:
+            reference: the volume that is scribbled on.
+            targets: other volumes; each gets a segmentation of its own, under its own transform and folder.
+            scribbles: strokes of every class; background is not needed.
+            table: the classes.
+            show_3d: whether surfaces are made of the results.
+            model, probabilities, tune_seconds, device: as in `ReferRequest`.
+
+        Returns:
+            A task whose result is `Segmented`.
+
+        Raises:
+            CrossModalSegError: a node cannot be used, or the scribbles are faulty or incomplete.
+        """
+        volumes = dict(zip(_names([reference, *targets]), [reference, *targets], strict=True))
+        require_present(self.scene, *volumes.values(), scribbles)
+        _require_different(*volumes.values())
+        _require_scribbled(scribbles, reference, table, background=False)
+        before = {name: Snapshot(node) for name, node in volumes.items()}
+        session, state = _case(reference), (model, device, *(_state(node) for node in volumes.values()))
+        strokes = read_scribbles(scribbles, reference, table)
+
+        def whole() -> ReferRequest:
+            images = {name: read_volume(node) for name, node in volumes.items()}
+            first = images.pop(REFERENCE)
+            return ReferRequest(
+                reference=first,
+                targets=images,
+                scribbles=strokes,
+                labels=table,
+                session=session,
+                model=model,
+                probabilities=probabilities,
+                tune_seconds=tune_seconds,
+                device=device,
+            )
+
+        def again(error: Error) -> JobRequest | None:
+            return whole() if error.kind == "session" else None
+
+        def write(result: ReferResult) -> Segmented:
+            self._referred[session] = state
+            with self._step() as change:
+                return write_referred(self.scene, before, table, show_3d, result, change)
+
+        is_known = self._referred.get(session) == state
+        request = ReferStrokesRequest(session, strokes, table, probabilities, tune_seconds) if is_known else whole()
+        return self._start([*volumes.values(), scribbles], Plan(request, write, again=again))
+
+    # --- evaluation ---
+
+    def evaluate(
+        self,
+        segmentation: vtkMRMLSegmentationNode,
+        mask: vtkMRMLNode,
+        reference: vtkMRMLVolumeNode,
+        table: LabelTable,
+        *,
+        tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+    ) -> Task:
+        """Measure a segmentation against a mask: DSC, ASD and NSD on the grid of a volume.
+
+        Args:
+            segmentation: what is measured.
+            mask: the truth: a segmentation, or a label map volume with the values of the table.
+            reference: the volume.
+            table: the classes; those that one of the two has no segment of are left out.
+            tolerances_mm: at which NSD is given.
+
+        Returns:
+            A task whose result is a table node.
+
+        Raises:
+            CrossModalSegError: a node cannot be used, or the two have no class in common.
+        """
+        require_present(self.scene, segmentation, mask, reference)
+        common = _common_classes(segmentation, mask, table)
+        request = EvaluateRequest(
+            read_mask(segmentation, reference, common),
+            read_mask(mask, reference, common),
+            common,
+            tuple(tolerances_mm),
+        )
+
+        def write(result: EvaluateResult) -> vtkMRMLTableNode:
+            with self._step() as change:
+                return write_agreement(self.scene, reference, result.report, change)
+
+        return self._start([segmentation, mask, reference], Plan(request, write))
+
+    # --- parts ---
+
+    def _start(self, nodes: Sequence[vtkMRMLNode], plan: Plan) -> Task:
+        return Task(self.scene, self.client, nodes, plan)
+
+    def _checked_images(
+        self, images: Mapping[str, vtkMRMLVolumeNode]
+    ) -> tuple[vtkMRMLVolumeNode, list[vtkMRMLVolumeNode]]:
+        nodes = list(images.values())
+        if not nodes:
+            raise InputError("There is no image to segment; choose one.")
+        for node in nodes:
+            if node is None:
+                raise InputError("An image is missing; choose one for each modality, or leave the modality out.")
+        require_present(self.scene, *nodes)
+        _require_different(*nodes)
+        return nodes[0], nodes
+
+    @contextmanager
+    def _step(self) -> Iterator[Change]:
+        """A change that `undo` can take back, once its block has ended well."""
+        with Change(self.scene) as change:
+            yield change
+        self._changes.append(change)
+
+    def _curve_of_fit(self) -> Callable[[Mapping[str, float]], None]:
+        """Draws the loss over the seconds since its first value."""
+        began: float | None = None
+
+        def follow(values: Mapping[str, float]) -> None:
+            nonlocal began
+            if not values:
+                return
+            if began is None:
+                began = time.monotonic()
+                self._new_curve()
+            self.curve.append(time.monotonic() - began, values)
+
+        return follow
+
+    def _new_curve(self) -> None:
+        if self.curve is None or not self.curve.is_present:
+            self.curve = Curve(self.scene)
+        else:
+            self.curve.clear()
+
+
+def _require_different(*nodes: vtkMRMLNode) -> None:
+    for number, node in enumerate(nodes):
+        if node is not None and any(node is other for other in nodes[:number]):
+            raise InputError(f"'{node.GetName()}' was chosen twice; choose different volumes.")
+
+
+def _require_scribbled(
+    scribbles: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable, background: bool
+) -> None:
+    missing = missing_scribbles(scribbles, reference, table, background)
+    if missing:
+        raise LabelError(
+            f"There is no scribble of {', '.join(missing)} in '{scribbles.GetName()}' on '{reference.GetName()}'; draw "
+            "at least one stroke of each."
+        )
+
+
+def _case(reference: vtkMRMLVolumeNode) -> str:
+    """A text that stays the same for a volume, also in its saved scene, and is that of no other one."""
+    # A node's id alone is given to other nodes in the next scene; an attribute is copied when a node is copied.
+    if not reference.GetAttribute(_CASE_ATTRIBUTE):
+        reference.SetAttribute(_CASE_ATTRIBUTE, secrets.token_hex(8))
+    return f"{reference.GetAttribute(_CASE_ATTRIBUTE)}-{reference.GetID()}"
+
+
+def _state(volume: vtkMRMLVolumeNode) -> tuple[object, ...]:
+    """What tells a volume from what it was before: its voxels or its place changed."""
+    return volume.GetID(), volume.GetImageData().GetMTime(), world_affine(volume).tobytes()
+
+
+def _names(volumes: Sequence[vtkMRMLVolumeNode]) -> list[str]:
+    """Different names for a reference and its targets, for messages."""
+    names = [REFERENCE]
+    for volume in volumes[1:]:
+        name = volume.GetName() if volume is not None else ""
+        numbered = (f"{name} ({number})" for number in count(2))
+        names.append(name if name not in ("", *names) else next(each for each in numbered if each not in names))
+    return names
+
+
+def _common_classes(segmentation: vtkMRMLSegmentationNode, mask: vtkMRMLNode, table: LabelTable) -> LabelTable:
+    if isinstance(mask, slicer.vtkMRMLLabelMapVolumeNode):
+        return table
+    here, there = named_classes(segmentation, table), named_classes(mask, table)
+    labels = [label for label in table.labels if label.name in here and label.name in there]
+    if not labels:
+        raise LabelError(
+            f"'{segmentation.GetName()}' holds {', '.join(here)}, and '{mask.GetName()}' {', '.join(there)}: they have "
+            "no structure in common. Rename the segments, or choose another reference."
+        )
+    return LabelTable(tuple(replace(label, value=number) for number, label in enumerate(labels, start=1)))
