@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import shlex
 import signal
@@ -136,6 +137,14 @@ def test_errors_become_sentences(
     assert result.code == code
     assert result.err.startswith(message)
     assert result.err.count("\n") == 1
+
+
+def test_the_worker_is_found_but_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "worker" not in run(capsys, "--help").out
+    shown = run(capsys, "worker", "--help")
+    assert shown.code == 0
+    assert "not for people" in importlib.import_module("CrossModalSegLib.cli.worker").__doc__
+    assert "standard input and output" in " ".join(shown.out.split())
 
 
 def test_defects_are_not_hidden(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

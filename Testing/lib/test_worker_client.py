@@ -108,7 +108,7 @@ def test_a_job_is_told_of_in_the_callers_thread_and_gives_a_result(client):
     assert told[0] == (threading.get_ident(), 0, 0, "step")
     assert told[-1] is job.result
     assert isinstance(job.result, ModelInfoResult)
-    assert (job.state, job.error, job.has_ended) == ("done", None, True)
+    assert (job.state, job.error, job.has_ended, job.request) == ("done", None, True, None)
     assert job.progress.values["loss"] <= 1.0
     assert client.jobs == ()
 

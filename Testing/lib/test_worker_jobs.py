@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import SHAPE, TABLE, affine, image_array, mask_array, scribble_array
+from training_cohort import make_cohort, tiny_config
 
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
@@ -199,6 +200,21 @@ def test_a_full_disk_ends_in_a_sentence(models, tmp_path, monkeypatch):
 def test_what_a_fit_cannot_use(models, changes, kind, sentence):
     with pytest.raises(kind, match=sentence):
         run_job(fit_request(models, **changes), Surroundings())
+
+
+def test_a_cohort_trains_a_model_and_a_stopped_training_goes_on(tmp_path):
+    make_cohort(tmp_path, 2)
+    settings = {**to_dict(tiny_config()), "steps": 99, "validation_share": 0.0}
+    request = m.TrainRequest(tmp_path / "cohort.json", tmp_path / "model", "fast", 3, settings=settings, device="cpu")
+    stopped = Surroundings()
+    tell = stopped.told.append
+    stopped.progress._send = lambda event: (tell(event), stopped.cancel.cancel() if "loss" in event.values else None)
+    with pytest.raises(Cancelled):
+        run_job(request, stopped)
+    assert not request.out.exists()
+    result = run_job(replace(request, resume=True), Surroundings())
+    assert (result.model.folder, result.model.task, result.model.modalities) == (request.out, "segment", ("ct", "mr"))
+    assert sorted(each.name for each in tmp_path.iterdir() if each.name.startswith("model")) == ["model"]
 
 
 # --- segment ---------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ MESSAGES = [
     m.Hello("0.1.0", Path("/tmp/x"), 12, 1.5),
     m.DoctorRequest(),
     m.FitRequest({"ct": FILE, "mr": FILE}, FILE, TABLE, case="vtkMRMLScalarVolumeNode1", save_model=Path("out")),
+    m.TrainRequest(Path("cohort.json"), Path("model"), "fast", 10, settings={"patch_size": [16, 32, 32]}),
     m.SegmentRequest({"ct": FILE}, "liver", precision="fp32"),
     m.ReferRequest(FILE, {"a": FILE}, FILE, TABLE, session="s"),
     m.ReferStrokesRequest("s", FILE, TABLE),

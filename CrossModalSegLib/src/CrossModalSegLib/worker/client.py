@@ -46,7 +46,7 @@ OnError = Callable[[Error], None]
 OnLog = Callable[[str], None]
 
 # A job that was asked to stop has this long before its process is killed; both have to happen within 2 s.
-CANCEL_SECONDS = 1.2
+CANCEL_SECONDS = 1.5
 _WAIT_SECONDS = 0.05
 
 
@@ -55,7 +55,7 @@ class Job:
 
     Attributes:
         id: 16 hexadecimal digits.
-        request: what was asked.
+        request: what was asked; None once the job has ended, so that its arrays are freed.
         state: where it is.
         progress: the last one told.
         result: one of the results of `messages` once the state is "done".
@@ -74,7 +74,7 @@ class Job:
         on_log: OnLog | None,
     ) -> None:
         self.id = os.urandom(8).hex()
-        self.request = request
+        self.request: JobRequest | None = request
         self.state: State = "queued"
         self.progress = Progress()
         self.result: Any = None
@@ -125,6 +125,8 @@ class Job:
         """Note an event and tell the caller."""
         if self.has_ended:
             return
+        if isinstance(event, (Error, *RESULT_TYPES)):
+            self.request = None
         if isinstance(event, Progress):
             self.progress = event
             _call(self._on_progress, event.done, event.total, event.message, event.values)

@@ -90,6 +90,31 @@ class FitRequest:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class TrainRequest:
+    """Train a network on a cohort. Answered by a `ModelInfoResult`.
+
+    What is needed to go on after a `Cancel` or a crash is kept in the folder `<out>.training`.
+
+    Attributes:
+        cohort: cohort file (.json, .csv), or an nnU-Net raw folder.
+        out: model folder to make.
+        preset: as of the command `train cmfnet`.
+        steps: length; None is the preset's.
+        resume: continue a training that was stopped.
+        settings: further ones, in the form of the training.json of a trained model.
+        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+    """
+
+    cohort: Path
+    out: Path
+    preset: Literal["paper", "default", "fast"] = "default"
+    steps: int | None = None
+    resume: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
 @dataclass(frozen=True, eq=False)
 class SegmentRequest:
     """Segment without scribbles, with a trained model. Answered by a `SegmentResult`.
@@ -685,6 +710,7 @@ class ExportModelResult:
 JobRequest: TypeAlias = (
     DoctorRequest
     | FitRequest
+    | TrainRequest
     | SegmentRequest
     | ReferRequest
     | ReferStrokesRequest
@@ -717,6 +743,7 @@ REQUESTS: dict[str, type] = {
     "hello": Hello,
     "doctor": DoctorRequest,
     "fit": FitRequest,
+    "train": TrainRequest,
     "segment": SegmentRequest,
     "refer": ReferRequest,
     "refer_strokes": ReferStrokesRequest,

@@ -25,6 +25,7 @@ from CrossModalSegLib import __version__
 from CrossModalSegLib.errors import Cancelled, CrossModalSegError, OutputError, SessionError
 from CrossModalSegLib.progress import CancelToken, PausableToken
 from CrossModalSegLib.worker.context import Context, Previewer, Reporter
+from CrossModalSegLib.worker.interruption import stopping_forward_passes
 from CrossModalSegLib.worker.jobs import run_job
 from CrossModalSegLib.worker.jobs_folder import JobsFolder
 from CrossModalSegLib.worker.messages import (
@@ -130,7 +131,8 @@ class Server:
         folder = self._folder.make(entry.id)
         try:
             request = read_volumes(entry.request, folder)
-            result = run_job(request, self._context(entry, folder))
+            with stopping_forward_passes(entry.cancel):
+                result = run_job(request, self._context(entry, folder))
             entry.cancel.raise_if_cancelled()
             return write_volumes(result, folder, "out")
         except Exception as error:  # noqa: BLE001  whatever happens to a job, the worker lives on

@@ -11,6 +11,7 @@ from CrossModalSegLib.worker.context import Context
 JOBS: dict[type, tuple[str, str]] = {
     m.DoctorRequest: ("doctor", "run"),
     m.FitRequest: ("fit", "run"),
+    m.TrainRequest: ("train", "run"),
     m.SegmentRequest: ("segment", "run"),
     m.ReferRequest: ("refer", "run"),
     m.ReferStrokesRequest: ("refer", "run_strokes"),

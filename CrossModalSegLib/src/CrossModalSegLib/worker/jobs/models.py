@@ -49,7 +49,7 @@ def info(request: ModelInfoRequest, context: Context) -> ModelInfoResult:
         ModelError: there is none, or it is not usable.
     """
     context.progress(0, 0, "loading the model")
-    return _info(find_model(request.model), request.model)
+    return model_info(find_model(request.model), request.model)
 
 
 def install(request: ImportModelRequest, context: Context) -> ModelInfoResult:
@@ -61,7 +61,7 @@ def install(request: ImportModelRequest, context: Context) -> ModelInfoResult:
     """
     context.progress(0, 0, "installing the model")
     folder = import_model(request.source, None, request.name, overwrite=request.overwrite)
-    return _info(folder, folder.name)
+    return model_info(folder, folder.name)
 
 
 def export(request: ExportModelRequest, context: Context) -> ExportModelResult:
@@ -137,7 +137,12 @@ def _model(name: str, folder: Path) -> Model:
     )
 
 
-def _info(folder: Path, name: str) -> ModelInfoResult:
+def model_info(folder: Path, name: str) -> ModelInfoResult:
+    """A model, loaded and checked.
+
+    Raises:
+        ModelError: it is not usable.
+    """
     network = load_model(folder).network
     return ModelInfoResult(_model(name, folder), sum(parameter.numel() for parameter in network.parameters()))
 
