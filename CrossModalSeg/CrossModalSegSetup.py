@@ -56,11 +56,7 @@ class Requirement:
 
     def accepts(self, version: str) -> bool:
         """Whether a version does; only the leading numbers of both sides count."""
-        return all(
-            _compare(version, each.strip())
-            for each in self.specifier.split(",")
-            if each.strip()
-        )
+        return all(_compare(version, each.strip()) for each in self.specifier.split(",") if each.strip())
 
 
 def library_source(module_folder: Path) -> Path:
@@ -69,25 +65,16 @@ def library_source(module_folder: Path) -> Path:
     Raises:
         SetupError: there is none.
     """
-    for folder in (
-        module_folder / "Resources" / LIBRARY,
-        module_folder.parent / LIBRARY,
-    ):
+    for folder in (module_folder / "Resources" / LIBRARY, module_folder.parent / LIBRARY):
         if (folder / "pyproject.toml").is_file():
             return folder
-    raise SetupError(
-        f"The extension is incomplete: {LIBRARY} is not beside it. Install the extension again."
-    )
+    raise SetupError(f"The extension is incomplete: {LIBRARY} is not beside it. Install the extension again.")
 
 
 def requirements(source: Path) -> tuple[Requirement, ...]:
     """What the library needs, from its pyproject.toml."""
-    found = re.search(
-        r"^dependencies = \[\n(.*?)^\]", _project(source), re.MULTILINE | re.DOTALL
-    )
-    lines = re.findall(
-        r'^\s*"([\w.-]+)([^";]*)', found[1] if found else "", re.MULTILINE
-    )
+    found = re.search(r"^dependencies = \[\n(.*?)^\]", _project(source), re.MULTILINE | re.DOTALL)
+    lines = re.findall(r'^\s*"([\w.-]+)([^";]*)', found[1] if found else "", re.MULTILINE)
     return tuple(Requirement(name, specifier.strip()) for name, specifier in lines)
 
 
@@ -95,15 +82,11 @@ def shipped_version(source: Path) -> str:
     """Of the copy of the library."""
     found = re.search(r'^version = "([^"]+)"', _project(source), re.MULTILINE)
     if not found:
-        raise SetupError(
-            f"{source / 'pyproject.toml'} names no version. Install the extension again."
-        )
+        raise SetupError(f"{source / 'pyproject.toml'} names no version. Install the extension again.")
     return found[1]
 
 
-def missing(
-    source: Path, version_of: Callable[[str], str | None] | None = None
-) -> tuple[str, ...]:
+def missing(source: Path, version_of: Callable[[str], str | None] | None = None) -> tuple[str, ...]:
     """What has to be installed, torch first and the library last, without importing any of it.
 
     Args:
@@ -113,11 +96,7 @@ def missing(
     version_of = installed_version if version_of is None else version_of
     needed = [each for each in requirements(source) if not _is_met(each, version_of)]
     needed.sort(key=lambda each: each.name != TORCH)
-    library = (
-        []
-        if version_of(LIBRARY) == shipped_version(source)
-        else [f"{LIBRARY} {shipped_version(source)}"]
-    )
+    library = [] if version_of(LIBRARY) == shipped_version(source) else [f"{LIBRARY} {shipped_version(source)}"]
     return (*(each.text for each in needed), *library)
 
 
@@ -143,9 +122,7 @@ class Installation:
         error: a sentence and the last lines of pip, or None.
     """
 
-    def __init__(
-        self, source: Path, wheels: Path | None = None, python: str | None = None
-    ) -> None:
+    def __init__(self, source: Path, wheels: Path | None = None, python: str | None = None) -> None:
         """Nothing is started yet.
 
         Args:
@@ -195,39 +172,22 @@ class Installation:
         constraints = folder / "constraints.txt"
         kept = {name.lower() for name in (*SLICERS_OWN, TORCH)}
         constraints.write_text(
-            "".join(
-                f"{name}=={version}\n"
-                for name, version in before.items()
-                if name.lower() in kept
-            ),
+            "".join(f"{name}=={version}\n" for name, version in before.items() if name.lower() in kept),
             encoding="utf-8",
         )
         # pip builds inside of the source folder, which may belong to someone else.
         copy = folder / LIBRARY
-        shutil.copytree(
-            self._source,
-            copy,
-            ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"),
-        )
-        self._pip(
-            "wheel", "--no-deps", "--wheel-dir", str(folder), str(copy), *self._place()
-        )
+        shutil.copytree(self._source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+        self._pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(copy), *self._place())
         wheel = next(folder.glob("*.whl"))
-        packages = [
-            *(each.text for each in wanted),
-            *self._place(),
-            "-c",
-            str(constraints),
-        ]
+        packages = [*(each.text for each in wanted), *self._place(), "-c", str(constraints)]
         if wanted:
             # Fetches everything and solves all versions first, so that most failures change nothing.
             self._pip("install", "--dry-run", *packages)
         try:
             if wanted:
                 self._pip("install", *packages)
-            self._pip(
-                "install", "--no-deps", "--no-index", "--force-reinstall", str(wheel)
-            )
+            self._pip("install", "--no-deps", "--no-index", "--force-reinstall", str(wheel))
         except SetupError as error:
             raise SetupError(f"{error}\n{self._undo(before)}") from None
 
@@ -236,29 +196,17 @@ class Installation:
         installed = {name.lower(): version for name, version in before.items()}
         needed = {each.name: each for each in requirements(self._source)}
         torch = needed.get(TORCH)
-        if (
-            torch is not None
-            and self._wheels is None
-            and not torch.accepts(installed.get(TORCH, "0"))
-        ):
+        if torch is not None and self._wheels is None and not torch.accepts(installed.get(TORCH, "0")):
             raise SetupError(TORCH_ADVICE)
         own = {name.lower() for name in SLICERS_OWN}
         return [each for each in needed.values() if each.name.lower() not in own]
 
     def _place(self) -> list[str]:
-        return (
-            []
-            if self._wheels is None
-            else ["--no-index", "--find-links", str(self._wheels)]
-        )
+        return [] if self._wheels is None else ["--no-index", "--find-links", str(self._wheels)]
 
     def _installed(self) -> dict[str, str]:
         run = subprocess.run(
-            [self._python, "-c", _LIST_INSTALLED],
-            capture_output=True,
-            text=True,
-            check=False,
-            **_no_window(),
+            [self._python, "-c", _LIST_INSTALLED], capture_output=True, text=True, check=False, **_no_window()
         )
         if run.returncode != 0:
             raise SetupError(f"{self._python} does not work:\n{run.stderr[-2000:]}")
@@ -268,33 +216,22 @@ class Installation:
         command = [self._python, "-m", "pip", action, *_QUIET, *arguments]
         tail: list[str] = []
         with subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            **_no_window(),
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **_no_window()
         ) as process:
             for line in process.stdout:
                 tail = [*tail, line.rstrip()][-TAIL_LINES:]
                 self._lines.put(line.rstrip())
         if process.returncode != 0:
-            raise SetupError(
-                "The installation failed. The last lines of pip:\n" + "\n".join(tail)
-            )
+            raise SetupError("The installation failed. The last lines of pip:\n" + "\n".join(tail))
 
     def _undo(self, before: dict[str, str]) -> str:
         after = self._installed()
         added = sorted(set(after) - set(before))
-        changed = sorted(
-            name for name in before if name in after and after[name] != before[name]
-        )
+        changed = sorted(name for name in before if name in after and after[name] != before[name])
         if added:
             self._pip("uninstall", "--yes", *added)
         if changed:
-            named = ", ".join(
-                f"{name} {before[name]} to {after[name]}" for name in changed
-            )
+            named = ", ".join(f"{name} {before[name]} to {after[name]}" for name in changed)
             return f"What was added is removed again; these stay updated: {named}."
         return "What was added is removed again."
 
@@ -318,9 +255,7 @@ def install_torch(source: Path) -> None:
         raise SetupError(TORCH_ADVICE)
     from PyTorchUtils import PyTorchUtilsLogic
 
-    PyTorchUtilsLogic().installTorch(
-        askConfirmation=True, torchVersionRequirement=wanted.specifier
-    )
+    PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=wanted.specifier)
     if not wanted.accepts(installed_version(TORCH) or "0"):
         raise SetupError(
             "The PyTorch extension did not install PyTorch. Look at its messages in the Python console, or use its "
@@ -331,10 +266,7 @@ def install_torch(source: Path) -> None:
 def _is_met(requirement: Requirement, version_of: Callable[[str], str | None]) -> bool:
     version = version_of(requirement.name)
     if version is None:  # Slicer's own need not be known to pip
-        return (
-            requirement.name in SLICERS_OWN
-            and importlib.util.find_spec(requirement.name) is not None
-        )
+        return requirement.name in SLICERS_OWN and importlib.util.find_spec(requirement.name) is not None
     return requirement.accepts(version) or requirement.name in SLICERS_OWN
 
 

@@ -1,0 +1,63 @@
+"""`qt` as PythonQt gives it to modules of 3D Slicer, over PySide6: Qt properties are Python attributes."""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ElementTree
+
+from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+
+application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(sys.argv[:1])
+_classes: dict[type, type] = {}
+
+
+def _property(name: str) -> property:
+    return property(
+        lambda self: QtCore.QObject.property(self, name),
+        lambda self, value: QtCore.QObject.setProperty(self, name, value),
+    )
+
+
+def python_qt(kind: type) -> type:
+    """A subclass whose Qt properties are attributes."""
+    if kind not in _classes:
+        meta = kind.staticMetaObject
+        names = [meta.property(index).name() for index in range(meta.propertyCount())]
+        members = {name: _property(name) for name in names if (kind, name) != (QtCore.QTimer, "singleShot")}
+        _classes[kind] = type(kind.__name__, (kind,), {**members, "name": _property("objectName")})
+    return _classes[kind]
+
+
+class QUiLoader(QtUiTools.QUiLoader):
+    """Makes those subclasses and the stand-ins of ctk and Slicer; does the file's connections by name."""
+
+    def createWidget(self, kind: str, parent: QtWidgets.QWidget | None = None, name: str = ""):
+        import ctk
+        import slicer
+
+        found = next((getattr(each, kind) for each in (ctk, slicer) if hasattr(each, kind)), None)
+        widget = (found or python_qt(getattr(QtWidgets, kind)))(parent)
+        QtCore.QObject.setObjectName(widget, name)
+        return widget
+
+    def load(self, file: QtCore.QFile, parent: QtWidgets.QWidget | None = None):
+        widget = super().load(file, parent)
+        for each in ElementTree.parse(QtCore.QFile.fileName(file)).getroot().iter("connection"):
+            sender, signal, receiver, slot = (each.find(part).text for part in ("sender", "signal", "receiver", "slot"))
+            source = _named(widget, sender)
+            getattr(source, signal.split("(")[0]).connect(getattr(_named(widget, receiver), slot.split("(")[0]))
+        return widget
+
+
+def _named(widget: QtWidgets.QWidget, name: str) -> QtCore.QObject:
+    own = QtCore.QObject.objectName(widget) if not isinstance(widget.objectName, str) else widget.objectName
+    return widget if own == name else widget.findChild(QtCore.QObject, name)
+
+
+def __getattr__(name: str):
+    for module in (QtWidgets, QtGui, QtCore):
+        if hasattr(module, name):
+            found = getattr(module, name)
+            is_object = isinstance(found, type) and issubclass(found, QtCore.QObject)
+            return python_qt(found) if is_object else found
+    raise AttributeError(name)

@@ -1,0 +1,50 @@
+"""The CMake lists equal the tree, and the extension has what the Extensions Index asks for."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "CrossModalSeg"
+LIST = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
+EXTENSION = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+
+
+def listed(name: str) -> set[str]:
+    return set(re.search(rf"set\({name}\s+(.*?)\)", LIST, re.DOTALL)[1].split())
+
+
+def test_every_file_of_the_module_is_listed() -> None:
+    files = {path.relative_to(MODULE).as_posix() for path in MODULE.rglob("*") if path.is_file()}
+    present = {each for each in files if not {"__pycache__", ".ruff_cache"} & set(each.split("/"))} - {
+        "CMakeLists.txt",
+        ".ruff.toml",
+    }
+    assert listed("MODULE_PYTHON_SCRIPTS") | listed("MODULE_PYTHON_RESOURCES") == present
+
+
+def test_the_library_goes_along_and_tests_in_slicer_exist() -> None:
+    entries = re.search(r"set\(LIBRARY_FILES (.*?)\)", LIST)[1].split()
+    assert all((ROOT / "CrossModalSegLib" / each).exists() for each in entries)
+    scripts = {Path(each).name for each in re.findall(r"SCRIPT \S*/(\S+)\)", LIST)}
+    assert scripts == {path.name for path in (ROOT / "Testing" / "slicer").glob("*.py")}
+
+
+def test_what_the_extensions_index_asks_for() -> None:
+    description = json.loads((ROOT / "Resources" / "CrossModalSeg.json").read_text(encoding="utf-8"))
+    assert "project(CrossModalSeg)" in EXTENSION
+    assert description["category"] == re.search(r'EXTENSION_CATEGORY "(.*)"', EXTENSION)[1]
+    assert description["build_dependencies"] == re.search(r'EXTENSION_DEPENDS "(.*)"', EXTENSION)[1].split()
+    assert description["scm_url"] == re.search(r'EXTENSION_HOMEPAGE "(.*)"', EXTENSION)[1] + ".git"
+    assert (ROOT / "LICENSE").is_file()
+    for url in re.findall(r'URLS? "https://raw[^"]*/main/([^"]*)"', EXTENSION):
+        assert (ROOT / url).is_file(), url
+
+
+def test_icons_have_the_size_that_slicer_shows() -> None:
+    for path in (ROOT / "Resources" / "CrossModalSeg.png", MODULE / "Resources" / "Icons" / "CrossModalSeg.png"):
+        header = path.read_bytes()[:24]
+        assert header[:8] == b"\x89PNG\r\n\x1a\n"
+        assert [int.from_bytes(header[start : start + 4], "big") for start in (16, 20)] == [128, 128]
