@@ -1,4 +1,3 @@
-
 """What a training step costs beyond the bare network, in one run.
 
     python Testing/benchmarks/training_speed.py [--preset default] [--method cmfnet] [--threads 2] [--steps 6]

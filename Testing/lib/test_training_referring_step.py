@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 from referring_setup import SIZE, make_stack, tiny_referring_config
 
 from CrossModalSegLib.data.referring.pair_sampler import PairBatch, PairConfig, PairKinds, PairSampler, collate_pairs
@@ -45,9 +46,9 @@ def test_both_ways_is_one_way_and_the_other():
     batch = make_batch()
     both, one, other = Recorded(), Recorded(), Recorded()
     net = network().eval()
-    CrossMRStep(net, both, both_ways=True)(batch)
-    CrossMRStep(net, one, both_ways=False)(batch)
-    CrossMRStep(net, other, both_ways=False)(swapped(batch))
+    CrossMRStep(net, both, both_ways=True)(*batch.tensors)
+    CrossMRStep(net, one, both_ways=False)(*batch.tensors)
+    CrossMRStep(net, other, both_ways=False)(*swapped(batch).tensors)
     for name in ("masks", "present", "organs"):
         torch.testing.assert_close(getattr(both, name), torch.cat([getattr(one, name), getattr(other, name)]))
     torch.testing.assert_close(both.logits, torch.cat([one.logits, other.logits]), atol=1e-5, rtol=1e-4)
@@ -56,7 +57,7 @@ def test_both_ways_is_one_way_and_the_other():
 def test_a_step_gives_all_terms_their_sum_and_gradients_everywhere():
     config = tiny_referring_config(dense_guidance=True)
     step = make_step(network(), config, num_classes=3)
-    terms = step(make_batch())
+    terms = step(*make_batch().tensors)
     assert set(terms) == {"total", "bce", "dice", "select", "presence", "classes", "resemblance"}
     torch.testing.assert_close(terms["total"], sum(value for name, value in terms.items() if name != "total"))
     terms["total"].backward()
@@ -81,9 +82,9 @@ def test_the_unet_learns_from_the_targets_alone():
     step = make_step(UNet2d(UNet2dConfig(3, channels=(4, 8, 8))), tiny_referring_config(method="unet"))
     batch = make_batch()
     alone = replace(batch, images=torch.stack([torch.rand_like(batch.images[0]), batch.images[1]]))
-    torch.testing.assert_close(step(batch)["total"], step(alone)["total"])
+    torch.testing.assert_close(step(*batch.tensors)["total"], step(*alone.tensors)["total"])
     loss, masks = step.judge(batch)
-    torch.testing.assert_close(loss, step(batch)["dice_ce"])
+    torch.testing.assert_close(loss, step(*batch.tensors)["dice_ce"])
     found = step.network(batch.images[1]).argmax(1)
     torch.testing.assert_close(masks[0, 0], found[0] == batch.organ_ids[0, 0])
 
@@ -110,3 +111,14 @@ def test_validation_is_the_same_each_time_and_leaves_everything_as_it_was():
     assert validate_pairs(step, batches, ["one", "two"], fabric) == first
     assert first["loss"] > 0 and set(first["dice_by_class"]) == {"one", "two"}
     assert first["dice"] == pytest.approx(sum(first["dice_by_class"].values()) / 2)
+
+
+def test_a_step_in_bfloat16_gives_losses_and_gradients_in_full_precision():
+    """Through Fabric, which converts what a step is given."""
+    step = make_step(network(), tiny_referring_config(dense_guidance=True), num_classes=3)
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    model, _ = fabric.setup(step, torch.optim.SGD(step.parameters(), 0.1))
+    terms = model(*make_batch().tensors)
+    assert all(term.dtype == torch.float32 and torch.isfinite(term) for term in terms.values())
+    fabric.backward(terms["total"])
+    assert all(parameter.grad.isfinite().all() for parameter in step.parameters())

@@ -145,16 +145,18 @@ class PairBatch:
         """(2, B, K) bool: the side holds the organ."""
         return self.masks.flatten(3).any(-1)
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """All of it, in the order in which a batch is made."""
+        return self.images, self.masks, self.scribbles, self.labels, self.organ_ids
+
     def to(self, device: torch.device) -> PairBatch:
         """The batch on a device."""
-        return PairBatch(*(each.to(device, non_blocking=True) for each in self._tensors()))
+        return PairBatch(*(each.to(device, non_blocking=True) for each in self.tensors))
 
     def pinned(self) -> PairBatch:
         """The batch in page-locked memory."""
-        return PairBatch(*(each.pin_memory() for each in self._tensors()))
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return self.images, self.masks, self.scribbles, self.labels, self.organ_ids
+        return PairBatch(*(each.pin_memory() for each in self.tensors))
 
 
 @dataclass(frozen=True, eq=False)

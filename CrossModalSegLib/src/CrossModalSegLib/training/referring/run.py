@@ -113,7 +113,7 @@ class ReferringRun(NetworkRun):
 
     def loss_terms(self, batch: PairBatch) -> dict[str, Tensor]:
         """A step's forward pass."""
-        return self.model(batch)
+        return self.model(*batch.tensors)
 
 
 def make_step(network: nn.Module, config: ReferringConfig, num_classes: int | None = None) -> CrossMRStep | UNetStep:

@@ -35,8 +35,9 @@ class CrossMRStep(nn.Module):
         super().__init__()
         self.network, self.loss, self.both_ways, self.guidance = network, loss, both_ways, guidance
 
-    def forward(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Loss terms, "total" among them."""
+    def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
+        """Loss terms, "total" among them, of `PairBatch.tensors`: Fabric converts tensors, but no frozen batch."""
+        batch = PairBatch(*tensors)
         size = batch.size
         features = self.network.encode(batch.images.flatten(0, 1))
         if self.both_ways:
@@ -74,8 +75,9 @@ class UNetStep(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Loss terms, "total" among them."""
+    def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
+        """As that of `CrossMRStep`."""
+        batch = PairBatch(*tensors)
         return with_total({"dice_ce": self._loss(self.network(batch.images[1]), batch)})
 
     def judge(self, batch: PairBatch) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from CrossModalSegLib.errors import CohortError, InputError, ModelError
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.models.crossmr import CrossMR
+from CrossModalSegLib.models.focalnet_weights import load_public_weights
 from CrossModalSegLib.models.unet2d import UNet2d, UNet2dConfig
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.batches import PlannedStream
@@ -237,8 +238,6 @@ def make_network(config: ReferringConfig, start: Start, num_classes: int) -> nn.
     if start.encoder_weights is not None and config.use_encoder_weights:
         if config.method == "unet":
             raise InputError("The 2D U-Net has no encoder that weights could be given to; leave them out.")
-        from CrossModalSegLib.models.focalnet_weights import load_public_weights
-
         load_public_weights(network.encoder, start.encoder_weights)
     return network
 
