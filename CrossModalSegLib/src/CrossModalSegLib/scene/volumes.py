@@ -71,6 +71,14 @@ def read_grid(node: vtkMRMLVolumeNode) -> Volume:
     return Volume(np.broadcast_to(np.uint8(0), shape), world_affine(node))
 
 
+def add_volume(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
+    """Add an image to the scene, under no transform, with a display by its own range of values."""
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    _give(node, to_vtk(affine_below(node, volume.affine)), filled(vtkImageData(), volume.array))
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
 def write_volume(
     scene: vtkMRMLScene,
     volume: Volume,

@@ -1,0 +1,156 @@
+"""Drawing scribbles by hand where there is no Segment Editor, with undo and redo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from CrossModalSegLib.errors import LabelError
+from CrossModalSegLib.labels import UNLABELLED, LabelTable
+
+from .layers import add_voxels, remove_voxels
+from .scribbles import read_scribbles
+from .segments import SCRIBBLE_TAG, segments_of_classes
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLSegmentationNode, vtkMRMLVolumeNode
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """What one stroke changed.
+
+    Attributes:
+        flat: (N,) places in the raveled (k, j, i) array.
+        before: (N,) uint8 values there.
+        after: the value since.
+    """
+
+    flat: np.ndarray
+    before: np.ndarray
+    after: int
+
+
+class Drawing:
+    """The strokes on one volume. A voxel belongs to one class at most: drawing takes it from others."""
+
+    def __init__(self, segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable) -> None:
+        """Begin with what is drawn.
+
+        Args:
+            segmentation: scribbles on the reference's grid, as `prepare_scribbles` makes them.
+            reference: the volume that is drawn on.
+            table: the classes.
+
+        Raises:
+            CrossModalSegError: the scribbles cannot be read.
+        """
+        self.segmentation, self.reference, self.table = segmentation, reference, table
+        self._done: list[_Step] = []
+        self._undone: list[_Step] = []
+        self._open: list[_Step] | None = None
+        self.refresh()
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a stroke to take back."""
+        return bool(self._done)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a stroke that was taken back."""
+        return bool(self._undone)
+
+    def refresh(self) -> None:
+        """Take note of strokes that others drew.
+
+        Raises:
+            CrossModalSegError: the scribbles cannot be read.
+        """
+        self._values = read_scribbles(self.segmentation, self.reference, self.table).array.ravel().copy()
+
+    def counts(self) -> np.ndarray:
+        """(256,) how many voxels there are of each value."""
+        return np.bincount(self._values, minlength=UNLABELLED + 1)
+
+    def draw(self, value: int, flat: np.ndarray) -> int:
+        """Draw a part of a stroke.
+
+        Args:
+            value: 0 for background, 1..K for a class, 255 to erase.
+            flat: (N,) places in the raveled (k, j, i) array.
+
+        Returns:
+            How many voxels changed.
+
+        Raises:
+            LabelError: there is no segment for the value.
+            GeometryError: the segmentation has another grid than the reference.
+        """
+        flat = flat[self._values[flat] != value]
+        if flat.size:
+            step = _Step(flat, self._values[flat].copy(), value)
+            self._set(flat, np.full(flat.size, value, dtype=np.uint8))
+            if self._open is None:
+                self._open = []
+            self._open.append(step)
+        return int(flat.size)
+
+    def end_stroke(self) -> bool:
+        """Close the stroke, which is one step of undo; whether it changed anything."""
+        parts, self._open = self._open, None
+        if not parts:
+            return False
+        self._done.append(
+            _Step(
+                np.concatenate([part.flat for part in parts]),
+                np.concatenate([part.before for part in parts]),
+                parts[0].after,
+            )
+        )
+        self._undone.clear()
+        return True
+
+    def undo(self) -> bool:
+        """Take the last stroke back; whether there was one. What others drew since stays."""
+        self.end_stroke()
+        if not self._done:
+            return False
+        step = self._done.pop()
+        is_ours = self._values[step.flat] == step.after
+        self._set(step.flat[is_ours], step.before[is_ours])
+        self._undone.append(step)
+        return True
+
+    def redo(self) -> bool:
+        """Draw again what was taken back last; whether there was something."""
+        if not self._undone:
+            return False
+        step = self._undone.pop()
+        flat = step.flat[self._values[step.flat] == step.before]
+        self._set(flat, np.full(flat.size, step.after, dtype=np.uint8))
+        self._done.append(step)
+        return True
+
+    def _set(self, flat: np.ndarray, values: np.ndarray) -> None:
+        before = self._values[flat]
+        segment_of = {
+            each.value: each.identity
+            for each in reversed(segments_of_classes(self.segmentation, self.table, SCRIBBLE_TAG))
+        }
+        missing = set(np.unique(values).tolist()) - segment_of.keys() - {UNLABELLED}
+        if missing:
+            raise LabelError(
+                f"'{self.segmentation.GetName()}' has no segment for the class {missing.pop()}; prepare the scribbles "
+                "again to add it."
+            )
+        # Erase first: no voxel is ever in two segments.
+        for value in np.unique(before):
+            if value != UNLABELLED:
+                remove_voxels(self.segmentation, segment_of[int(value)], self.reference, flat[before == value])
+        for value in np.unique(values):
+            if value != UNLABELLED:
+                add_voxels(self.segmentation, segment_of[int(value)], self.reference, flat[values == value])
+        self._values[flat] = values
