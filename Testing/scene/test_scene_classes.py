@@ -1,0 +1,61 @@
+"""Classes that are added, renamed and removed while strokes are there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scene_support import TABLE, add_volume, segment_named
+
+from CrossModalSegLib.errors import LabelError
+from CrossModalSegLib.scene.classes import remove_class, rename_class, with_class
+from CrossModalSegLib.scene.drawing import Drawing
+from CrossModalSegLib.scene.scribbles import prepare_scribbles, read_scribbles
+
+
+@pytest.fixture
+def drawing(scene: object) -> Drawing:
+    volume = add_volume(scene, np.zeros((3, 4, 5), dtype=np.int16), np.eye(4))
+    drawing = Drawing(prepare_scribbles(scene, volume, TABLE), volume, TABLE)
+    for value in (0, 1, 2, 3):
+        drawing.draw(value, np.array([value, 20 + value]))
+    return drawing
+
+
+def test_a_new_class_is_the_last_and_has_a_colour_of_its_own() -> None:
+    table = TABLE
+    for number in range(12):
+        table = with_class(table, f"part {number}")
+    assert table.names[-1] == "part 11"
+    assert len({label.color for label in table.labels}) == len(table)
+    assert table.labels[:3] == TABLE.labels
+
+
+@pytest.mark.parametrize("name", ["Liver", "background", "  "])
+def test_unusable_names_are_refused(name: str) -> None:
+    with pytest.raises(LabelError):
+        with_class(TABLE, name)
+
+
+def test_strokes_follow_a_renamed_class(drawing: Drawing) -> None:
+    table = rename_class([drawing.segmentation], TABLE, "left kidney", "Spleen")
+    assert table.names == ("liver", "Spleen", "Tumör links")
+    assert table.labels[1].color == TABLE.labels[1].color
+    assert "Spleen" in table.labels[1].terminology
+    array = read_scribbles(drawing.segmentation, drawing.reference, table).array.ravel()
+    assert np.flatnonzero(array == 2).tolist() == [2, 22]
+    assert segment_named(drawing.segmentation, "Spleen")
+
+
+def test_strokes_of_a_removed_class_are_gone_and_others_stay(drawing: Drawing) -> None:
+    table = remove_class([drawing.segmentation], TABLE, "left kidney")
+    assert table.names == ("liver", "Tumör links")
+    array = read_scribbles(drawing.segmentation, drawing.reference, table).array.ravel()
+    places = {value: np.flatnonzero(array == value).tolist() for value in (0, 1, 2)}
+    assert places == {0: [0, 20], 1: [1, 21], 2: [3, 23]}
+
+
+def test_the_last_class_stays(drawing: Drawing) -> None:
+    table = remove_class([drawing.segmentation], remove_class([drawing.segmentation], TABLE, "liver"), "left kidney")
+    with pytest.raises(LabelError, match="at least one class"):
+        remove_class([drawing.segmentation], table, "Tumör links")
+    assert np.count_nonzero(read_scribbles(drawing.segmentation, drawing.reference, table).array == 1) == 2
