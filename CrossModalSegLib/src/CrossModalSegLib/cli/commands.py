@@ -42,6 +42,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(("model", "info"), "model_info", "Show what a model is, and how it was trained."),
     Command(("model", "export"), "model_export", "Write a model as a MONAI bundle."),
     Command(("model", "import"), "model_import", "Install a model from a folder or a zip archive."),
+    Command(("web",), "web", "Scribble and segment in a browser."),
     Command(("doctor",), "doctor", "Show versions, devices, memory, and what works here."),
 )
 # Started by programs, not by people: in no overview.

@@ -1,0 +1,80 @@
+// Files to the page, keys, and the end of the session; all else is the page's own.
+(function () {
+  const state = () => window.trame && window.trame.state;
+  const tell = (values) => state() && state().update(values);
+
+  function send(files, purpose) {
+    if (!files.length) return;
+    const form = new FormData();
+    for (const file of files) form.append("file", file, file.name);
+    const request = new XMLHttpRequest();
+    request.open("POST", `files/${purpose}`);
+    request.upload.onprogress = (event) => {
+      const percent = event.lengthComputable ? ` ${Math.round((100 * event.loaded) / event.total)} %` : "";
+      tell({ loading: event.loaded < event.total ? `Sending${percent}` : "Reading" });
+    };
+    request.onload = () => {
+      // The server says the rest through the page's state, but for requests that it never took.
+      if (request.status >= 400) tell({ loading: "", error: request.responseText });
+    };
+    request.onerror = () => tell({ loading: "", error: "The files could not be sent. Is the program still running?" });
+    request.send(form);
+  }
+
+  document.addEventListener("click", (event) => {
+    const opener = event.target.closest("[data-open]");
+    if (opener && !opener.disabled) document.getElementById(opener.dataset.open).click();
+    const ender = event.target.closest("[data-end]");
+    if (ender) fetch("end", { method: "POST" }).then(() => location.reload());
+  });
+  document.addEventListener("change", (event) => {
+    const input = event.target;
+    if (!input.matches || !input.matches("input[type=file][data-purpose]")) return;
+    send([...input.files], input.dataset.purpose);
+    input.value = "";
+  });
+
+  const hasFiles = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
+  document.addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
+  function entries(entry) {
+    if (entry.isFile) return new Promise((done, fail) => entry.file((file) => done([file]), fail));
+    const reader = entry.createReader();
+    const all = [];
+    // A reader gives a hundred at a time.
+    const more = () =>
+      new Promise((done, fail) => reader.readEntries(done, fail)).then((found) => {
+        if (!found.length) return Promise.all(all.map(entries)).then((lists) => lists.flat());
+        all.push(...found);
+        return more();
+      });
+    return more();
+  }
+  document.addEventListener("drop", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    const found = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+    Promise.all(found.map(entries)).then((lists) => send(lists.flat(), "image"));
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (!(event.ctrlKey || event.metaKey) || event.target.matches("input:not([type=range])")) return;
+    const key = event.key.toLowerCase();
+    const flag = key === "y" || (key === "z" && event.shiftKey) ? "can_redo" : key === "z" ? "can_undo" : "";
+    const button = flag && document.querySelector(`[data-key="${flag}"]`);
+    if (button && !button.disabled) {
+      event.preventDefault();
+      button.click();
+    }
+  });
+  document.addEventListener("contextmenu", (event) => {
+    if (event.target.closest(".view")) event.preventDefault();
+  });
+})();

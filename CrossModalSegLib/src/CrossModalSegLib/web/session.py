@@ -1,0 +1,691 @@
+"""What a page does with its scene: images, classes, strokes, runs and results. Knows nothing of browsers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.io.image_io import fits_nifti
+from CrossModalSegLib.io.segmentation_io import read_segmentation, write_segmentation
+from CrossModalSegLib.labels import UNLABELLED, Label, LabelTable
+from CrossModalSegLib.scene.alignment import alignment
+from CrossModalSegLib.scene.brush import brushed
+from CrossModalSegLib.scene.classes import remove_class, rename_class, with_class
+from CrossModalSegLib.scene.drawing import Drawing
+from CrossModalSegLib.scene.geometry import ijk_to_ras, to_lps
+from CrossModalSegLib.scene.hierarchy import remove_with_item
+from CrossModalSegLib.scene.results import Segmented
+from CrossModalSegLib.scene.scribbles import prepare_scribbles, read_scribbles
+from CrossModalSegLib.scene.segmentations import has_3d, make_surfaces, read_mask
+from CrossModalSegLib.scene.segmentations import write_segmentation as write_node
+from CrossModalSegLib.scene.segments import BACKGROUND, BACKGROUND_STYLE
+from CrossModalSegLib.scene.task import Task
+from CrossModalSegLib.scene.volumes import add_volume, read_grid
+from CrossModalSegLib.scene.workflow import Workflow
+from CrossModalSegLib.volume import Volume, place_on_grid, same_geometry
+from CrossModalSegLib.worker.client import WorkerClient
+from CrossModalSegLib.worker.messages import Error, Model, ModelInfoRequest, ModelsRequest
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLTableNode
+
+Mode = Literal["fit", "refer"]
+ROLES: dict[Mode, dict[str, str]] = {
+    "fit": {"ct": "CT", "mr": "MR", "image": "Other", "none": "Not used"},
+    "refer": {"reference": "Reference", "target": "Target", "none": "Not used"},
+}
+_CT_AIR = -300  # Hounsfield units; MR has no values below 0
+_CURVE_POINTS = 400
+MASK_NAME = "Reference mask"
+
+
+@dataclass(eq=False)
+class Image:
+    """An image of the page.
+
+    Attributes:
+        node: in the scene.
+        name: as people read it.
+        roles: what it is used as, by mode.
+        low, high: its values, without outliers.
+    """
+
+    node: vtkMRMLScalarVolumeNode
+    name: str
+    roles: dict[Mode, str]
+    low: float
+    high: float
+
+    @property
+    def identity(self) -> str:
+        """Of the node."""
+        return self.node.GetID()
+
+    @property
+    def is_ct(self) -> bool:
+        """Whether its values are Hounsfield units."""
+        return self.low <= _CT_AIR
+
+
+@dataclass(eq=False)
+class Run:
+    """Work that goes on, or the last that did.
+
+    Attributes:
+        title: what is done.
+        task: in the worker.
+        can_finish: whether it can be stopped with its best answer.
+        curve: (seconds, loss) so far.
+        notes: what the worker wants the person to know.
+    """
+
+    title: str
+    task: Task
+    can_finish: bool
+    began: float = field(default_factory=time.monotonic)
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def follow(self, values: Mapping[str, float]) -> None:
+        """Add a point to the curve."""
+        loss = values.get("loss", next(iter(values.values()), None))
+        if loss is not None:
+            self.curve.append((time.monotonic() - self.began, loss))
+            if len(self.curve) > 2 * _CURVE_POINTS:
+                self.curve = self.curve[::2]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of results.
+
+    Attributes:
+        image: name of the image.
+        structure: name of the class.
+        color: RGB, 0..255.
+        values: by column title.
+    """
+
+    image: str
+    structure: str
+    color: tuple[int, int, int]
+    values: dict[str, float]
+
+
+class Session:
+    """One person's work.
+
+    Attributes:
+        mode: "fit" for one case, "refer" for a reference and targets.
+        images: in the order of loading.
+        table: the classes.
+        drawing: strokes on the image that is drawn on; None where there is none.
+        run: the present or last one.
+        rows: of the table of results.
+        results: segmentation by the id of its image.
+        models: that are installed, or were named at the start.
+    """
+
+    def __init__(
+        self,
+        scene: vtkMRMLScene,
+        client: WorkerClient,
+        *,
+        labels: tuple[str, ...] = (),
+        model: str | None = None,
+        device: str = "auto",
+        on_change: Callable[[], None] = lambda: None,
+        on_error: Callable[[str], None] = lambda _: None,
+        on_result: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            scene: an empty one.
+            client: the way to the worker; somebody has to call its `poll`.
+            labels: names of the classes; one to be renamed where empty.
+            model: folder or name that is offered first.
+            device: to compute on.
+            on_change: called when something is to be shown anew.
+            on_error: called with a sentence.
+            on_result: called when segmentations came, changed or went.
+        """
+        self.scene, self.client, self.device = scene, client, device
+        self.workflow = Workflow(scene, client)
+        self.mode: Mode = "fit"
+        self.images: list[Image] = []
+        self.table = LabelTable.from_names(labels or ("Structure 1",))
+        self._has_own_labels = bool(labels)
+        self.drawing: Drawing | None = None
+        self._drawings: dict[str, Drawing] = {}
+        self.run: Run | None = None
+        self.rows: list[Row] = []
+        self.results: dict[str, vtkMRMLSegmentationNode] = {}
+        self.result_table = self.table
+        self.masks: dict[str, vtkMRMLSegmentationNode] = {}
+        self.models: list[Model] = []
+        self.model_problem: str | None = None
+        self._start_model = model
+        self._on_change, self._on_error, self._on_result = on_change, on_error, on_result
+
+    # --- images ---
+
+    def add_image(self, volume: Volume, name: str, role: str | None = None) -> Image:
+        """Take an image in; what it is used as follows from its values where it is not said.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        node = add_volume(self.scene, volume, name)
+        sample = volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]
+        low, high = (float(each) for each in np.percentile(sample, (0.5, 99.5)))
+        image = Image(node, name, {}, low, high if high > low else low + 1.0)
+        taken = {each.roles["fit"] for each in self.images}
+        guess = "ct" if image.is_ct else "mr"
+        image.roles["fit"] = role if role in ROLES["fit"] else ("none" if guess in taken else guess)
+        has_reference = any(each.roles["refer"] == "reference" for each in self.images)
+        image.roles["refer"] = role if role in ROLES["refer"] else ("target" if has_reference else "reference")
+        if role in ("reference", "target"):
+            self.mode = "refer"
+        self.images.append(image)
+        self._follow_images()
+        return image
+
+    def remove_image(self, identity: str) -> None:
+        """Take an image out, with its strokes and results."""
+        self._require_idle()
+        image = self.image(identity)
+        self.images.remove(image)
+        drawing = self._drawings.pop(identity, None)
+        nodes = [self.results.pop(identity, None), self.masks.pop(identity, None), drawing and drawing.segmentation]
+        for node in nodes:
+            if node is not None:
+                remove_with_item(self.scene, node)
+        self.rows = [row for row in self.rows if row.image != image.name]
+        remove_with_item(self.scene, image.node)
+        self._follow_images()
+        self._on_result()
+
+    def image(self, identity: str) -> Image:
+        """By its id.
+
+        Raises:
+            InputError: there is none.
+        """
+        for image in self.images:
+            if image.identity == identity:
+                return image
+        raise InputError("This image is not there any more.")
+
+    def set_role(self, identity: str, role: str) -> None:
+        """Say what an image is used as; another one that was the same is not used any more, but for targets."""
+        self._require_idle()
+        if role not in ROLES[self.mode]:
+            raise InputError(f"An image can be used as {', '.join(ROLES[self.mode].values())}; got '{role}'.")
+        image = self.image(identity)
+        for other in self.images:
+            if other is not image and other.roles[self.mode] == role and role not in ("target", "none"):
+                other.roles[self.mode] = "target" if role == "reference" else "none"
+        image.roles[self.mode] = role
+        self._follow_images()
+
+    def set_mode(self, mode: Mode) -> None:
+        """Work on one case, or from a reference."""
+        self._require_idle()
+        if mode not in ROLES:
+            raise InputError(f"There is no '{mode}'; it is fit or refer.")
+        self.mode = mode
+        self._follow_images()
+
+    @property
+    def used(self) -> list[Image]:
+        """Images of the present mode, that which is drawn on first."""
+        order = [role for role in ROLES[self.mode] if role != "none"]
+        chosen = [image for image in self.images if image.roles[self.mode] in order]
+        return sorted(chosen, key=lambda image: order.index(image.roles[self.mode]))
+
+    @property
+    def primary(self) -> Image | None:
+        """What is drawn on."""
+        used = self.used
+        return used[0] if used else None
+
+    def alignment(self) -> str | None:
+        """How the first two used images lie to each other, for people; None where there are not two."""
+        used = self.used
+        if len(used) < 2:
+            return None
+        found = alignment(used[0].node, used[1].node)
+        return {
+            "same grid": "on the same grid",
+            "same patient space": f"overlapping by {100 * found.overlap:.0f} %",
+            "apart": f"apart (overlap {100 * found.overlap:.0f} %)",
+        }[found.state]
+
+    def _follow_images(self) -> None:
+        """Draw on the present primary image."""
+        primary = self.primary
+        for drawing in self._drawings.values():
+            drawing.segmentation.SetDisplayVisibility(False)
+        if primary is None:
+            self.drawing = None
+        else:
+            self.drawing = self._drawing_on(primary)
+            self.drawing.segmentation.SetDisplayVisibility(True)
+        self._on_change()
+
+    def _drawing_on(self, image: Image) -> Drawing:
+        drawing = self._drawings.get(image.identity)
+        if drawing is None or drawing.table is not self.table:
+            node = prepare_scribbles(self.scene, image.node, self.table, f"{image.name} scribbles")
+            drawing = self._drawings[image.identity] = Drawing(node, image.node, self.table)
+        return drawing
+
+    # --- classes ---
+
+    def add_class(self, name: str) -> None:
+        """One more class."""
+        self._require_idle()
+        self._set_table(with_class(self.table, name))
+
+    def rename_class(self, old: str, new: str) -> None:
+        """Another name."""
+        self._require_idle()
+        if old != new:
+            self._set_table(rename_class(self._scribbles, self.table, old, new))
+
+    def remove_class(self, name: str) -> None:
+        """One class less, with its strokes."""
+        self._require_idle()
+        self._set_table(remove_class(self._scribbles, self.table, name))
+
+    @property
+    def _scribbles(self) -> list[vtkMRMLSegmentationNode]:
+        return [drawing.segmentation for drawing in self._drawings.values()]
+
+    def _set_table(self, table: LabelTable, own: bool = True) -> None:
+        self.table, self._has_own_labels = table, own
+        self._follow_images()
+
+    # --- strokes ---
+
+    def stroke(self, value: int, start: np.ndarray, end: np.ndarray, normal: np.ndarray, radius_mm: float) -> int:
+        """Draw a piece of a stroke in a slice; all points RAS mm.
+
+        Args:
+            value: 0 for background, 1..K, 255 to erase.
+            start, end, normal, radius_mm: as in `scene.brush.brushed`.
+
+        Returns:
+            How many voxels changed.
+        """
+        if self.drawing is None:
+            return 0
+        if not 0 <= value <= len(self.table) and value != UNLABELLED:
+            raise InputError(f"There is no class {value}.")
+        return self.drawing.draw(value, brushed(self.drawing.reference, start, end, normal, radius_mm))
+
+    def end_stroke(self) -> None:
+        """Close the stroke."""
+        if self.drawing is not None and self.drawing.end_stroke():
+            self._on_change()
+
+    def undo_stroke(self) -> None:
+        """Take the last stroke back."""
+        if self.drawing is not None:
+            self.drawing.undo()
+            self._on_change()
+
+    def redo_stroke(self) -> None:
+        """Draw it again."""
+        if self.drawing is not None:
+            self.drawing.redo()
+            self._on_change()
+
+    def clear_strokes(self) -> None:
+        """Erase all; one step of undo."""
+        if self.drawing is not None:
+            self.drawing.draw(UNLABELLED, np.arange(read_grid(self.drawing.reference).array.size))
+            self.drawing.end_stroke()
+            self._on_change()
+
+    def counts(self) -> dict[str, int]:
+        """Voxels drawn, by class, and "Background"."""
+        counts = self.drawing.counts() if self.drawing is not None else np.zeros(UNLABELLED + 1, dtype=int)
+        return {label.name: int(counts[label.value]) for label in self.table.labels} | {BACKGROUND: int(counts[0])}
+
+    def missing(self) -> list[str]:
+        """What has to be drawn before a run."""
+        counts = self.counts()
+        if self.mode == "refer":
+            del counts[BACKGROUND]
+        return [name for name, count in counts.items() if not count]
+
+    # --- runs ---
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether work goes on."""
+        return self.run is not None and not self.run.task.has_ended
+
+    def auto_background(self) -> None:
+        """Propose background strokes."""
+        primary = self._ready_primary()
+        task = self.workflow.auto_background(primary.node, self.drawing.segmentation, self.table)
+        self._start("Proposing background", task, lambda _: self._drawing_changed())
+
+    def register(self) -> None:
+        """Move the second image onto the first."""
+        self._ready_primary()
+        first, second = self.used[:2]
+        task = self.workflow.register(first.node, second.node)
+        self._start(f"Aligning {second.name}", task, lambda _: self._on_result())
+
+    def fit(self, seconds: float) -> None:
+        """Segment the case from its strokes."""
+        self._ready_primary()
+        images = {image.roles["fit"]: image.node for image in self.used}
+        if "image" in images and len(images) > 1:
+            raise InputError("Fit takes CT and MR, or a single image. Set the others to 'Not used'.")
+        task = self.workflow.fit(
+            images,
+            self.drawing.segmentation,
+            self.table,
+            seconds=seconds,
+            preview_every=max(5.0, seconds / 12),
+            show_3d=True,
+            device=self.device,
+        )
+        self._start("Fitting", task, self._segmented, can_finish=True)
+
+    def segment(self, model: str) -> None:
+        """Segment the case by a trained model."""
+        self._ready_primary()
+        images = {image.roles["fit"]: image.node for image in self.used}
+        task = self.workflow.segment(images, model, show_3d=True, device=self.device)
+        self._start("Segmenting", task, self._segmented)
+
+    def refer(self, model: str) -> None:
+        """Segment reference and targets from the strokes."""
+        self._ready_primary()
+        reference, *targets = self.used
+        task = self.workflow.refer(
+            reference.node,
+            [target.node for target in targets],
+            self.drawing.segmentation,
+            self.table,
+            model=model,
+            show_3d=True,
+            device=self.device,
+        )
+        self._start("Referring", task, self._segmented)
+
+    def cancel(self) -> None:
+        """Stop and drop the present run."""
+        if self.is_busy:
+            self.run.task.cancel()
+
+    def finish(self) -> None:
+        """Stop the present fit with its best answer."""
+        if self.is_busy:
+            self.run.task.finish()
+
+    def pause_or_resume(self) -> None:
+        """Let the present run stand still, or go on."""
+        if self.is_busy:
+            (self.run.task.resume if self.run.task.state == "paused" else self.run.task.pause)()
+
+    def _ready_primary(self) -> Image:
+        self._require_idle()
+        if self.primary is None:
+            raise InputError("Load an image first, and say what it is used as.")
+        self.drawing.end_stroke()
+        return self.primary
+
+    def _require_idle(self) -> None:
+        if self.is_busy:
+            raise InputError(f"{self.run.title} is still going on. Wait for it, or cancel it first.")
+
+    def _start(self, title: str, task: Task, done: Callable[[Any], None], can_finish: bool = False) -> None:
+        run = self.run = Run(title, task, can_finish)
+
+        def progress(_done: int, _total: int, _message: str, values: Mapping[str, float]) -> None:
+            run.follow(values)
+            self._on_change()
+
+        def preview(node: vtkMRMLSegmentationNode) -> None:
+            self.results[self.primary.identity] = node
+            self.result_table = self.table
+            self._on_result()
+
+        def finished(result: Any) -> None:
+            done(result)
+            self._on_change()
+
+        def failed(sentence: str) -> None:
+            self._forget_gone()
+            if task.state != "cancelled":
+                self._on_error(sentence)
+            self._on_change()
+
+        def note(sentence: str) -> None:
+            run.notes.append(sentence)
+            self._on_change()
+
+        task.on_progress, task.on_preview, task.on_done, task.on_error, task.on_log = (
+            progress,
+            preview,
+            finished,
+            failed,
+            note,
+        )
+        self._on_change()
+
+    def _drawing_changed(self) -> None:
+        self.drawing.refresh()
+
+    # --- results ---
+
+    def _segmented(self, result: Segmented) -> None:
+        self.results |= result.segmentations
+        self.result_table = getattr(result.answer, "table", self.table)
+        milliliters = result.answer.milliliters
+        names = [self.image(identity).name for identity in result.segmentations]
+        is_several = bool(milliliters) and isinstance(next(iter(milliliters.values())), dict)
+        by_image = dict(zip(names, milliliters.values(), strict=True)) if is_several else {names[0]: milliliters}
+        self.rows = [
+            Row(image, label.name, label.color, {"ml": found[label.name]})
+            for image, found in by_image.items()
+            for label in self.result_table.labels
+            if label.name in found
+        ]
+        self._on_result()
+        self.evaluate()
+
+    @property
+    def result(self) -> vtkMRMLSegmentationNode | None:
+        """Of the primary image."""
+        return self.results.get(self.primary.identity) if self.primary is not None else None
+
+    def undo_result(self) -> None:
+        """Take the last result back."""
+        self._require_idle()
+        if self.workflow.undo():
+            self.rows = []
+            self._forget_gone()
+            if self.drawing is not None:
+                self.drawing.refresh()
+            self._on_result()
+            self._on_change()
+
+    def set_3d(self, is_shown: bool) -> None:
+        """Show surfaces of the results, or not."""
+        for node in self.results.values():
+            if is_shown:
+                make_surfaces(node, True, has_3d(node))
+            node.GetDisplayNode().SetVisibility3D(is_shown)
+
+    def _forget_gone(self) -> None:
+        """A cancelled first run, or undo, took segmentations away."""
+        self.results = {key: node for key, node in self.results.items() if self.scene.IsNodePresent(node)}
+        self._on_result()
+
+    # --- truth ---
+
+    def add_mask(self, path: Path, name: str) -> None:
+        """Take a true mask in, to measure against; on the image whose grid it has.
+
+        Raises:
+            InputError: it fits no image or not the classes.
+        """
+        self._require_idle()
+        volume, table = read_segmentation(path)
+        if table is None:
+            table = self._table_for(int(volume.array.max()), name)
+        image, placed = self._image_under(volume, name)
+        node = write_node(self.scene, placed, table, image.node, f"{MASK_NAME} of {image.name}")
+        node.SetDisplayVisibility(False)
+        former = self.masks.get(image.identity)
+        self.masks[image.identity] = node
+        if former is not None and former is not node:
+            remove_with_item(self.scene, former)
+        if not self._has_own_labels and not any(self.counts().values()):
+            self._rename_all(table)
+        self.evaluate()
+        self._on_change()
+
+    def _table_for(self, classes: int, name: str) -> LabelTable:
+        if classes <= len(self.table):
+            return self.table
+        if self._has_own_labels or any(self.counts().values()):
+            raise InputError(
+                f"'{name}' holds {classes} classes, but there are {len(self.table)}. Add the others first."
+            )
+        return LabelTable.from_names([f"Structure {number}" for number in range(1, classes + 1)])
+
+    def _rename_all(self, table: LabelTable) -> None:
+        """Take another table, where nothing is drawn."""
+        for drawing in self._drawings.values():
+            remove_with_item(self.scene, drawing.segmentation)
+        self._drawings.clear()
+        self._set_table(table)
+
+    def set_classes(self, table: LabelTable) -> None:
+        """Take another table; strokes are gone."""
+        self._require_idle()
+        self._rename_all(table)
+
+    def _image_under(self, volume: Volume, name: str) -> tuple[Image, Volume]:
+        for image in self.used or self.images:
+            grid = read_grid(image.node)
+            placed = volume if same_geometry(volume, grid) else place_on_grid(volume, grid)
+            if placed is not None:
+                return image, grid.with_array(placed.array)
+        raise InputError(f"'{name}' has the grid of none of the images. Load the image that it belongs to first.")
+
+    def evaluate(self) -> None:
+        """Measure a result against its mask, where there are both."""
+        for identity, mask in self.masks.items():
+            if identity in self.results and self.scene.IsNodePresent(mask):
+                image = self.image(identity)
+                task = self.workflow.evaluate(self.results[identity], mask, image.node, self.result_table)
+                self._start_measuring(task, image.name)
+
+    def _start_measuring(self, task: Task, name: str) -> None:
+        def done(table: vtkMRMLTableNode) -> None:
+            found = _table_rows(table)
+            self.rows = [
+                Row(row.image, row.structure, row.color, {**row.values, **found.get(row.structure, {})})
+                if row.image == name
+                else row
+                for row in self.rows
+            ]
+            self._on_change()
+
+        task.on_done, task.on_error = done, self._on_error
+
+    # --- models ---
+
+    def look_for_models(self) -> None:
+        """Ask the worker which there are."""
+
+        def add(models: list[Model]) -> None:
+            self.models += [each for each in models if each.problem is None and each.task is not None]
+            self._on_change()
+
+        def fail(error: Error) -> None:
+            self.model_problem = error.message
+            self._on_change()
+
+        if self._start_model is not None:
+            self.client.submit(
+                ModelInfoRequest(self._start_model),
+                on_done=lambda result: add([_by_folder(result.model)]),
+                on_error=lambda error: (fail(error), self._on_error(error.message)),
+            )
+        self.client.submit(ModelsRequest(), on_done=lambda result: add(list(result.models)), on_error=fail)
+
+    def models_for(self, task: str) -> list[Model]:
+        """Those for "segment" or "refer"."""
+        return [model for model in self.models if model.task == task]
+
+    # --- files ---
+
+    def write_result(self, identity: str, path: Path) -> None:
+        """Write the segmentation of an image on the image's own grid, as it was in its file.
+
+        Raises:
+            InputError: there is none.
+        """
+        if identity not in self.results:
+            raise InputError("There is no segmentation of this image.")
+        image = self.image(identity)
+        labels = read_mask(self.results[identity], image.node, self.result_table)
+        write_segmentation(_own(labels, image), self.result_table, path)
+
+    def write_scribbles(self, path: Path) -> None:
+        """Write the strokes as a .seg.nrrd that `fit`, `refer` and Slicer take again.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.drawing is None or not any(self.counts().values()):
+            raise InputError("Nothing is drawn yet.")
+        strokes = read_scribbles(self.drawing.segmentation, self.drawing.reference, self.table)
+        background = Label(len(self.table) + 1, BACKGROUND, BACKGROUND_STYLE.color, BACKGROUND_STYLE.terminology)
+        array = np.select([strokes.array == 0, strokes.array == UNLABELLED], [background.value, 0], strokes.array)
+        painted = strokes.with_array(array.astype(np.uint8))
+        write_segmentation(_own(painted, self.primary), LabelTable((*self.table.labels, background)), path)
+
+    def can_be_nifti(self, identity: str) -> bool:
+        """Whether NIfTI can hold the grid of an image."""
+        node = self.image(identity).node
+        return fits_nifti(Volume(read_grid(node).array, to_lps(ijk_to_ras(node))))
+
+
+def _own(labels: Volume, image: Image) -> Volume:
+    """A label map in the world, where the image lies without the transforms above it: as in its file."""
+    return Volume(labels.array, to_lps(ijk_to_ras(image.node)))
+
+
+def _by_folder(model: Model) -> Model:
+    """A model that was named by its folder is asked for by it, too."""
+    return replace(model, name=str(model.folder))
+
+
+def _table_rows(node: vtkMRMLTableNode) -> dict[str, dict[str, float]]:
+    """Numbers of a table of measurements by structure and column title."""
+    table = node.GetTable()
+    columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
+    texts = {column.GetName(): column for column in columns if not column.IsNumeric()}
+    numbers = [column for column in columns if column.IsNumeric() and not column.GetName().startswith("Volume")]
+    return {
+        texts["Structure"].GetValue(row): {column.GetName(): column.GetValue(row) for column in numbers}
+        for row in range(table.GetNumberOfRows())
+    }

@@ -1,0 +1,174 @@
+"""Files that come from a browser: kept apart from everything else, and gone as soon as they are read."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import shutil
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import SimpleITK as sitk
+
+from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.io.image_io import READABLE
+
+if TYPE_CHECKING:
+    from aiohttp import BodyPartReader, MultipartReader
+
+_LONGEST_NAME = 80
+_LONGEST_HEADER = 2**16
+_MAX_VOXELS = 1024**3
+_MAX_FILES = 5000
+_DETACHED = (".nhdr", ".mhd")
+_DICOM_FOLDER = "DICOM series"
+
+
+def safe_name(name: str) -> str:
+    """A file name without folders, control characters and all that a file system or a page could take amiss."""
+    name = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
+    name = re.sub(r"[^\w.\- ()]", "_", name).strip(". ") or "file"
+    stem, suffix = split_suffix(name)
+    return f"{stem[: _LONGEST_NAME - len(suffix)]}{suffix}"
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """Stem and suffix; .seg.nrrd and .nii.gz are one."""
+    for suffix in (".seg.nrrd", *sorted(READABLE, key=len, reverse=True)):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)], name[-len(suffix) :]
+    return name, ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What came in one request.
+
+    Attributes:
+        folder: that holds it, and nothing else.
+        paths: image files, and a folder of all DICOM files where there are any.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+
+    def discard(self) -> None:
+        """Delete it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def without_paths(self, sentence: str) -> str:
+        """A sentence in which files go by their names only."""
+        return sentence.replace(f"{self.folder}/", "").replace(str(self.folder), "the files")
+
+
+class Uploads:
+    """Takes files into a private folder, up to a size in all."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """Nothing is there yet.
+
+        Args:
+            folder: an existing private one.
+            max_bytes: for all files of this page together.
+        """
+        self._folder, self._left, self._max = folder, max_bytes, max_bytes
+
+    async def receive(self, parts: MultipartReader) -> Batch:
+        """Write the files of a request.
+
+        Raises:
+            InputError: they are too large or too many, of a kind that refers to other files, or there is none.
+        """
+        folder = self._folder / f"upload-{secrets.token_hex(8)}"
+        folder.mkdir(mode=0o700)
+        try:
+            count = 0
+            while (part := await parts.next()) is not None:
+                if part.filename:
+                    count += 1
+                    if count > _MAX_FILES:
+                        raise InputError(f"At most {_MAX_FILES} files can be sent at a time.")
+                    await self._write(part, _free(folder, safe_name(part.filename)))
+            return Batch(folder, _sorted_out(folder))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    async def _write(self, part: BodyPartReader, path: Path) -> None:
+        with path.open("xb") as file:
+            while chunk := await part.read_chunk(2**18):
+                self._left -= len(chunk)
+                if self._left < 0:
+                    raise InputError(
+                        f"The files are larger than the {self._max / 2**20:.0f} MB that this page takes. Crop them, or "
+                        "start the program with a larger --max-upload-mb."
+                    )
+                file.write(chunk)
+
+
+def require_harmless(path: Path) -> None:
+    """Check that a file holds its own voxels, rather than naming another file, and not far too many of them.
+
+    Raises:
+        InputError: it does not.
+    """
+    if path.is_dir():
+        return
+    if path.name.lower().endswith(_DETACHED) or _names_another_file(path):
+        raise InputError(
+            f"'{path.name}' keeps its voxels in another file, which a page cannot take. Save it as one file, such as "
+            ".nrrd, .mha or .nii.gz."
+        )
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return  # whoever reads the voxels says what is wrong
+    if math.prod(reader.GetSize()) > _MAX_VOXELS:
+        raise InputError(f"'{path.name}' has more than {_MAX_VOXELS:,} voxels. Crop it or reduce its resolution.")
+
+
+def _names_another_file(path: Path) -> bool:
+    name = path.name.lower()
+    if not name.endswith((".nrrd", ".mha")):
+        return False
+    with path.open("rb") as file:
+        for line in file.read(_LONGEST_HEADER).split(b"\n"):
+            if name.endswith(".nrrd"):
+                if not line.strip():
+                    return False
+                if re.match(rb"data ?file\s*:", line, re.IGNORECASE):
+                    return True
+            elif line.lower().startswith(b"elementdatafile"):
+                return line.split(b"=")[-1].strip().upper() != b"LOCAL"
+    # A header without an end.
+    return True
+
+
+def _free(folder: Path, name: str) -> Path:
+    stem, suffix = split_suffix(name)
+    path, number = folder / name, 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem} ({number}){suffix}"
+    return path
+
+
+def _sorted_out(folder: Path) -> tuple[Path, ...]:
+    """Image files as they are, and all others as the slices of a DICOM series in a folder."""
+    files = sorted(folder.iterdir())
+    images = [path for path in files if path.name.lower().endswith(READABLE)]
+    slices = [path for path in files if path not in images]
+    if not files:
+        raise InputError("No file came. Choose image files, or a folder with a DICOM series.")
+    if slices:
+        series = folder / _DICOM_FOLDER
+        series.mkdir()
+        for path in slices:
+            path.rename(series / path.name)
+        return (*images, series)
+    return tuple(images)
