@@ -144,7 +144,7 @@ class Front:
                     "This page needs its token", "Open the whole address that the program wrote.", 403
                 )
             # On to an address without the token, which would stay in the browser's history.
-            response = web.HTTPFound("/")
+            response = _to_entry()
             self._set_cookie(response, "token", self._options.token)
             return response
         return await handler(request)
@@ -215,7 +215,7 @@ class Front:
         key = secrets.token_urlsafe(32)
         self._pages[key] = page
         page.touch()
-        response = _starting_page() if page.state == "starting" else web.HTTPFound("/")
+        response = _starting_page() if page.state == "starting" else _to_entry()
         self._set_cookie(response, "page", key)
         return response
 
@@ -287,6 +287,10 @@ def _is_socket(request: web.Request) -> bool:
 def _never_changes(path: str) -> bool:
     """Whether a path holds the version of what it gives."""
     return path.startswith(("/__trame", "/assets/", "/trame_slicer_")) or path == "/vue.global.js"
+
+
+def _to_entry() -> web.Response:
+    return web.Response(status=302, headers={"Location": "/", **_HEADERS})
 
 
 def _text(sentence: str, status: int = 200) -> web.Response:

@@ -554,7 +554,11 @@ class Page:
         try:
             path, name = written(self.session, request.match_info["name"], self.options.folder)
         except CrossModalSegError as error:
+            self.complain(str(error))
             return web.Response(text=str(error), status=409)
+        except Exception as error:  # noqa: BLE001 - the page goes on, and says so
+            self.complain(_defect(error))
+            return web.Response(text=_defect(error), status=500)
         try:
             body = await asyncio.to_thread(path.read_bytes)
         finally:

@@ -659,8 +659,9 @@ class Session:
             raise InputError("Nothing is drawn yet.")
         strokes = read_scribbles(self.drawing.segmentation, self.drawing.reference, self.table)
         background = Label(len(self.table) + 1, BACKGROUND, BACKGROUND_STYLE.color, BACKGROUND_STYLE.terminology)
-        array = np.select([strokes.array == 0, strokes.array == UNLABELLED], [background.value, 0], strokes.array)
-        painted = strokes.with_array(array.astype(np.uint8))
+        array = np.where(strokes.array == UNLABELLED, np.uint8(0), strokes.array)
+        array[strokes.array == 0] = background.value
+        painted = strokes.with_array(array)
         write_segmentation(_own(painted, self.primary), LabelTable((*self.table.labels, background)), path)
 
     def can_be_nifti(self, identity: str) -> bool:

@@ -152,7 +152,10 @@ class Viewer:
         with self._linking():
             for name, view in self._views.items():
                 if name != but and (self.is_linked or (name in SECOND) == (but in SECOND)):
-                    view.get_view_node().JumpSliceByOffsetting(*(float(each) for each in ras))
+                    node = view.get_view_node()
+                    node.JumpSliceByOffsetting(*(float(each) for each in ras))
+                    # Voxels as they are, not a mixture of two layers.
+                    self._app.app_logic.GetSliceLogic(node).SnapSliceOffsetToIJK()
         for name in self._views:
             self._on_moved(name)
 

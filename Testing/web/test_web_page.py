@@ -1,0 +1,217 @@
+"""The whole way in a browser, by mouse: draw, fit, look, download; and what goes wrong on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("aiohttp", reason="aiohttp is not installed (the extra [web])")
+pytest.importorskip("slicer", reason="slicer-core is not installed; its wheels are for 64-bit Linux on PCs")
+pytest.importorskip("trame_slicer", reason="trame-slicer is not installed (the extra [web])")
+
+from web_support import Server, Tab
+
+from CrossModalSegLib.cohort import LoadedCase
+from CrossModalSegLib.io import read_scribble_segments, read_segmentation, read_volume
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.volume import same_geometry
+
+SIZE = {"width": 1280, "height": 800}
+TABLE = LabelTable.from_names(["GTV"])
+
+
+@pytest.fixture(scope="module")
+def tab(browser: object, server: Server) -> Iterator[Tab]:
+    """One browser for the tests of this file, which go on from each other's page in their order."""
+    context = browser.new_context(viewport=SIZE, accept_downloads=True)
+    tab = Tab(context, server.url)
+    tab.wait_for_images()
+    yield tab
+    context.close()
+
+
+def draw_both(tab: Tab) -> None:
+    """Strokes of the tumour and of background, on two slices."""
+    tab.choose("GTV")
+    tab.drag("Axial1", (0.49, 0.46), (0.54, 0.46))
+    tab.choose("Background")
+    tab.drag("Axial1", (0.3, 0.72), (0.5, 0.85), (0.7, 0.72))
+    tab.drag("Sagittal1", (0.7, 0.35), (0.75, 0.6))
+    tab.wait(lambda: all(tab.counts()))
+    tab.settled_counts()
+
+
+def fit(tab: Tab, seconds: int) -> None:
+    tab.page.select_option("#cms-seconds", str(seconds))
+    tab.page.click("#cms-start")
+    tab.wait(lambda: tab.is_running)
+
+
+def test_the_page_opens_with_its_images(tab: Tab) -> None:
+    assert tab.page.locator(".image-name").all_inner_texts() == ["ct", "mr"]
+    assert "CT and MR are on the same grid" in tab.text(".panel")
+    assert tab.page.title() == "CrossModalSeg"
+    assert tab.page.locator("#cms-start").is_disabled()
+
+
+def test_strokes_are_drawn_with_the_mouse(tab: Tab) -> None:
+    assert tab.redness("Axial1") == 0
+    tab.choose("GTV")
+    tab.drag("Axial1", (0.49, 0.46), (0.54, 0.46))
+    tab.wait(lambda: tab.redness("Axial1") > 30)
+    first = tab.settled_counts()[0]
+    tab.drag("Axial1", (0.49, 0.52), (0.54, 0.52))
+    tab.wait(lambda: tab.counts()[0] > first)
+    second = tab.settled_counts()[0]
+    tab.page.keyboard.press("Control+z")
+    tab.wait(lambda: tab.counts()[0] == first)
+    tab.page.click('[data-key="can_redo"]')
+    tab.wait(lambda: tab.counts()[0] == second)
+
+
+def test_strokes_are_erased_with_the_mouse(tab: Tab) -> None:
+    before = tab.settled_counts()[0]
+    tab.tool("erase")
+    tab.drag("Axial1", (0.47, 0.52), (0.56, 0.52))
+    tab.wait(lambda: tab.counts()[0] < before)
+    tab.page.click("text=Clear")
+    tab.wait(lambda: tab.counts() == [0, 0])
+    tab.wait(lambda: tab.redness("Axial1") == 0)
+
+
+def test_the_wheel_scrolls_and_a_click_brings_all_slices(tab: Tab) -> None:
+    where = {name: tab.where(name) for name in ("Axial1", "Sagittal1", "Coronal1")}
+    tab.wheel("Axial1", -300)
+    scrolled = tab.wait(lambda: tab.where("Axial1") != where["Axial1"] and tab.where("Axial1"))
+    tab.tool("look")
+    tab.drag("Sagittal1", (0.35, 0.4))
+    tab.wait(lambda: tab.where("Axial1") != scrolled and tab.where("Coronal1") != where["Coronal1"])
+    assert tab.where("Sagittal1") == where["Sagittal1"]
+    tab.page.click('button[title="Show all of the images"]')
+    tab.wait(lambda: {name: tab.where(name) for name in where} == where)
+
+
+def test_images_are_blended_and_side_by_side(tab: Tab) -> None:
+    only_ct = tab.pixels("Axial1")
+    tab.page.locator('input[aria-label="blend"]').fill("1")
+    tab.wait(lambda: np.abs(tab.pixels("Axial1") - only_ct).mean() > 5)
+    assert tab.text('[data-view="Axial1"] .over-title') == "MR · axial"
+    tab.page.click('[data-layout="side"]')
+    tab.wait(lambda: tab.page.locator(".view").count() == 6)
+    tab.wait(lambda: tab.pixels("Axial2").std() > 10)
+    before = tab.where("Axial1")
+    tab.wheel("Axial2", -300)
+    tab.wait(lambda: tab.where("Axial1") == tab.where("Axial2") != before)
+    tab.wheel("Axial2", 300)
+    tab.wait(lambda: tab.where("Axial1") == before)
+    tab.page.click('[data-layout="four"]')
+    tab.page.locator('input[aria-label="blend"]').fill("0")
+    tab.wait(lambda: tab.page.locator(".view").count() == 4)
+    tab.wait(lambda: tab.text('[data-view="Axial1"] .over-title') == "CT · axial")
+
+
+def test_a_fit_gives_the_voxels_that_the_library_gives(tab: Tab, phantom: dict[str, Path], tmp_path: Path) -> None:
+    from CrossModalSegLib.fitting.fit_case import FitConfig, fit_case
+
+    draw_both(tab)
+    before = tab.redness("Coronal1")
+    fit(tab, 0)
+    tab.wait(lambda: not tab.is_running, 60)
+    assert tab.error() == ""
+    tab.wait(lambda: tab.redness("Coronal1") > before + 50)
+    table = tab.text(".table")
+    assert "GTV" in table and "DSC" in tab.wait(lambda: "DSC" in tab.text(".table") and tab.text(".table"))
+
+    downloaded, _ = read_segmentation(tab.download("0.nii.gz", tmp_path / "result.nii.gz"))
+    segments, names = read_segmentation(tab.download("0.seg.nrrd", tmp_path / "result.seg.nrrd"))
+    strokes = read_scribble_segments(tab.download("scribbles.seg.nrrd", tmp_path / "scribbles.seg.nrrd"), TABLE)
+    ct = read_volume(phantom["ct"])
+    images = {"ct": ct, "mr": read_volume(phantom["mr"])}
+    config = FitConfig(seconds=0.0, seed=0, preview_every=5.0)
+    expected = fit_case(LoadedCase("case", images, ct.with_array(strokes.array), None), TABLE, config).labels
+    assert same_geometry(downloaded, ct)
+    assert np.count_nonzero(expected.array) > 20
+    np.testing.assert_array_equal(downloaded.array, expected.array)
+    np.testing.assert_array_equal(segments.array, expected.array)
+    assert names.names == ("GTV",)
+
+
+def test_a_cancelled_fit_brings_the_former_result_back(tab: Tab, tmp_path: Path) -> None:
+    former = read_volume(tab.download("0.nii.gz", tmp_path / "former.nii.gz")).array
+    counts = tab.counts()
+    fit(tab, 300)
+    tab.wait(lambda: tab.page.locator("details.curve polyline").count() > 0, 60)
+    tab.page.click("#cms-cancel")
+    tab.wait(lambda: not tab.is_running, 5)
+    assert tab.error() == ""
+    np.testing.assert_array_equal(read_volume(tab.download("0.nii.gz", tmp_path / "now.nii.gz")).array, former)
+    assert tab.counts() == counts
+    assert tab.problems == []
+
+
+def test_a_reloaded_page_keeps_its_run(tab: Tab) -> None:
+    counts = tab.counts()
+    fit(tab, 300)
+    tab.page.reload()
+    tab.page.wait_for_selector(".panel")
+    tab.wait_for_images()
+    assert tab.is_running
+    assert tab.counts() == counts
+    tab.wait(lambda: tab.redness("Coronal1") > 50)
+    tab.page.click("#cms-cancel")
+    tab.wait(lambda: not tab.is_running, 5)
+
+
+def test_a_bad_file_gives_a_sentence_and_leaves_nothing(tab: Tab, server: Server, tmp_path: Path) -> None:
+    bad = tmp_path / "Doe, Jane.nii.gz"
+    bad.write_bytes(b"\x1f\x8b\x08no image")
+    tab.send(bad)
+    sentence = tab.wait(tab.error)
+    assert "Doe_ Jane.nii.gz" in sentence and "corrupt" in sentence
+    assert str(server.temporary) not in sentence
+    tab.page.click(".message .icon-button")
+    tab.wait(lambda: tab.error() == "")
+    assert [name for name in server.files() if "Doe" in name] == []
+
+
+def test_a_second_browser_sees_nothing_of_the_first_ones(
+    tab: Tab, browser: object, server: Server, phantom: dict[str, Path], tmp_path: Path
+) -> None:
+    private = tmp_path / "private.nii.gz"
+    private.write_bytes(phantom["mr"].read_bytes())
+    tab.send(private)
+    tab.wait_for_images(3)
+    assert tab.page.locator(".image-name").all_inner_texts()[-1] == "private"
+    assert [name for name in server.files() if "private" in name] == []
+    assert tab.page.request.get(f"{server.url}download/0.nii.gz").status == 200
+
+    context = browser.new_context(viewport=SIZE)
+    assert context.request.get(f"{server.url}download/0.nii.gz").status == 403
+    other = Tab(context, server.url)
+    other.wait_for_images()
+    assert other.page.locator(".image-name").all_inner_texts() == ["ct", "mr"]
+    assert other.counts() == [0, 0]
+    assert context.request.get(f"{server.url}download/0.nii.gz").status == 409
+    assert other.problems == []
+    context.close()
+
+
+def test_ending_the_page_deletes_its_data(tab: Tab, server: Server) -> None:
+    folders = len(_private_folders(server))
+    tab.page.click('button[title="More"]')
+    tab.page.click("text=Delete my data and end")
+    tab.page.wait_for_selector("text=This page has ended")
+    assert len(_private_folders(server)) == folders - 1
+
+
+def test_the_program_ends_with_all_that_it_started(server: Server) -> None:
+    assert server.stop() == 0
+    assert server.files() == []
+    assert "ct.nii.gz" not in server.said
+
+
+def _private_folders(server: Server) -> list[Path]:
+    return [path for path in server.temporary.glob("crossmodalseg-jobs-*/*") if path.is_dir()]

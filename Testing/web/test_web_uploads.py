@@ -1,0 +1,153 @@
+"""Files from a browser: names, sizes, and files that would reach for others."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("aiohttp", reason="aiohttp is not installed (the extra [web])")
+
+import aiohttp
+import SimpleITK as sitk
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.web.uploads import Batch, Uploads, require_harmless, safe_name, split_suffix
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("ct.nii.gz", "ct.nii.gz"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\scans\\ct.nrrd", "ct.nrrd"),
+        ("..", "file"),
+        ("", "file"),
+        ("Tumör links (2).mha", "Tumör links (2).mha"),
+        ("a\n<b>&'\"\x00.nii", "a__b_____.nii"),
+        (".bashrc", "bashrc"),
+    ],
+)
+def test_names_are_made_harmless(given: str, kept: str) -> None:
+    assert safe_name(given) == kept
+
+
+def test_long_names_keep_their_suffix() -> None:
+    name = safe_name("x" * 300 + ".seg.nrrd")
+    assert len(name) == 80 and name.endswith("x.seg.nrrd")
+
+
+def test_suffixes_of_two_parts_are_one() -> None:
+    assert split_suffix("a.b.nii.gz") == ("a.b", ".nii.gz")
+    assert split_suffix("s.seg.nrrd") == ("s", ".seg.nrrd")
+    assert split_suffix("slice.dcm") == ("slice.dcm", "")
+
+
+def send(folder: Path, files: list[tuple[str, bytes]], limit: int = 2**20) -> Batch:
+    """Send files over HTTP to an `Uploads`."""
+    uploads = Uploads(folder, limit)
+
+    found = []
+
+    async def take(request: web.Request) -> web.Response:
+        try:
+            found.append(await uploads.receive(await request.multipart()))
+        except InputError as error:
+            found.append(error)
+        return web.Response()
+
+    async def run() -> None:
+        app = web.Application(client_max_size=0)
+        app.router.add_post("/", take)
+        async with TestClient(TestServer(app)) as client:
+            form = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
+            form.add_field("other", "no file")
+            for name, content in files:
+                form.add_field("file", io.BytesIO(content), filename=name)
+            await client.post("/", data=form)
+
+    asyncio.run(run())
+    if isinstance(found[0], InputError):
+        raise found[0]
+    return found[0]
+
+
+def test_files_are_written_privately(tmp_path: Path) -> None:
+    batch = send(tmp_path, [("a/ct.nii.gz", b"1"), ("ct.nii.gz", b"22")])
+    assert [path.name for path in batch.paths] == ["ct (2).nii.gz", "ct.nii.gz"]
+    assert [path.read_bytes() for path in batch.paths] == [b"22", b"1"]
+    assert batch.folder.stat().st_mode & 0o777 == 0o700
+    assert all(path.resolve().is_relative_to(tmp_path) for path in batch.paths)
+    batch.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slices_become_one_folder(tmp_path: Path) -> None:
+    batch = send(tmp_path, [("s/1.dcm", b"1"), ("s/2.dcm", b"2"), ("mr.nrrd", b"3")])
+    assert [path.name for path in batch.paths] == ["mr.nrrd", "DICOM series"]
+    assert sorted(path.name for path in batch.paths[1].iterdir()) == ["1.dcm", "2.dcm"]
+
+
+def test_too_much_is_refused_and_removed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="larger than the 1 MB that this page takes"):
+        send(tmp_path, [("ct.nii", bytes(2**20 + 1))])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No file came"):
+        send(tmp_path, [])
+
+
+def test_sentences_name_files_without_folders(tmp_path: Path) -> None:
+    batch = Batch(tmp_path / "upload-1", ())
+    assert batch.without_paths(f"'{tmp_path}/upload-1/ct.nii' is corrupt.") == "'ct.nii' is corrupt."
+
+
+def image(path: Path) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(path))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha", "a.nii"])
+def test_files_with_their_own_voxels_are_taken(tmp_path: Path, name: str) -> None:
+    require_harmless(image(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])
+def test_detached_headers_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="keeps its voxels in another file"):
+        require_harmless(image(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.nrrd", b"NRRD0004\ntype: short\ndata file: /etc/passwd\n\n"),
+        ("a.nrrd", b"NRRD0004\ntype: short\nDataFile: ../other.raw\n\n"),
+        ("a.mha", b"ObjectType = Image\nElementDataFile = /etc/passwd\n"),
+        ("a.mha", b"ObjectType = Image\n"),
+        ("a.nrrd", b"NRRD0004\ntype: short"),
+    ],
+)
+def test_headers_that_point_elsewhere_are_refused(tmp_path: Path, name: str, header: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(header)
+    with pytest.raises(InputError, match="keeps its voxels in another file"):
+        require_harmless(path)
+
+
+def test_huge_images_are_refused_by_their_headers(tmp_path: Path) -> None:
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(
+        b"NRRD0004\ntype: uint8\ndimension: 3\nspace: left-posterior-superior\nsizes: 4096 4096 4096\n"
+        b"space directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\nencoding: gzip\n"
+        b"space origin: (0,0,0)\n\n"
+    )
+    with pytest.raises(InputError, match="more than 1,073,741,824 voxels"):
+        require_harmless(path)
