@@ -1,0 +1,318 @@
+"""What a page does with images, classes, strokes and results, on real MRML and without a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed; its wheels are for 64-bit Linux on PCs")
+
+from CrossModalSegLib.errors import InputError, LabelError
+from CrossModalSegLib.io import read_scribble_segments, read_segmentation, write_segmentation, write_volume
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.scene.headless import HeadlessScene
+from CrossModalSegLib.volume import Volume
+from CrossModalSegLib.web.picture import picture
+from CrossModalSegLib.web.session import Session
+from CrossModalSegLib.worker.messages import (
+    AutoBackgroundResult,
+    EvaluateRequest,
+    EvaluateResult,
+    FitRequest,
+    FitResult,
+    ReferRequest,
+    ReferResult,
+    RegisterResult,
+)
+from grids import grid_affine
+from worker_stand_in import FakeClient
+
+SHAPE = (4, 6, 8)
+OBLIQUE = grid_affine((0.8, 1.1, 4.5), (0.3, -0.2, 0.5), (-31.5, 12.25, 840.0))
+
+
+class Choices:
+    """What the person chose in the page."""
+
+    model, kind, layout, blend = "", "fit", "four", 0.0
+
+
+@pytest.fixture(scope="module")
+def headless() -> HeadlessScene:
+    return HeadlessScene()
+
+
+class Said:
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+
+@pytest.fixture
+def said() -> Said:
+    return Said()
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
+
+
+@pytest.fixture
+def session(headless: HeadlessScene, client: FakeClient, said: Said) -> Session:
+    headless.scene.Clear(0)
+    return Session(headless.scene, client, labels=("GTV",), on_error=said.errors.append)
+
+
+def ct() -> Volume:
+    return Volume(np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16), OBLIQUE)
+
+
+def mr() -> Volume:
+    return Volume(np.random.default_rng(1).integers(0, 900, SHAPE).astype(np.int16), OBLIQUE)
+
+
+def pair(session: Session) -> Session:
+    session.add_image(mr(), "m")
+    session.add_image(ct(), "c")
+    return session
+
+
+def scribble(session: Session) -> None:
+    session.drawing.draw(1, np.array([3, 4]))
+    session.drawing.draw(0, np.array([100]))
+    session.end_stroke()
+
+
+def fit_result(array: np.ndarray) -> FitResult:
+    labels = ct().with_array(array.astype(np.uint8))
+    return FitResult(labels, {"GTV": 1.5}, {}, None, {}, (), False, True, "cpu", 1.0)
+
+
+def test_images_are_told_apart_by_their_values(session: Session) -> None:
+    pair(session)
+    assert [(image.name, image.roles["fit"]) for image in session.used] == [("c", "ct"), ("m", "mr")]
+    assert session.primary.name == "c"
+    assert session.alignment() == "on the same grid"
+
+
+def test_a_second_image_of_a_kind_waits(session: Session) -> None:
+    pair(session).add_image(ct(), "d")
+    assert [image.name for image in session.used] == ["c", "m"]
+    third = session.images[2].identity
+    session.set_role(third, "ct")
+    assert [image.name for image in session.used] == ["d", "m"]
+
+
+def test_the_first_image_is_the_reference_of_the_others(session: Session) -> None:
+    pair(session).set_mode("refer")
+    assert [(image.name, image.roles["refer"]) for image in session.used] == [("m", "reference"), ("c", "target")]
+    session.set_role(session.images[1].identity, "reference")
+    assert [image.name for image in session.used] == ["c", "m"]
+
+
+def test_unknown_roles_are_refused(session: Session) -> None:
+    with pytest.raises(InputError, match="can be used as CT, MR, Other, Not used; got 'pet'"):
+        session.set_role(pair(session).images[0].identity, "pet")
+
+
+def test_strokes_stay_with_their_image(session: Session) -> None:
+    pair(session)
+    scribble(session)
+    session.set_mode("refer")
+    assert session.counts() == {"GTV": 0, "Background": 0}
+    session.set_mode("fit")
+    assert session.counts() == {"GTV": 2, "Background": 1}
+    session.undo_stroke()
+    assert session.counts() == {"GTV": 2, "Background": 0}
+    session.redo_stroke()
+    assert session.counts() == {"GTV": 2, "Background": 1}
+
+
+def test_what_is_missing_depends_on_the_mode(session: Session) -> None:
+    pair(session)
+    assert session.missing() == ["GTV", "Background"]
+    session.set_mode("refer")
+    assert session.missing() == ["GTV"]
+
+
+def test_classes_keep_their_strokes(session: Session) -> None:
+    pair(session)
+    scribble(session)
+    session.add_class("Node")
+    session.rename_class("GTV", "Tumor")
+    session.drawing.draw(2, np.array([50]))
+    session.end_stroke()
+    session.remove_class("Tumor")
+    assert session.counts() == {"Node": 1, "Background": 1}
+    with pytest.raises(LabelError, match="at least one class"):
+        session.remove_class("Node")
+
+
+def test_a_fit_is_asked_for_and_shown(session: Session, client: FakeClient) -> None:
+    pair(session)
+    scribble(session)
+    session.fit(30.0)
+    job = client.jobs[-1]
+    assert isinstance(job.request, FitRequest)
+    assert list(job.request.images) == ["ct", "mr"]
+    assert np.flatnonzero(job.request.scribbles.array != 255).tolist() == [3, 4, 100]
+    assert session.is_busy
+    with pytest.raises(InputError, match="Fitting is still going on"):
+        session.add_class("x")
+    job.tell(loss=0.5)
+    job.tell(loss=0.25)
+    mask = np.zeros(SHAPE)
+    mask[1, 2, 3] = 1
+    job.preview(ct().with_array(mask.astype(np.uint8)))
+    assert session.result is not None
+    shown = picture(session, Choices())
+    assert shown["busy"] and shown["run_eta"] == "3 s left" and "polyline" in shown["curve"]
+    job.done(fit_result(mask))
+    shown = picture(session, Choices())
+    assert not shown["busy"] and shown["has_result"]
+    assert [row["values"] for row in shown["rows"]] == [["1.5"]]
+
+
+def test_a_cancelled_fit_leaves_nothing(session: Session, client: FakeClient, said: Said) -> None:
+    pair(session)
+    scribble(session)
+    session.fit(30.0)
+    job = client.jobs[-1]
+    job.preview(ct().with_array(np.ones(SHAPE, np.uint8)))
+    session.cancel()
+    assert job.asked == ["cancel"]
+    job.fail("cancelled", "The job was stopped.")
+    assert session.results == {} and said.errors == []
+    assert session.counts() == {"GTV": 2, "Background": 1}
+
+
+def test_a_failed_fit_says_why(session: Session, client: FakeClient, said: Said) -> None:
+    pair(session)
+    scribble(session)
+    session.fit(30.0)
+    client.jobs[-1].fail("memory", "There is not enough memory.")
+    assert said.errors == ["There is not enough memory."]
+
+
+def test_a_fit_without_background_is_refused(session: Session) -> None:
+    pair(session).drawing.draw(1, np.array([3]))
+    with pytest.raises(LabelError, match="no scribble of Background"):
+        session.fit(1.0)
+
+
+def test_a_result_is_taken_back(session: Session, client: FakeClient) -> None:
+    pair(session)
+    scribble(session)
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(np.ones(SHAPE)))
+    session.undo_result()
+    assert session.results == {} and session.rows == []
+
+
+def test_background_is_proposed_into_the_strokes(session: Session, client: FakeClient) -> None:
+    pair(session).drawing.draw(1, np.array([3]))
+    session.auto_background()
+    proposal = np.zeros(SHAPE, np.uint8)
+    proposal[3] = 1
+    client.jobs[-1].done(AutoBackgroundResult(ct().with_array(proposal)))
+    assert session.counts() == {"GTV": 1, "Background": 48}
+    session.undo_stroke()
+    assert session.counts() == {"GTV": 0, "Background": 48}
+
+
+def test_results_are_written_on_the_grid_of_the_file_even_when_it_was_moved(
+    session: Session, client: FakeClient, tmp_path: Path
+) -> None:
+    pair(session)
+    scribble(session)
+    session.fit(0.0)
+    mask = np.random.default_rng(2).integers(0, 2, SHAPE)
+    client.jobs[-1].done(fit_result(mask))
+    session.set_role(session.images[1].identity, "none")
+    session.set_role(session.images[0].identity, "mr")
+    session.set_role(session.images[1].identity, "ct")
+    session.register()
+    matrix = tuple(tuple(row) for row in grid_affine((1, 1, 1), (0.1, 0, 0), (5, 0, 0)).tolist())
+    client.jobs[-1].done(RegisterResult(matrix, 1.0, 0.5, "auto", 3))
+    session.write_result(session.primary.identity, tmp_path / "a.seg.nrrd")
+    found, table = read_segmentation(tmp_path / "a.seg.nrrd")
+    np.testing.assert_array_equal(found.array, mask)
+    np.testing.assert_allclose(found.affine, OBLIQUE, atol=1e-6)
+    assert table.names == ("GTV",)
+
+
+def test_strokes_are_written_as_fit_reads_them(session: Session, tmp_path: Path) -> None:
+    scribble(pair(session))
+    session.write_scribbles(tmp_path / "s.seg.nrrd")
+    array = read_scribble_segments(tmp_path / "s.seg.nrrd", session.table).array.ravel()
+    assert {int(place): int(array[place]) for place in np.flatnonzero(array != 255)} == {3: 1, 4: 1, 100: 0}
+
+
+def test_nothing_is_no_download(session: Session, tmp_path: Path) -> None:
+    pair(session)
+    with pytest.raises(InputError, match="Nothing is drawn yet"):
+        session.write_scribbles(tmp_path / "s.seg.nrrd")
+    with pytest.raises(InputError, match="no segmentation of this image"):
+        session.write_result(session.primary.identity, tmp_path / "a.nii.gz")
+
+
+def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_path: Path) -> None:
+    pair(session)
+    scribble(session)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2, 2:4, 3:6] = 1
+    write_segmentation(ct().with_array(mask), LabelTable.from_names(["GTV"]), tmp_path / "mask.seg.nrrd")
+    session.add_mask(tmp_path / "mask.seg.nrrd", "mask.seg.nrrd")
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(mask))
+    request = client.jobs[-1].request
+    assert isinstance(request, EvaluateRequest)
+    np.testing.assert_array_equal(request.mask.array, mask)
+    label = {"name": "GTV", "volume_ml": 1.5, "dsc": 0.9, "asd_mm": 0.4, "nsd@1mm": 0.8, "nsd@2mm": None}
+    client.jobs[-1].done(EvaluateResult({"tolerances_mm": [1.0, 2.0], "labels": [label]}))
+    shown = picture(session, Choices())
+    assert shown["columns"] == ["ml", "DSC", "ASD", "NSD 1", "NSD 2"]
+    assert shown["rows"][0]["values"] == ["1.5", "0.900", "0.40", "0.800", "–"]
+
+
+def test_a_mask_of_another_grid_is_refused(session: Session, tmp_path: Path) -> None:
+    pair(session)
+    write_volume(Volume(np.ones(SHAPE, np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
+    with pytest.raises(InputError, match="has the grid of none of the images"):
+        session.add_mask(tmp_path / "mask.nii.gz", "mask.nii.gz")
+
+
+def test_reference_and_targets_get_a_result_each(session: Session, client: FakeClient) -> None:
+    pair(session).set_mode("refer")
+    session.drawing.draw(1, np.array([7]))
+    session.refer("model")
+    request = client.jobs[-1].request
+    assert isinstance(request, ReferRequest) and list(request.targets) == ["c"]
+    labels = {"reference": mr().with_array(np.ones(SHAPE, np.uint8)), "c": ct().with_array(np.zeros(SHAPE, np.uint8))}
+    milliliters = {"reference": {"GTV": 2.0}, "c": {"GTV": 0.0}}
+    client.jobs[-1].done(ReferResult(labels, milliliters, {}, {}, None, "cpu", 1.0))
+    assert [(row.image, row.values["ml"]) for row in session.rows] == [("m", 2.0), ("c", 0.0)]
+    assert len(session.results) == 2
+    assert [row["first"] for row in picture(session, Choices())["rows"]] == [True, True]
+
+
+def test_removed_images_take_their_strokes_and_results_along(session: Session, client: FakeClient) -> None:
+    pair(session)
+    scribble(session)
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(np.ones(SHAPE)))
+    session.remove_image(session.primary.identity)
+    assert [image.name for image in session.used] == ["m"]
+    assert session.results == {} and session.rows == []
+    assert session.scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
+    with pytest.raises(InputError, match="not there any more"):
+        session.image("vtkMRMLScalarVolumeNode99")
+
+
+def test_without_images_nothing_can_be_started(session: Session) -> None:
+    with pytest.raises(InputError, match="Load an image first"):
+        session.fit(1.0)
+    shown = picture(session, Choices())
+    assert not shown["can_start"] and shown["images"] == [] and shown["hint"] == ""
