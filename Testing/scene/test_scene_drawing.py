@@ -151,6 +151,18 @@ def test_undo_leaves_what_others_drew_since(drawing: Drawing) -> None:
     np.testing.assert_array_equal(drawn(drawing), expected(v0=[4, 5]))
 
 
+def test_clearing_is_one_step(drawing: Drawing) -> None:
+    drawing.draw(1, np.array([3, 4]))
+    drawing.end_stroke()
+    drawing.draw(0, np.array([4, 5]))
+    drawing.clear()
+    np.testing.assert_array_equal(drawn(drawing), expected())
+    assert not drawing.counts().any()
+    drawing.undo()
+    np.testing.assert_array_equal(drawn(drawing), expected(v1=[3], v0=[4, 5]))
+    assert {value: int(n) for value, n in enumerate(drawing.counts()) if n} == {0: 2, 1: 1}
+
+
 def test_a_stroke_that_changes_nothing_is_no_step(drawing: Drawing) -> None:
     assert drawing.draw(255, np.array([1, 2])) == 0
     assert not drawing.end_stroke() and not drawing.can_undo

@@ -70,13 +70,14 @@ class Drawing:
             CrossModalSegError: the scribbles cannot be read.
         """
         self._values = read_scribbles(self.segmentation, self.reference, self.table).array.ravel().copy()
+        self._counts = _counted(self._values[self._values != UNLABELLED])
 
     def counts(self) -> np.ndarray:
-        """(256,) how many voxels there are of each value."""
-        return np.bincount(self._values, minlength=UNLABELLED + 1)
+        """(256,) how many voxels there are of each value; none of 255."""
+        return self._counts.copy()
 
     def draw(self, value: int, flat: np.ndarray) -> int:
-        """Draw a part of a stroke.
+        """Draw a part of a stroke; another value begins another stroke.
 
         Args:
             value: 0 for background, 1..K for a class, 255 to erase.
@@ -89,6 +90,8 @@ class Drawing:
             LabelError: there is no segment for the value.
             GeometryError: the segmentation has another grid than the reference.
         """
+        if self._open and self._open[0].after != value:
+            self.end_stroke()
         flat = flat[self._values[flat] != value]
         if flat.size:
             step = _Step(flat, self._values[flat].copy(), value)
@@ -97,6 +100,12 @@ class Drawing:
                 self._open = []
             self._open.append(step)
         return int(flat.size)
+
+    def clear(self) -> None:
+        """Erase all, in one step."""
+        self.end_stroke()
+        self.draw(UNLABELLED, np.flatnonzero(self._values != UNLABELLED))
+        self.end_stroke()
 
     def end_stroke(self) -> bool:
         """Close the stroke, which is one step of undo; whether it changed anything."""
@@ -154,3 +163,11 @@ class Drawing:
             if value != UNLABELLED:
                 add_voxels(self.segmentation, segment_of[int(value)], self.reference, flat[values == value])
         self._values[flat] = values
+        self._counts += _counted(values) - _counted(before)
+
+
+def _counted(values: np.ndarray) -> np.ndarray:
+    """(256,) how many there are of each value, but for 255."""
+    counts = np.bincount(values, minlength=UNLABELLED + 1)
+    counts[UNLABELLED] = 0
+    return counts

@@ -351,8 +351,7 @@ class Session:
     def clear_strokes(self) -> None:
         """Erase all; one step of undo."""
         if self.drawing is not None:
-            self.drawing.draw(UNLABELLED, np.arange(read_grid(self.drawing.reference).array.size))
-            self.drawing.end_stroke()
+            self.drawing.clear()
             self._on_change()
 
     def counts(self) -> dict[str, int]:
