@@ -52,7 +52,7 @@ def fit(tab: Tab, seconds: int) -> None:
 
 def test_the_page_opens_with_its_images(tab: Tab) -> None:
     assert tab.page.locator(".image-name").all_inner_texts() == ["ct", "mr"]
-    assert "CT and MR are on the same grid" in tab.text(".panel")
+    assert "CT and MR share a grid" in tab.text(".panel")
     assert tab.page.title() == "CrossModalSeg"
     assert tab.page.locator("#cms-start").is_disabled()
 

@@ -94,7 +94,7 @@ def test_images_are_told_apart_by_their_values(session: Session) -> None:
     pair(session)
     assert [(image.name, image.roles["fit"]) for image in session.used] == [("c", "ct"), ("m", "mr")]
     assert session.primary.name == "c"
-    assert session.alignment() == "on the same grid"
+    assert session.alignment() == "share a grid"
 
 
 def test_a_second_image_of_a_kind_waits(session: Session) -> None:
@@ -110,6 +110,23 @@ def test_the_first_image_is_the_reference_of_the_others(session: Session) -> Non
     assert [(image.name, image.roles["refer"]) for image in session.used] == [("m", "reference"), ("c", "target")]
     session.set_role(session.images[1].identity, "reference")
     assert [image.name for image in session.used] == ["c", "m"]
+
+
+def test_a_target_is_shown_beside_the_reference(session: Session) -> None:
+    pair(session).set_mode("refer")
+    session.add_image(mr(), "n")
+    assert [image.name for image in session.used] == ["m", "c", "n"]
+    session.show_image(session.images[2].identity)
+    assert [image.name for image in session.used] == ["m", "n", "c"]
+
+
+def test_images_of_other_places_are_apart(session: Session) -> None:
+    far = OBLIQUE.copy()
+    far[:3, 3] += 900.0
+    pair(session).add_image(Volume(mr().array, far), "far")
+    assert not session.is_apart
+    session.set_role(session.images[2].identity, "mr")
+    assert session.is_apart and session.alignment() == "are apart (overlap 0 %)"
 
 
 def test_unknown_roles_are_refused(session: Session) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from urllib.parse import urlsplit
@@ -78,7 +79,8 @@ class Front:
     @property
     def url(self) -> str:
         """Where the page is."""
-        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        host = socket.gethostname() if self._options.host in ("0.0.0.0", "::") else self._options.host
+        host = f"[{host}]" if ":" in host else host
         token = f"?token={self._options.token}" if self._options.token else ""
         return f"http://{host}:{self._port}/{token}"
 

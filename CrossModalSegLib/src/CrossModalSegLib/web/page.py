@@ -165,6 +165,7 @@ class Page:
             return
         is_new = self._shown is None or shown[:2] != self._shown[:2]
         self._shown = shown
+        self.viewer.is_linked = not self.session.is_apart
         self.viewer.show_images(first, second, self.state.blend)
         self._show_results()
         if is_new:
@@ -577,6 +578,7 @@ _OF_SESSION = (
     "set_mode",
     "set_role",
     "remove_image",
+    "show_image",
     "register",
     "auto_background",
     "clear_strokes",

@@ -16,6 +16,7 @@ from .session import ROLES, Image, Run, Session
 if TYPE_CHECKING:
     from trame_server.state import State
 
+_SHARED = "share a grid"
 _LARGEST_CURSOR = 126  # browsers show no larger ones
 _WIDTH, _HEIGHT, _MARGIN = 300.0, 84.0, 8.0
 
@@ -95,8 +96,10 @@ def _image(session: Session, image: Image) -> dict[str, Any]:
     return {
         "id": image.identity,
         "name": image.name,
-        "detail": f"{' × '.join(map(str, shape))} · {' × '.join(f'{each:.3g}' for each in spacing)} mm",
+        "detail": f"{'×'.join(map(str, shape))} · {'×'.join(f'{each:.3g}' for each in spacing)} mm",
         "role": image.roles[session.mode],
+        "shown": image in session.used[:2],
+        "can_show": image.roles[session.mode] == "target" and len(session.used) > 2,
     }
 
 
@@ -125,9 +128,9 @@ def _alignment(session: Session) -> dict[str, Any]:
     first, second = session.used[:2]
     roles = [ROLES[session.mode][image.roles[session.mode]] for image in (first, second)]
     return {
-        "alignment": f"{' and '.join(roles)} are {text}",
-        "alignment_ok": not text.startswith("apart"),
-        "alignment_exact": text == "on the same grid",
+        "alignment": f"{' and '.join(roles)} {text}" if text == _SHARED else f"The images {text}",
+        "alignment_ok": not session.is_apart,
+        "alignment_exact": text == _SHARED,
     }
 
 

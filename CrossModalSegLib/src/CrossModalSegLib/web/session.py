@@ -263,10 +263,25 @@ class Session:
             return None
         found = alignment(used[0].node, used[1].node)
         return {
-            "same grid": "on the same grid",
-            "same patient space": f"overlapping by {100 * found.overlap:.0f} %",
-            "apart": f"apart (overlap {100 * found.overlap:.0f} %)",
+            "same grid": "share a grid",
+            "same patient space": f"overlap by {100 * found.overlap:.0f} %",
+            "apart": f"are apart (overlap {100 * found.overlap:.0f} %)",
         }[found.state]
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the first two used images do not lie in the same place."""
+        used = self.used
+        return len(used) > 1 and alignment(used[0].node, used[1].node).state == "apart"
+
+    def show_image(self, identity: str) -> None:
+        """Let a target be the second image, which the views show beside the reference."""
+        self._require_idle()
+        image = self.image(identity)
+        self.images.remove(image)
+        first = next((at for at, each in enumerate(self.images) if each.roles[self.mode] == "target"), 0)
+        self.images.insert(first, image)
+        self._follow_images()
 
     def _follow_images(self) -> None:
         """Draw on the present primary image."""

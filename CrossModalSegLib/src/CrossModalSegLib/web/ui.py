@@ -60,6 +60,7 @@ class Actions(Protocol):
     phantom: Handler
     set_role: Handler
     remove_image: Handler
+    show_image: Handler
     register: Handler
     add_class: Handler
     rename_class: Handler
@@ -201,6 +202,14 @@ def _images(do: Actions) -> None:
             with html.Div(classes="image-text"):
                 html.Div("{{ image.name }}", classes="image-name", raw_attrs=[':title="image.name"'])
                 html.Div("{{ image.detail }}", classes="dim")
+            with html.Button(
+                v_if="image.can_show",
+                classes=("'icon-button' + (image.shown ? ' on' : '')",),
+                click=(do.show_image, "[image.id]"),
+                disabled=("busy",),
+                raw_attrs=['title="Show this target in the views"'],
+            ):
+                v3.VIcon(icon=("image.shown ? 'mdi-eye-outline' : 'mdi-eye-off-outline'",), size=16)
             with html.Select(
                 classes="select small",
                 change=(do.set_role, "[image.id, $event.target.value]"),
@@ -273,7 +282,15 @@ def _scribbles(do: Actions) -> None:
                 raw_attrs=['title="Propose background scribbles away from what is drawn"'],
             )
             html.Button("Clear", classes="button", click=(do.clear_strokes, "[]"), disabled=("busy || !has_strokes",))
-        html.P("{{ hint }}", v_if="hint", classes="dim hint")
+        with html.Div(v_if="hint", classes="line hint"):
+            html.Span("{{ hint }}", classes="dim grow")
+            html.A(
+                "Save",
+                v_if="has_strokes",
+                classes="link",
+                href="download/scribbles.seg.nrrd",
+                raw_attrs=["download", 'title="Download the scribbles as .seg.nrrd"'],
+            )
 
 
 def _run(do: Actions) -> None:
@@ -392,13 +409,6 @@ def _results(do: Actions) -> None:
                 classes="button",
                 raw_attrs=['data-open="cms-mask"', 'title="A true segmentation to measure against: DSC, ASD, NSD"'],
                 disabled=("busy",),
-            )
-            html.A(
-                "Save scribbles",
-                v_if="has_strokes",
-                classes="button",
-                href="download/scribbles.seg.nrrd",
-                raw_attrs=["download"],
             )
 
 
