@@ -7,7 +7,7 @@ import pytest
 from scene_support import TABLE, add_volume, segment_named
 
 from CrossModalSegLib.errors import LabelError
-from CrossModalSegLib.scene.classes import remove_class, rename_class, with_class
+from CrossModalSegLib.scene.classes import classes_of, remove_class, rename_class, with_class
 from CrossModalSegLib.scene.drawing import Drawing
 from CrossModalSegLib.scene.scribbles import prepare_scribbles, read_scribbles
 
@@ -19,6 +19,26 @@ def drawing(scene: object) -> Drawing:
     for value in (0, 1, 2, 3):
         drawing.draw(value, np.array([value, 20 + value]))
     return drawing
+
+
+def test_the_classes_of_scribbles_are_read_back(drawing: Drawing) -> None:
+    node = drawing.segmentation
+    assert classes_of(node) == TABLE
+    node.GetSegmentation().GetSegment(segment_named(node, "liver")).SetName("hepar")
+    assert classes_of(node).names == TABLE.names
+    node.GetSegmentation().AddEmptySegment("extra", "spleen ")
+    assert classes_of(node).names == (*TABLE.names, "spleen")
+
+
+def test_scribbles_without_classes_or_with_one_twice_are_refused(scene: object) -> None:
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "S")
+    node.GetSegmentation().AddEmptySegment("a", "background")
+    with pytest.raises(LabelError, match="'S' has no segment but background"):
+        classes_of(node)
+    node.GetSegmentation().AddEmptySegment("b", "liver")
+    node.GetSegmentation().AddEmptySegment("c", "Liver")
+    with pytest.raises(LabelError, match="Two segments of 'S' stand for 'Liver'"):
+        classes_of(node)
 
 
 def test_a_new_class_is_the_last_and_has_a_colour_of_its_own() -> None:

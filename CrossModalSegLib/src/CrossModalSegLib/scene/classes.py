@@ -1,18 +1,59 @@
-"""Adding, renaming and removing classes while scribbles are there."""
+"""The classes of scribbles: which there are; adding, renaming and removing them while strokes are there."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vtkmodules.vtkCommonCore import reference as vtk_reference
+
+from CrossModalSegLib import terminology as known
+from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.labels import BACKGROUND as BACKGROUND_VALUE
-from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.labels import Label, LabelTable, is_terminology_entry
 
 from .layers import alone
-from .segments import SCRIBBLE_TAG, mark, require_no_background_class, segments_of_classes
+from .nodes import require_segmentation
+from .segments import (
+    BACKGROUND,
+    SCRIBBLE_TAG,
+    mark,
+    marked_class,
+    require_no_background_class,
+    segment_ids,
+    segments_of_classes,
+)
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLSegmentationNode
+    from slicer import vtkMRMLSegmentationNode, vtkSegment
+
+
+def classes_of(scribbles: vtkMRMLSegmentationNode) -> LabelTable:
+    """The classes that the segments of scribbles stand for, in their order, with their colours and terminology.
+
+    Raises:
+        LabelError: there is none, or two segments stand for one class.
+        InputError: the node is no segmentation.
+    """
+    segmentation, named = require_segmentation(scribbles).GetSegmentation(), {}
+    for identity in segment_ids(scribbles):
+        segment = segmentation.GetSegment(identity)
+        name = (marked_class(segment, identity, SCRIBBLE_TAG) or segment.GetName() or identity).strip()
+        if name.casefold() == BACKGROUND.casefold():
+            continue
+        if name.casefold() in (each.casefold() for each in named):
+            raise LabelError(f"Two segments of '{scribbles.GetName()}' stand for '{name}'; remove one of them.")
+        named[name] = segment
+    if not named:
+        raise LabelError(f"'{scribbles.GetName()}' has no segment but background; prepare the scribbles with classes.")
+    return LabelTable(tuple(_label(value, *each) for value, each in enumerate(named.items(), start=1)))
+
+
+def _label(value: int, name: str, segment: vtkSegment) -> Label:
+    entry = vtk_reference("")
+    has_entry = segment.GetTag(segment.GetTerminologyEntryTagName(), entry) and is_terminology_entry(str(entry))
+    color = tuple(round(255 * part) for part in segment.GetColor())
+    return Label(value, name, color, str(entry) if has_entry else known.GENERIC_TISSUE)
 
 
 def with_class(table: LabelTable, name: str) -> LabelTable:
