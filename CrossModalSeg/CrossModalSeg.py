@@ -9,6 +9,7 @@ import CrossModalSegSetup
 import qt
 import slicer
 import vtk
+from CrossModalSegFunctions import NodeFunctions, table
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
@@ -318,12 +319,8 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.statusLabel.setText(text)
 
 
-class CrossModalSegLogic(ScriptedLoadableModuleLogic):
-    """The module's functions on nodes, for the panel and the Python console."""
-
-    def __init__(self) -> None:
-        ScriptedLoadableModuleLogic.__init__(self)
-        self._workflow = None
+class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
+    """The module's functions on nodes, and what the panel needs beside them."""
 
     def getParameterNode(self) -> CrossModalSegParameterNode:
         """The panel's parameters, in the scene."""
@@ -395,18 +392,6 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic):
         }
         return texts[found.state].format(share=found.overlap)
 
-    def prepareScribbles(self, volume, labels: str):
-        """A segmentation with a segment for each structure and one for background; strokes that are there stay.
-
-        Args:
-            volume: what is drawn on.
-            labels: names with commas between.
-
-        Raises:
-            CrossModalSegError: the volume or a name cannot be used.
-        """
-        return self.workflow().prepare_scribbles(volume, _table(labels))
-
     def countsText(self, volume, scribbles, labels: str) -> str:
         """How many voxels are scribbled, and what is missing.
 
@@ -415,7 +400,7 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic):
         """
         from CrossModalSegLib.scene.scribbles import count_scribbles
 
-        counts = count_scribbles(scribbles, volume, _table(labels))
+        counts = count_scribbles(scribbles, volume, table(labels))
         drawn = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         missing = ", ".join(name for name, count in counts.items() if not count)
         lines = [_("Scribbled voxels: {drawn}").format(drawn=drawn)] if drawn else []
@@ -428,33 +413,9 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic):
         Raises:
             CrossModalSegError: a node cannot be used, or segments overlap.
         """
-        task = self.workflow().auto_background(volume, scribbles, _table(labels))
+        task = self.workflow().auto_background(volume, scribbles, table(labels))
         task.on_done, task.on_error = on_done, on_error
         return task
-
-    # --- the worker ---
-
-    def poll(self) -> None:
-        """Take what the worker has sent; never blocks."""
-        if self._workflow is not None:
-            self._workflow.client.poll()
-
-    def stop(self) -> None:
-        """End the worker process."""
-        if self._workflow is not None:
-            self._workflow.client.stop()
-            self._workflow.client.poll()
-            self._workflow = None
-
-    def workflow(self):
-        """The functions on nodes that the library shares between panel, console and page."""
-        if self._workflow is None:
-            from CrossModalSegLib.scene.workflow import Workflow
-            from CrossModalSegLib.worker.client import WorkerClient
-
-            command = [CrossModalSegSetup.python_command(), "-m", "CrossModalSegLib", "worker"]
-            self._workflow = Workflow(slicer.mrmlScene, WorkerClient(command))
-        return self._workflow
 
 
 class CrossModalSegTest(ScriptedLoadableModuleTest):
@@ -472,12 +433,6 @@ class CrossModalSegTest(ScriptedLoadableModuleTest):
 
 def _source() -> Path:
     return CrossModalSegSetup.library_source(Path(__file__).resolve().parent)
-
-
-def _table(labels: str):
-    from CrossModalSegLib.labels import LabelTable
-
-    return LabelTable.from_names([name.strip() for name in labels.split(",") if name.strip()])
 
 
 def _devices_text(devices) -> str:
