@@ -161,8 +161,17 @@ def test_a_reloaded_page_keeps_its_run(tab: Tab) -> None:
     assert tab.is_running
     assert tab.counts() == counts
     tab.wait(lambda: tab.redness("Coronal1") > 50)
-    tab.page.click("#cms-cancel")
-    tab.wait(lambda: not tab.is_running, 5)
+
+
+def test_a_run_is_paused_and_ended_with_its_best_answer(tab: Tab) -> None:
+    tab.page.click("text=Pause")
+    tab.wait(lambda: "(paused)" in tab.text(".running"))
+    tab.page.click("text=Resume")
+    tab.wait(lambda: "(paused)" not in tab.text(".running"))
+    tab.page.click("text=Keep best")
+    tab.wait(lambda: not tab.is_running, 30)
+    assert tab.error() == ""
+    tab.wait(lambda: "DSC" in tab.text(".table"))
 
 
 def test_a_bad_file_gives_a_sentence_and_leaves_nothing(tab: Tab, server: Server, tmp_path: Path) -> None:

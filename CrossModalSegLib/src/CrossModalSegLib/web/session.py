@@ -42,6 +42,8 @@ ROLES: dict[Mode, dict[str, str]] = {
 }
 _CT_AIR = -300  # Hounsfield units; MR has no values below 0
 _CURVE_POINTS = 400
+# The paper's 0.06 % of a slice can be a single voxel of a small image; a person draws about this much.
+_BACKGROUND_COVERAGE = 0.005
 MASK_NAME = "Reference mask"
 
 
@@ -391,7 +393,9 @@ class Session:
     def auto_background(self) -> None:
         """Propose background strokes."""
         primary = self._ready_primary()
-        task = self.workflow.auto_background(primary.node, self.drawing.segmentation, self.table)
+        task = self.workflow.auto_background(
+            primary.node, self.drawing.segmentation, self.table, coverage=_BACKGROUND_COVERAGE
+        )
         self._start("Proposing background", task, lambda _: self._drawing_changed())
 
     def register(self) -> None:

@@ -397,7 +397,7 @@ def _results(do: Actions) -> None:
                 html.A(".seg.nrrd", classes="link", href=("`download/${file.id}.seg.nrrd`",), raw_attrs=["download"])
         with html.Div(classes="buttons"):
             html.Button(
-                "Undo result",
+                "Undo last run",
                 v_if="can_undo_result",
                 classes="button",
                 click=(do.undo_result, "[]"),
