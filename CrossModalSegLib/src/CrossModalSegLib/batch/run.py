@@ -1,0 +1,195 @@
+"""All cases of a cohort, one after another; whatever becomes of one, the others are done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from CrossModalSegLib.cli.cohorts import cohort_files
+from CrossModalSegLib.cli.outputs import check_new_folder, check_writable
+from CrossModalSegLib.cohort import Case, Cohort
+from CrossModalSegLib.errors import CrossModalSegError, InputError, ModelError, OutputError, WorkerError
+from CrossModalSegLib.output import atomic_folder, write_json
+from CrossModalSegLib.worker.client import Job, WorkerClient
+from CrossModalSegLib.worker.messages import JobRequest, Model, ModelInfoRequest, ModelsRequest
+
+from .cases import request_for, segmented, write_segmented
+from .report import CASE_FILE, Outcome, finished, remove_remains, require_same, write_report
+from .settings import BatchSettings, images_used, require_task
+
+_WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A batch that was checked.
+
+    Attributes:
+        cohort: the cases.
+        settings: what is done with each.
+        modalities: of the images that are used, in order.
+        out: folder for the results.
+        client: the way to the worker.
+        alive: called while the worker works, so that an application does not stand still.
+    """
+
+    cohort: Cohort
+    settings: BatchSettings
+    modalities: tuple[str, ...]
+    out: Path
+    client: WorkerClient
+    alive: Callable[[], None]
+
+
+def check_batch(
+    cohort: Cohort,
+    file: Path,
+    settings: BatchSettings,
+    out: Path,
+    client: WorkerClient,
+    *,
+    resume: bool = False,
+    alive: Callable[[], None] = lambda: None,
+) -> Batch:
+    """Check all that can be checked before the first case; nothing is written.
+
+    Args:
+        cohort: the cases.
+        file: where it was read from.
+        settings: what is done with each case.
+        out: folder for the results: OUT/CASE/NAME.seg.nrrd and .nii.gz on each volume's own grid, report.json,
+            report.csv.
+        client: the way to the worker.
+        resume: whether finished cases in `out` are kept and skipped.
+        alive: called while the worker works.
+
+    Raises:
+        CrossModalSegError: something cannot be used.
+    """
+    inputs = cohort_files(file, cohort)
+    if settings.model is not None and Path(settings.model).is_dir():
+        inputs.append(Path(settings.model))
+    if not resume or not out.is_dir() or not any(out.iterdir()):
+        _require_new(out, inputs)
+    else:
+        require_same(out, _described(settings, cohort))
+        check_writable(out.absolute())
+    model = _model(settings, client, alive)
+    require_task(settings, model)
+    return Batch(cohort, settings, images_used(settings, cohort, model), out, client, alive)
+
+
+def run_batch(batch: Batch, say: Callable[[str], None]) -> int:
+    """Do all cases that are not finished.
+
+    Args:
+        batch: what was checked.
+        say: gets a line about each case.
+
+    Returns:
+        How many cases failed.
+
+    Raises:
+        OutputError: the report cannot be written.
+    """
+    out, cohort = batch.out, batch.cohort
+    described = _described(batch.settings, cohort)
+    out.mkdir(parents=True, exist_ok=True)
+    remove_remains(out, cohort)
+    known = {case.name: finished(out, case.name) for case in cohort.cases}
+    outcomes = {name: outcome for name, outcome in known.items() if outcome is not None}
+    write_report(out, described, cohort, outcomes)
+    left = len(cohort.cases) - len(outcomes)
+    began, worked = time.monotonic(), 0
+    for number, case in enumerate(cohort.cases, start=1):
+        place = f"[{number}/{len(cohort.cases)}] {case.name}"
+        if case.name in outcomes:
+            say(f"{place}: was finished before")
+            continue
+        outcome = _outcome(batch, case)
+        outcomes[case.name] = outcome
+        write_report(out, described, cohort, outcomes)
+        worked += 1
+        say(f"{place}: {_told(outcome)}{_remaining((time.monotonic() - began) / worked * (left - worked))}")
+        for note in outcome.notes:
+            say(f"    {note}")
+    return sum(outcome.status == "failed" for outcome in outcomes.values())
+
+
+def _outcome(batch: Batch, case: Case) -> Outcome:
+    began = time.monotonic()
+    try:
+        request = request_for(case, batch.cohort, batch.modalities, batch.settings)
+        job = _answered(batch.client, request, batch.alive)
+        return _write(batch, case, job, time.monotonic() - began)
+    except (CrossModalSegError, OSError, MemoryError) as error:
+        sentence = " ".join(str(error).split()) or "There is not enough memory for this case."
+        return Outcome(case.name, "failed", time.monotonic() - began, message=sentence)
+
+
+def _write(batch: Batch, case: Case, job: Job, seconds: float) -> Outcome:
+    """The results of a case, complete or not at all."""
+    with atomic_folder(batch.out / case.name) as folder:
+        milliliters, files = {}, []
+        for each in segmented(job.result, batch.cohort, batch.modalities):
+            files += write_segmented(each, folder)
+            milliliters[each.name] = {name: float(value) for name, value in each.milliliters.items()}
+        device, notes = job.result.device, tuple(job.notes)
+        outcome = Outcome(case.name, "done", seconds, device, milliliters, tuple(files), notes=notes)
+        write_json(outcome, folder / CASE_FILE)
+    return outcome
+
+
+def _answered(client: WorkerClient, request: JobRequest, alive: Callable[[], None]) -> Job:
+    """A job that has a result.
+
+    Raises:
+        CrossModalSegError: it failed; the worker's sentence.
+    """
+    job = client.submit(request)
+    while not job.wait(_WAIT_SECONDS):
+        alive()
+    if job.error is not None:
+        kinds = {"input": InputError, "disk": OutputError}
+        raise kinds.get(job.error.kind, WorkerError)(job.error.message)
+    return job
+
+
+def _model(settings: BatchSettings, client: WorkerClient, alive: Callable[[], None]) -> Model | None:
+    """The model that is named, loaded and checked; in any case, the worker is there afterwards."""
+    if settings.model is None:
+        _answered(client, ModelsRequest(), alive)
+        return None
+    try:
+        return _answered(client, ModelInfoRequest(settings.model), alive).result.model
+    except InputError as error:
+        raise ModelError(str(error)) from error
+
+
+def _require_new(out: Path, inputs: Iterable[Path]) -> None:
+    if out.is_dir() and any(out.iterdir()):
+        raise OutputError(
+            f"The output folder '{out}' exists and is not empty. Name another one, or add --resume to go on in it."
+        )
+    check_new_folder(out, False, inputs)
+
+
+def _described(settings: BatchSettings, cohort: Cohort) -> dict[str, object]:
+    # The cases may become more.
+    return settings.to_json() | {"images": list(cohort.modalities), "labels": cohort.labels.to_json()}
+
+
+def _told(outcome: Outcome) -> str:
+    return f"done in {_duration(outcome.seconds)}" if outcome.status == "done" else f"failed: {outcome.message}"
+
+
+def _remaining(seconds: float) -> str:
+    return f" (about {_duration(seconds)} left)" if seconds > 0 else ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
