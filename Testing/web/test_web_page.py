@@ -82,6 +82,22 @@ def test_strokes_are_erased_with_the_mouse(tab: Tab) -> None:
     tab.wait(lambda: tab.redness("Axial1") == 0)
 
 
+def test_quick_strokes_keep_their_corners(tab: Tab, tmp_path: Path) -> None:
+    """However slowly the views are drawn, nothing between two pictures is skipped."""
+    tab.choose("GTV")
+    tab.page.locator('input[aria-label="brush_mm"]').fill("1")
+    corners = [(0.4, 0.4), (0.6, 0.4), (0.6, 0.6), (0.4, 0.6), (0.4, 0.4)]
+    tab.drag("Axial1", *corners)
+    tab.settled_counts()
+    drawn = read_scribble_segments(tab.download("scribbles.seg.nrrd", tmp_path / "s.seg.nrrd"), TABLE).array
+    (_, rows, columns) = np.nonzero(drawn == 1)
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert rows.size == 2 * (height + width) - 4
+    tab.page.locator('input[aria-label="brush_mm"]').fill("6")
+    tab.page.click("text=Clear")
+    tab.wait(lambda: tab.counts() == [0, 0])
+
+
 def test_the_wheel_scrolls_and_a_click_brings_all_slices(tab: Tab) -> None:
     where = {name: tab.where(name) for name in ("Axial1", "Sagittal1", "Coronal1")}
     tab.wheel("Axial1", -300)

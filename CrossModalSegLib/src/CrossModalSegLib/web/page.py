@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from trame_server import Server
 
     from .session import Image
-    from .viewer import Press
 
 _POLL_SECONDS = 0.05
 _SHOW_SECONDS = 0.2
@@ -89,12 +88,11 @@ class Page:
             self.app,
             ui.slice_overlay,
             ui.solid_overlay,
-            on_draw=self._draw,
-            on_release=self._guarded(self.session.end_stroke),
             on_window=self._drag_window,
             on_moved=self._moved,
         )
         self._has_surfaces, self._shown = False, None
+        self.server.controller.trigger("stroke")(self._guarded(self._draw))
         ui.build(self.server, self)
         self._observe_state()
 
@@ -244,11 +242,16 @@ class Page:
 
     # --- views ---
 
-    def _draw(self, start: Press, end: Press) -> None:
-        value = 255 if self.state.tool == "erase" else int(self.state.active)
-        draw = self._guarded(self.session.stroke)
-        if draw(value, start.ras, end.ras, end.normal, float(self.state.brush_mm) / 2):
-            self.viewer.render()
+    def _draw(self, view: str, value: int, size_mm: float, points: list[list[float]], is_last: bool) -> None:
+        """A piece of a stroke: points as shares of the view's width and height."""
+        if view not in self.viewer.slice_views or not points:
+            raise InputError("A stroke should begin in a slice view.")
+        places = [self.viewer.place(view, *map(float, point)) for point in points]
+        for start, end in zip(places[:-1] or places, places[1:] or places, strict=True):
+            self.session.stroke(value, start.ras, end.ras, end.normal, float(size_mm) / 2)
+        if is_last:
+            self.session.end_stroke()
+        self.viewer.render()
 
     def _moved(self, name: str) -> None:
         """Tell the browser where a slice is, and how large the brush is there."""

@@ -42,13 +42,13 @@ class Press:
         view: its name.
         ras: (3,) RAS mm of the world.
         normal: (3,) of the slice.
-        pixel: (x, y) from the lower left corner.
+        pixel: (x, y) from the lower left corner, may be fractions.
     """
 
     view: str
     ras: np.ndarray
     normal: np.ndarray
-    pixel: tuple[int, int]
+    pixel: tuple[float, float]
 
 
 class Viewer:
@@ -65,8 +65,6 @@ class Viewer:
         app: SlicerApp,
         decorate_slice: Callable[[Server, str, SliceView], None],
         decorate_3d: Callable[[Server, str, ThreeDView], None],
-        on_draw: Callable[[Press, Press], None],
-        on_release: Callable[[], None],
         on_window: Callable[[str, float, float], None],
         on_moved: Callable[[str], None],
     ) -> None:
@@ -76,8 +74,6 @@ class Viewer:
             server: of the page.
             app: whose scene is shown.
             decorate_slice, decorate_3d: add what lies on top of a view in the page.
-            on_draw: called with where a piece of a stroke begins and ends.
-            on_release: called when the button goes up after drawing.
             on_window: called with the view and by what share of the range the window's width and level shall change.
             on_moved: called when another slice of a view is shown, or a view is zoomed.
         """
@@ -85,7 +81,7 @@ class Viewer:
         self.layout: Layout = "four"
         self.is_linked = True
         self._app, self._manager = app, app.view_manager
-        self._on_draw, self._on_release, self._on_window, self._on_moved = on_draw, on_release, on_window, on_moved
+        self._on_window, self._on_moved = on_window, on_moved
         self._pressed: Press | None = None
         self._is_linking = False
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -218,21 +214,29 @@ class Viewer:
         observe("LeftButtonReleaseEvent", lambda: self._release())
         view.modified.connect(lambda *_: self._follow(name))
 
+    def place(self, name: str, x: float, y: float) -> Press:
+        """A point of a slice view.
+
+        Args:
+            name: of the view.
+            x, y: shares of its width and height, from its upper left corner.
+        """
+        width, height = self._views[name].get_view_node().GetDimensions()[:2]
+        return self._press_at(name, (x * width, (1.0 - y) * height))
+
     def _press(self, name: str) -> bool:
-        self._pressed = self._press_at(name)
         if self.tool in ("draw", "erase"):
-            self._on_draw(self._pressed, self._pressed)
-        elif self.tool == "look":
+            return True  # the page sends strokes by itself
+        self._pressed = self._press_at(name, self._views[name].interactor().GetEventPosition())
+        if self.tool == "look":
             self.jump(self._pressed.ras, but=name)
         return True
 
     def _move(self, name: str) -> bool:
         if self._pressed is None or self._pressed.view != name:
             return False
-        here = self._press_at(name)
-        if self.tool in ("draw", "erase"):
-            self._on_draw(self._pressed, here)
-        elif self.tool == "look":
+        here = self._press_at(name, self._views[name].interactor().GetEventPosition())
+        if self.tool == "look":
             self.jump(here.ras, but=name)
         else:
             x, y = (now - then for now, then in zip(here.pixel, self._pressed.pixel, strict=True))
@@ -244,15 +248,11 @@ class Viewer:
         if self._pressed is None:
             return False
         self._pressed = None
-        if self.tool in ("draw", "erase"):
-            self._on_release()
         return True
 
-    def _press_at(self, name: str) -> Press:
-        view = self._views[name]
-        x, y = view.interactor().GetEventPosition()
-        to_ras = from_vtk(view.get_view_node().GetXYToRAS())
-        return Press(name, (to_ras @ (x, y, 0.0, 1.0))[:3], to_ras[:3, 2], (x, y))
+    def _press_at(self, name: str, pixel: tuple[float, float]) -> Press:
+        to_ras = from_vtk(self._views[name].get_view_node().GetXYToRAS())
+        return Press(name, (to_ras @ (*pixel, 0.0, 1.0))[:3], to_ras[:3, 2], pixel)
 
     # --- linking ---
 

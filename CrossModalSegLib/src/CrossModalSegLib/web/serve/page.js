@@ -34,6 +34,56 @@
     input.value = "";
   });
 
+  // Strokes. The views' own mouse events wait for each picture and skip what lies between, which would cut corners.
+  const PIECE_MS = 40;
+  let stroke = null;
+  function share(event) {
+    const box = stroke.area.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  }
+  function sendPiece(isLast) {
+    const { view, value, size, points, id } = stroke;
+    // The next piece begins where this one ended.
+    stroke.points = points.slice(-1);
+    if (points.length > 1 || isLast || !stroke.isBegun) window.trame.trigger("stroke", [view, value, size, points, isLast]);
+    stroke.isBegun = true;
+    clearTimeout(id);
+    stroke.id = isLast ? null : setTimeout(() => stroke && sendPiece(false), PIECE_MS);
+  }
+  document.addEventListener(
+    "pointerdown",
+    (event) => {
+      const view = event.target.closest(".view.tool-draw, .view.tool-erase");
+      const area = event.target.closest(".remote-controlled-area");
+      if (event.button !== 0 || stroke || !view || !area) return;
+      const value = view.classList.contains("tool-erase") ? 255 : Number(state().get("active"));
+      stroke = { view: view.dataset.view, area, value, size: Number(state().get("brush_mm")), points: [], id: null };
+      stroke.points.push(share(event));
+      sendPiece(false);
+    },
+    true
+  );
+  document.addEventListener(
+    "pointermove",
+    (event) => {
+      if (!stroke) return;
+      const all = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+      for (const each of all.length ? all : [event]) stroke.points.push(share(each));
+    },
+    true
+  );
+  for (const kind of ["pointerup", "pointercancel"])
+    document.addEventListener(
+      kind,
+      (event) => {
+        if (!stroke || (kind === "pointerup" && event.button !== 0)) return;
+        if (kind === "pointerup") stroke.points.push(share(event));
+        sendPiece(true);
+        stroke = null;
+      },
+      true
+    );
+
   const hasFiles = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
   document.addEventListener("dragover", (event) => {
     if (!hasFiles(event)) return;
