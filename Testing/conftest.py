@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+
+# Whoever runs the tests in the background may have switched Ctrl-C off, for them and for the programs they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The volumes here are tiny: threads would only wait for each other. Torch reads this when it is imported, here and in
 # subprocesses.

@@ -113,6 +113,12 @@ def test_another_patient_mostly_holds_the_organ():
     assert np.mean([pair.masks[1, 0].any() for pair in found]) > 0.7
 
 
+def test_anywhere_leaves_most_organs_absent():
+    found = pairs(40, kinds(anywhere=1.0))
+    absent = [not pair.masks[1, 0].any() for pair in found]
+    assert 0 < sum(absent) < len(found)
+
+
 def test_one_patient_or_one_contrast_serve_all_kinds():
     config = kinds(other_patient=1.0, other_contrast=1.0)
     assert len(pairs(10, config, [make_stack(contrasts=("t1",))])) == 10

@@ -52,12 +52,24 @@ def test_weights_and_the_mean_over_heads():
     assert terms == pytest.approx(expected, rel=1e-5)
 
 
-def test_absent_organs_train_the_presence_alone():
+def test_absent_organs_train_the_presence_alone_by_default():
     prediction, present = head(), torch.tensor([[True, False]])
     sum(ReferringLoss(points=POINTS)([prediction], everything(), present, YES).values()).backward()
     assert prediction.masks.grad[0, 0].any() and not prediction.masks.grad[0, 1].any()
     assert prediction.similarity.grad[0, 0].any() and not prediction.similarity.grad[0, 1].any()
     assert (prediction.presence.grad[0, 0] < 0).all() and (prediction.presence.grad[0, 1] > 0).all()
+
+
+def test_the_chosen_mask_of_an_absent_organ_is_emptied_on_request():
+    prediction, present = head(2.0), torch.tensor([[True, False]])
+    prediction.similarity.data[0, :, 1] = 3.0
+    loss = ReferringLoss(bce=0.0, dice=0.0, select=0.0, presence=0.0, absent=0.5, points=POINTS)
+    terms = loss([prediction], everything(), present, YES)
+    assert values(terms)["absent"] == pytest.approx(0.5 * math.log1p(math.exp(2)))
+    terms["absent"].backward()
+    assert (prediction.masks.grad[0, 1, 1] >= 0).all() and prediction.masks.grad[0, 1, 1].any()
+    assert not prediction.masks.grad[0, 0].any() and not prediction.masks.grad[0, 1, [0, 2]].any()
+    assert values(loss([head()], everything(), YES, YES))["absent"] == 0.0
 
 
 def test_organs_that_are_not_asked_for_are_ignored():

@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from CrossModalSegLib.models.masked_decoder import MaskedDecoder, Prediction, attention_mask, choose, mean_token
+from CrossModalSegLib.models.masked_decoder import (
+    MaskedDecoder,
+    Prediction,
+    PresenceByMask,
+    attention_mask,
+    choose,
+    mean_token,
+)
 from CrossModalSegLib.models.visual_sampler import VisualTokens
 
 C, N = 8, 3
@@ -56,7 +63,9 @@ def test_a_head_after_each_layer():
         assert p.similarity.shape == p.presence.shape == (2, 3, N)
 
 
-@pytest.mark.parametrize("options", [{}, {"seed_queries": True, "prototype_masks": True}, {"layers": 7}])
+@pytest.mark.parametrize(
+    "options", [{}, {"seed_queries": True, "prototype_masks": True}, {"layers": 7}, {"presence_by_mask": True}]
+)
 @pytest.mark.parametrize("size", [64, 96])
 def test_the_last_prediction_alone_is_the_same(options, size):
     network, given = decoder(**options), target(size=size)
@@ -173,3 +182,20 @@ def test_choose_takes_the_most_similar_query():
     assert logits.tolist() == [[[[3.0, 4.0, 5.0]], [[6.0, 7.0, 8.0]]]]
     assert probability.tolist() == [[0.5, 0.0]]
     assert logits.dtype == torch.float32
+
+
+def test_presence_by_mask_sees_what_the_mask_covers_and_trains_no_mask():
+    torch.manual_seed(0)
+    presence = PresenceByMask(C)
+    queries, prototype = torch.zeros(1, 1, 2, C), torch.randn(1, 1, C)
+    masks = torch.full((1, 1, 2, 4, 4), -10.0)
+    masks[0, 0, 0, :2], masks[0, 0, 1, 2:] = 10.0, 10.0  # of the same size and certainty, above and below
+    masks.requires_grad_()
+    features = torch.cat([prototype[0, 0].view(1, C, 1, 1).expand(1, C, 2, 4), torch.randn(1, C, 2, 4)], 2)
+    logits = presence(queries, masks, features, prototype)
+    assert logits.shape == (1, 1, 2) and logits[0, 0, 0] != logits[0, 0, 1]
+    even = presence(queries, masks, prototype[0, 0].view(1, C, 1, 1).expand(1, C, 4, 4), prototype)
+    torch.testing.assert_close(even[0, 0, 0], even[0, 0, 1])
+    torch.testing.assert_close(even[0, 0, 0], logits[0, 0, 0], atol=1e-3, rtol=1e-3)
+    logits.sum().backward()
+    assert masks.grad is None and presence.covered.weight.grad.any()

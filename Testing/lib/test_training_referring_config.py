@@ -6,6 +6,7 @@ import pytest
 from referring_setup import TINY_NETWORK, tiny_referring_config
 
 from CrossModalSegLib.config import from_dict, to_dict
+from CrossModalSegLib.data.referring.pair_sampler import PairKinds
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.training.referring.config import ABLATIONS, PRESETS, ReferringConfig, preset
@@ -15,7 +16,7 @@ def test_the_paper_preset_is_that_of_the_paper():
     config = preset("paper")
     assert config.network.channels == 512 and config.network.queries == 11 and not config.network.seed_queries
     assert config.preprocessing == SlicePreprocessing(256, "stretch", (0.5, 99.5))
-    assert config.pairs.kinds.weights == (1.0, 0.0, 0.0, 0.0) and not config.pairs.both_ways
+    assert config.pairs.kinds == PairKinds() and not config.pairs.both_ways
     assert config.pairs.augmentation.paired and not config.pairs.augmentation.contrast_remaps
     assert config.pairs.augmentation.spatial == "none" and config.pairs.augmentation.target.gamma == (0.5, 4.5)
     assert config.epochs == 50 and config.learning_rate == 1e-3 and config.encoder_rate == 0.1
@@ -30,7 +31,7 @@ def test_presets_survive_json(name):
 @pytest.mark.parametrize("name", ["default", "fast"])
 def test_our_presets_use_all_kinds_of_pairs_and_changes(name):
     config = preset(name)
-    assert min(config.pairs.kinds.weights) > 0 and config.pairs.kinds.mixed_contrasts and config.pairs.both_ways
+    assert min(config.pairs.kinds.weights.values()) > 0 and config.pairs.kinds.mixed_contrasts and config.pairs.both_ways
     assert config.pairs.augmentation.contrast_remaps and config.pairs.augmentation.spatial == "independent"
     assert config.network.image_size == config.preprocessing.image_size
 

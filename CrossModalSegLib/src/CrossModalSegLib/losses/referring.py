@@ -1,4 +1,7 @@
-"""The loss of CrossMR: masks of the matched queries, the choice among an organ's queries, and the organ's presence."""
+"""The loss of CrossMR: masks of the matched queries, the choice among an organ's queries, and the organ's presence.
+
+Ours is the term "absent": the mask that would be the answer is empty where the organ is not in the target.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ class ReferringLoss:
         bce, dice: Weights of the mask terms (2.5 each in the paper), over the matched queries.
         select: Weight of the cross-entropy that makes the matched query the most similar to its organ's prototype.
         presence: Weight of the binary cross-entropy of "the organ is in this target", over all queries of an organ.
+        absent: Weight of the binary cross-entropy that empties the chosen masks of organs that are not in the target;
+            0 leaves them to the presence alone.
         within_organ: Match an organ with its own queries only; else with any query of the image (SEEM). A query of
             another organ cannot be chosen for this one, so such a match has no select term.
         points: At which masks are compared, and matched.
@@ -33,13 +38,14 @@ class ReferringLoss:
     dice: float = 2.5
     select: float = 1.0
     presence: float = 1.0
+    absent: float = 0.0
     within_organ: bool = True
     points: int = POINTS
     oversample: int = OVERSAMPLE
     importance: float = IMPORTANCE
 
     def __post_init__(self) -> None:
-        for name in ("bce", "dice", "select", "presence"):
+        for name in ("bce", "dice", "select", "presence", "absent"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} of the referring loss must be 0 or more; got {getattr(self, name)}.")
         if self.points < 1 or self.oversample < 1 or not 0.0 <= self.importance <= 1.0:
@@ -61,13 +67,13 @@ class ReferringLoss:
         Args:
             predictions: Of all heads.
             targets: (B, K, H, W), 1 or True in the organ.
-            present: (B, K) bool, the organ is in the target. Others train the presence alone.
+            present: (B, K) bool, the organ is in the target. Others train the presence, and "absent" if it has weight.
             organs: (B, K) bool, the organ is asked for. Others are padding and are ignored.
             generator: Of the sampled points; None takes the global one.
 
         Returns:
-            Scalars "bce", "dice", "select" and "presence", each weighted, and a mean over organs and over heads; zero
-            with a graph where there is nothing to train.
+            Scalars "bce", "dice", "select", "presence" and, where it has weight, "absent", each weighted, and a mean
+            over organs and over heads; zero with a graph where there is nothing to train.
 
         Raises:
             InputError: There is no prediction, or the shapes do not fit each other.
@@ -79,6 +85,8 @@ class ReferringLoss:
         with torch.autocast(targets.device.type, enabled=False):
             heads = [self._head(each, targets, present & organs, organs, generator) for each in predictions]
         weights = {"bce": self.bce, "dice": self.dice, "select": self.select, "presence": self.presence}
+        if self.absent > 0:
+            weights["absent"] = self.absent
         return {name: weight * torch.stack([head[name] for head in heads]).mean() for name, weight in weights.items()}
 
     def _head(
@@ -94,12 +102,25 @@ class ReferringLoss:
         query = matched[image, organ]
         masks = prediction.masks.flatten(1, 2)[image, query]
         bce, dice = self._mask_terms(masks, targets[image, organ], generator)
-        return {
+        terms = {
             "bce": bce,
             "dice": dice,
             "select": select_term(prediction.similarity, image, organ, query),
             "presence": presence_term(prediction.presence, there, organs),
         }
+        if self.absent > 0:
+            terms["absent"] = self._absent_term(prediction, organs & ~there, targets.shape[-2:], generator)
+        return terms
+
+    def _absent_term(
+        self, prediction: Prediction, missing: Tensor, size: tuple[int, int], generator: torch.Generator | None
+    ) -> Tensor:
+        image, organ = missing.nonzero(as_tuple=True)
+        masks = prediction.masks[image, organ, prediction.similarity[image, organ].argmax(-1)]
+        if len(masks) == 0:
+            return masks.float().sum()
+        places = uncertain_points(masks, size, self.points, self.oversample, self.importance, generator)
+        return functional.softplus(sample_points(masks[:, None], places, size)).mean()
 
     def _mask_terms(self, masks: Tensor, targets: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         # Of M masks (M, h, w) and targets (M, H, W).

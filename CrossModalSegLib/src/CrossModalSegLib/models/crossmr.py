@@ -50,6 +50,7 @@ class CrossMRConfig:
             left from right; the paper's tokens hold no position.
         prototype_masks: Ours: an organ's mask embeddings start from its prototype, so that masks begin as what looks
             like the scribbled tissue. Small networks learn much faster with it.
+        presence_by_mask: Ours: what a mask covers, not its query alone, tells whether the organ is in the target.
     """
 
     encoder: FocalNetConfig = FOCALNET["tiny"]
@@ -69,6 +70,7 @@ class CrossMRConfig:
     seed_queries: bool = False
     prototype_masks: bool = False
     token_positions: bool = False
+    presence_by_mask: bool = False
 
     def __post_init__(self) -> None:
         self._check_sizes()
@@ -113,6 +115,7 @@ PRESETS: dict[str, CrossMRConfig] = {
         seed_queries=True,
         prototype_masks=True,
         token_positions=True,
+        presence_by_mask=True,
     ),
 }
 
@@ -167,6 +170,7 @@ class CrossMR(nn.Module):
             c.sample_queries,
             c.seed_queries,
             c.prototype_masks,
+            c.presence_by_mask,
         )
 
     def encode(self, images: Tensor) -> Features:

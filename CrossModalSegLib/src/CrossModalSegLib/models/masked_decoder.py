@@ -9,7 +9,7 @@ Notable in this decoder (Fig. 2, on the masked attention of Mask2Former and SEEM
   which others are asked for, or in which order;
 - heads after 0, 1, ..., L layers, all of which are trained: a mask embedding whose dot products with the target's mask
   features are the mask; its similarity to the mean mask feature under the scribble, which decides among an organ's
-  queries; and whether the organ is in the target at all.
+  queries; and whether the organ is in the target at all, which may be judged by what the query's mask covers.
 """
 
 from __future__ import annotations
@@ -58,6 +58,42 @@ class DecoderLayer(nn.Module):
         self.feedforward = FeedForwardBlock(channels, feedforward)
 
 
+class PresenceByMask(nn.Module):
+    """Whether an organ is in the target, from a query, from what its mask covers, and from how sure the mask is.
+
+    A query alone has to remember what it saw; here the mean target feature within its mask meets the prototype. Masks
+    are not trained through it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query, self.covered = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.wanted, self.sureness = nn.Linear(channels, channels), nn.Linear(3, channels)
+        self.norm = nn.LayerNorm(channels)
+        self.out = nn.Linear(channels, 1)
+
+    def forward(self, queries: Tensor, masks: Tensor, mask_features: Tensor, prototype: Tensor) -> Tensor:
+        """(B, K, N) logits.
+
+        Args:
+            queries: (B, K, N, C), normalised.
+            masks: (B, K, N, h, w) logits.
+            mask_features: Of the targets, (B, C, h, w).
+            prototype: (B, K, C).
+        """
+        with torch.autocast(masks.device.type, enabled=False):
+            logits = masks.detach().float()
+            weights = logits.sigmoid()
+            total = weights.flatten(3).sum(-1)
+            covered = torch.einsum("bknhw,bchw->bknc", weights, mask_features.float()) / (total[..., None] + 1e-3)
+            share = (total / logits[0, 0, 0].numel() + 1e-4).log()
+            surest = logits.flatten(3).amax(-1).clamp(-10.0, 10.0)
+            mean = (weights * weights).flatten(3).sum(-1) / (total + 1e-3)
+            sureness = torch.stack([share, surest, mean], -1)
+        x = self.query(queries) + self.covered(covered) * self.wanted(prototype)[:, :, None] + self.sureness(sureness)
+        return self.out(functional.relu(self.norm(x)))[..., 0]
+
+
 class MaskedDecoder(nn.Module):
     """Target features and tokens to the predictions of all heads."""
 
@@ -71,6 +107,7 @@ class MaskedDecoder(nn.Module):
         sample_queries: int | None = None,
         seed_queries: bool = False,
         prototype_masks: bool = False,
+        presence_by_mask: bool = False,
     ) -> None:
         """A decoder.
 
@@ -80,6 +117,7 @@ class MaskedDecoder(nn.Module):
             sample_queries: Draw this many of them at random in training; None uses all.
             seed_queries: Add a projection of the organ's mean token to its queries before the first layer.
             prototype_masks: Add a projection of the organ's prototype to its mask embeddings.
+            presence_by_mask: Judge the presence by what a query's mask covers as well, against the prototype.
         """
         super().__init__()
         self.sample_queries = sample_queries
@@ -103,7 +141,7 @@ class MaskedDecoder(nn.Module):
             nn.ReLU(),
             nn.Linear(channels, channels),
         )
-        self.presence = nn.Linear(channels, 1)
+        self.presence = PresenceByMask(channels) if presence_by_mask else nn.Linear(channels, 1)
         self.log_scale = nn.Parameter(torch.tensor(math.log(SIMILARITY_SCALE)))
         if self.seed is not None:
             initialize_linear(self.seed)
@@ -195,7 +233,11 @@ class MaskedDecoder(nn.Module):
                 functional.normalize(prototype.float(), dim=-1),
             )
             similarity = cosine * self.log_scale.exp().clamp(max=MAX_SIMILARITY_SCALE)
-        return Prediction(masks, similarity, self.presence(x)[..., 0], level)
+        if isinstance(self.presence, PresenceByMask):
+            presence = self.presence(x, masks, mask_features, prototype)
+        else:
+            presence = self.presence(x)[..., 0]
+        return Prediction(masks, similarity, presence, level)
 
     def _embedding(self, x: Tensor, prototype: Tensor) -> Tensor:
         # Of masks, (B, K, N, C), from normalised queries and the prototypes (B, K, C).

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,6 @@ from CrossModalSegLib.errors import InputError, LabelError
 from CrossModalSegLib.scribbles.contour import contour_scribbles
 from CrossModalSegLib.scribbles.freeform import SEEM_BRUSH, SMALL_BRUSH, FreeformBrush, freeform_scribbles
 from CrossModalSegLib.scribbles.skeleton import skeleton_scribbles
-
-PairKind = Literal["same_slice", "other_slice", "other_contrast", "other_patient"]
 
 SHORT_BRUSH = FreeformBrush(vertices=(2, 4), diameter=(1.5, 4.0), jitter=0.5)
 MAX_PLAN = 2**63 - 1
@@ -38,27 +36,30 @@ class PairKinds:
         other_slice: Another slice of the same patient.
         other_contrast: The same or a near slice in another contrast of the patient.
         other_patient: A slice of another patient.
+        anywhere: Any slice of any patient: most organs of the reference are absent from it.
         reach_mm: Largest distance of another slice.
         near_mm: Largest distance of a slice in another contrast.
-        mixed_contrasts: Whether other slices and other patients may be shown in another contrast, too.
+        mixed_contrasts: Whether all but the same slice may be shown in another contrast, too.
     """
 
     same_slice: float = 1.0
     other_slice: float = 0.0
     other_contrast: float = 0.0
     other_patient: float = 0.0
+    anywhere: float = 0.0
     reach_mm: float = 40.0
     near_mm: float = 6.0
     mixed_contrasts: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.weights) < 0 or sum(self.weights) <= 0 or self.reach_mm < 0 or self.near_mm < 0:
+        if min(self.weights.values()) < 0 or sum(self.weights.values()) <= 0 or self.reach_mm < 0 or self.near_mm < 0:
             raise InputError(f"Weights of pair kinds and distances are 0 or more, one weight above 0; got {self}.")
 
     @property
-    def weights(self) -> tuple[float, float, float, float]:
-        """In the order of `PairKind`."""
-        return self.same_slice, self.other_slice, self.other_contrast, self.other_patient
+    def weights(self) -> dict[str, float]:
+        """By name of the kind."""
+        names = ("same_slice", "other_slice", "other_contrast", "other_patient", "anywhere")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -288,16 +289,17 @@ class PairSampler:
 
     def _draw_target(self, reference: _Place, organ: int, rng: np.random.Generator) -> _Place:
         kinds = self.config.kinds
-        weights = np.array(kinds.weights)
-        kind = ("same_slice", "other_slice", "other_contrast", "other_patient")[
-            int(rng.choice(len(weights), p=weights / weights.sum()))
-        ]
+        weights = np.array(list(kinds.weights.values()))
+        kind = list(kinds.weights)[int(rng.choice(len(weights), p=weights / weights.sum()))]
         if kind == "same_slice":
             return reference
         stack, index = reference.stack, reference.index
         if kind == "other_patient" and len(self._usable) > 1:
             stack = int(rng.choice([each for each in self._usable if each != stack]))
             index = self._similar_slice(reference, stack, organ, rng)
+        elif kind == "anywhere":
+            stack = int(rng.integers(len(self.stacks)))
+            index = int(rng.integers(self.stacks[stack].count))
         else:
             index = self._near_slice(reference, kinds.near_mm if kind == "other_contrast" else kinds.reach_mm, rng)
         others = [each for each in self._targets[stack] if each != reference.contrast]

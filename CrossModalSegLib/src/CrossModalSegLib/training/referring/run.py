@@ -126,7 +126,7 @@ def make_step(network: nn.Module, config: ReferringConfig, num_classes: int | No
     """
     if not isinstance(network, CrossMR):
         return UNetStep(network)
-    loss = ReferringLoss(within_organ=config.within_organ, points=config.points)
+    loss = ReferringLoss(within_organ=config.within_organ, points=config.points, absent=config.absent_weight)
     guidance = None
     if config.dense_guidance and num_classes is not None:
         guidance = DenseGuidance(config.network.channels, num_classes)
