@@ -5,6 +5,7 @@ The library is imported where it is used, so that the panel opens before it is i
 
 from pathlib import Path
 
+import CrossModalSegSampleData
 import CrossModalSegSetup
 import qt
 import slicer
@@ -41,6 +42,8 @@ class CrossModalSeg(ScriptedLoadableModule):
             "The method follows 'CmFNet: Cross-modal Fusion Network for Weakly-supervised Segmentation of Medical "
             "Images'. Licence: Apache-2.0."
         )
+        # Sample Data is another module, which may be loaded later.
+        slicer.app.connect("startupCompleted()", CrossModalSegSampleData.register)
 
 
 @parameterNodeWrapper

@@ -206,7 +206,7 @@ class Installation:
 
     def _installed(self) -> dict[str, str]:
         run = subprocess.run(
-            [self._python, "-c", _LIST_INSTALLED], capture_output=True, text=True, check=False, **_no_window()
+            [self._python, "-c", _LIST_INSTALLED], capture_output=True, text=True, check=False, **no_window()
         )
         if run.returncode != 0:
             raise SetupError(f"{self._python} does not work:\n{run.stderr[-2000:]}")
@@ -216,7 +216,7 @@ class Installation:
         command = [self._python, "-m", "pip", action, *_QUIET, *arguments]
         tail: list[str] = []
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **_no_window()
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **no_window()
         ) as process:
             for line in process.stdout:
                 tail = [*tail, line.rstrip()][-TAIL_LINES:]
@@ -294,6 +294,6 @@ def _compare(version: str, clause: str) -> bool:
     return results[sign]
 
 
-def _no_window() -> dict[str, int]:
+def no_window() -> dict[str, int]:
     """On Windows a console window would open."""
     return {"creationflags": subprocess.CREATE_NO_WINDOW} if os.name == "nt" else {}

@@ -7,4 +7,5 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CrossModalSeg"))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "standins"), str(HERE.parent / "scene"), str(HERE.parents[1] / "CrossModalSeg")]

@@ -185,7 +185,7 @@ def test_refer_takes_the_reference_that_is_named_and_writes_each_volume_on_its_o
 
 def test_a_killed_batch_and_a_killed_worker_are_gone_on_from(cohort, models, tmp_path) -> None:
     out = tmp_path / "out"
-    words = ("fit", "--cohort", cohort, "--model", models / "prior", "--out", out, "--seconds", "2")
+    words = ("fit", "--cohort", cohort, "--model", models / "prior", "--out", out, "--seconds", "0")
 
     process = begin(*words)
     assert process.stdout.readline().startswith("[1/3] Fall ä 1: done in")
