@@ -4,6 +4,7 @@ The library is imported where it is used, so that the panel opens before it is i
 """
 
 from pathlib import Path
+from unittest import mock
 
 import CrossModalSegSampleData
 import CrossModalSegSetup
@@ -422,16 +423,59 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
 
 
 class CrossModalSegTest(ScriptedLoadableModuleTest):
-    """What works in any Slicer, also without torch."""
+    """The functions on nodes on a small phantom; without the library, only that the panel says so."""
+
+    def setUp(self) -> None:
+        """Begin with an empty scene."""
+        slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:
         """All tests."""
-        slicer.mrmlScene.Clear()
+        self.setUp()
         self.test_environment()
+        if CrossModalSegLogic().environmentProblem():
+            return
+        for test in (self.test_fit, self.test_trained_models):
+            self.setUp()
+            test()
 
     def test_environment(self) -> None:
         """The panel says what is missing, or that nothing is."""
         self.assertIsInstance(CrossModalSegLogic().environmentProblem(), str)
+
+    def test_fit(self) -> None:
+        """From strokes to a segmentation that agrees with the truth, and back."""
+        logic, phantom = CrossModalSegLogic(), _small_phantom()
+        self.assertGreaterEqual(logic.autoBackground(phantom.ct, phantom.scribbles), 0)
+        transform = logic.register(phantom.ct, phantom.mr)
+        self.assertEqual(phantom.mr.GetParentTransformNode(), transform)
+        self.assertTrue(logic.undo())
+        segmentation = logic.fit({"ct": phantom.ct, "mr": phantom.mr}, phantom.scribbles, seconds=0)
+        table = logic.evaluate(segmentation, phantom.mask, phantom.ct).GetTable()
+        self.assertGreater(table.GetColumnByName("DSC").GetValue(0), 0.5)
+        self.assertTrue(logic.undo() and logic.undo())
+        self.assertFalse(slicer.mrmlScene.IsNodePresent(segmentation))
+
+    def test_trained_models(self) -> None:
+        """Those that are installed are listed, and can be used."""
+        logic, phantom = CrossModalSegLogic(), _small_phantom()
+        images = {"ct": phantom.ct, "mr": phantom.mr}
+        models = logic.models()
+        self.assertTrue([model for model in models if model.task == "fit" and model.is_shipped])
+        for model in models:
+            if model.task == "segment" and set(model.modalities) <= set(images):
+                used = {modality: images[modality] for modality in model.modalities}
+                self.assertIsNotNone(logic.segment(used, model.name))
+            elif model.task == "refer":
+                self.assertEqual(len(logic.refer(phantom.ct, [phantom.mr], phantom.scribbles, model=model.name)), 2)
+
+
+def _small_phantom():
+    with (
+        mock.patch.object(CrossModalSegSampleData, "SHAPE", (16, 40, 40)),
+        mock.patch.object(CrossModalSegSampleData, "SPACING", (9, 5, 5)),
+    ):
+        return CrossModalSegSampleData.loadPhantom()
 
 
 def _source() -> Path:
