@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -218,6 +219,21 @@ def test_a_killed_batch_and_a_killed_worker_are_gone_on_from(cohort, models, tmp
     np.testing.assert_array_equal(found[drawn], strokes()[drawn])
 
 
+def test_ctrl_c_ends_with_130_and_leaves_what_is_done(cohort, models, tmp_path) -> None:
+    out = tmp_path / "out"
+    process = begin("fit", "--cohort", cohort, "--model", models / "prior", "--out", out, "--seconds", "60")
+    until_written = time.monotonic() + 120
+    while not (out / "report.json").exists():
+        assert time.monotonic() < until_written
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, err = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
+    assert err == "error: Stopped on request; add --resume to go on.\n"
+    assert sorted(path.name for path in out.iterdir()) == ["report.csv", "report.json"]
+    assert report(out)["counts"] == {"done": 0, "failed": 0, "open": 3}
+
+
 # --- wrong arguments --------------------------------------------------------------------------------------------------
 
 
@@ -276,11 +292,12 @@ def test_other_settings_do_not_go_on_in_the_same_folder(cohort, models, tmp_path
 
 
 def test_inside_of_slicer_the_application_ends_with_the_exit_code(monkeypatch) -> None:
+    """Slicer executes the text of the script in its console's own namespace."""
     ended = []
     inside = types.SimpleNamespace(app=object(), util=types.SimpleNamespace(exit=ended.append))
     monkeypatch.setitem(sys.modules, "slicer", inside)
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--", "fit", "--cohort", "none.json", "--out", "out"])
-    CrossModalSegBatch._start()
+    exec(SCRIPT.read_text(encoding="ascii"), {"__name__": "__main__", "__file__": str(SCRIPT)})
     assert ended == [2]
 
 
