@@ -65,7 +65,6 @@ class Actions(Protocol):
     add_class: Handler
     rename_class: Handler
     remove_class: Handler
-    choose: Handler
     auto_background: Handler
     clear_strokes: Handler
     undo_stroke: Handler
@@ -250,7 +249,8 @@ def _scribbles(do: Actions) -> None:
             v_for="label in labels",
             key="label.value",
             classes=("'label' + (active === label.value ? ' chosen' : '')",),
-            click=(do.choose, "[label.value]"),
+            # In the browser alone: a stroke that follows at once is of this class.
+            click="active = label.value; tool = 'draw'",
         ):
             html.Span(classes="swatch", style=("`background: ${label.color}`",))
             html.Input(
