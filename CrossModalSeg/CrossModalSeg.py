@@ -243,8 +243,12 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _propose_background(self, *_args) -> None:
         parameters = self._parameters
         self._run(
-            lambda: self.logic.proposeBackground(
-                parameters.first, parameters.scribbles, parameters.labels, self._on_background, self._on_error
+            lambda: self.logic.autoBackground(
+                parameters.first,
+                parameters.scribbles,
+                parameters.labels,
+                onDone=self._on_background,
+                onError=self._on_error,
             ),
             _("Proposing background …"),
         )
@@ -410,16 +414,6 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
         lines = [_("Scribbled voxels: {drawn}").format(drawn=drawn)] if drawn else []
         lines.append(_("Still missing: {missing}").format(missing=missing) if missing else _("Nothing is missing."))
         return "\n".join(lines)
-
-    def proposeBackground(self, volume, scribbles, labels: str, on_done, on_error):
-        """Draw background where nothing is drawn; `on_done` gets the number of voxels. Returns the task.
-
-        Raises:
-            CrossModalSegError: a node cannot be used, or segments overlap.
-        """
-        task = self.workflow().auto_background(volume, scribbles, table(labels))
-        task.on_done, task.on_error = on_done, on_error
-        return task
 
 
 class CrossModalSegTest(ScriptedLoadableModuleTest):

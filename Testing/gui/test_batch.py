@@ -23,36 +23,21 @@ from CrossModalSegLib.labels import UNLABELLED, LabelTable, ScribbleConvention
 from CrossModalSegLib.volume import Volume, same_geometry
 from CrossModalSegLib.worker.client import WorkerClient
 from grids import grid_affine
+from two_boxes import SHAPE, mask_array, scribble_array
 
 SCRIPT = Path(CrossModalSegBatch.__file__)
 TABLE = LabelTable.from_names(["GTV", "Hirnstamm"])
-SHAPE = (8, 24, 24)
 CT_GRID = grid_affine((2, 2, 4), (0.2, -0.1, 0.3), (-20, 12, 5))
 MR_GRID = grid_affine((2.5, 2.2, 4.5), (0.1, 0, 0.35), (-22, 11, 3))  # another grid, about the same place
 NAMES = ("Fall ä 1", "case 2", "case 3")
 
 
-def boxes(shape=SHAPE) -> np.ndarray:
-    mask = np.zeros(shape, np.uint8)
-    mask[2:6, 4:11, 4:11] = 1
-    mask[1:7, 14:21, 13:20] = 2
-    return mask
-
-
-def strokes() -> np.ndarray:
-    drawn = np.full(SHAPE, UNLABELLED, np.uint8)
-    for k in (2, 3, 4, 5):
-        drawn[k, 7, 5:10], drawn[k, 17, 14:19] = 1, 2
-        drawn[k, 1, 1:22] = drawn[k, 12, 2:22] = 0
-    return drawn
-
-
 def write_volumes(folder: Path, seed: int) -> dict[str, Path]:
     noise = np.random.default_rng(seed).normal(0, 10, (2, *SHAPE)).astype(np.float32)
     volumes = {
-        "ct": Volume(noise[0] + 60 * boxes(), CT_GRID),
-        "mr": Volume((noise[1] + 200 + 60 * boxes())[:, :22, :23], MR_GRID),
-        "scribbles": Volume(strokes(), CT_GRID),
+        "ct": Volume(noise[0] + 60 * mask_array(), CT_GRID),
+        "mr": Volume((noise[1] + 200 + 60 * mask_array())[:, :22, :23], MR_GRID),
+        "scribbles": Volume(scribble_array(), CT_GRID),
     }
     paths = {name: folder / f"{name}.nii.gz" for name in volumes}
     for name, volume in volumes.items():
@@ -174,8 +159,8 @@ def test_refer_takes_the_reference_that_is_named_and_writes_each_volume_on_its_o
         assert same_geometry(labels, image)
         assert same_geometry(read_volume(tmp_path / "b" / NAMES[0] / f"{name}_probability_2_Hirnstamm.nii.gz"), image)
     first = read_volume(tmp_path / "b" / NAMES[0] / "ct.nii.gz").array
-    drawn = (strokes() != UNLABELLED) & (strokes() != 0)
-    np.testing.assert_array_equal(first[drawn], strokes()[drawn])
+    drawn = (scribble_array() != UNLABELLED) & (scribble_array() != 0)
+    np.testing.assert_array_equal(first[drawn], scribble_array()[drawn])
 
 
 def test_a_killed_batch_and_a_killed_worker_are_gone_on_from(cohort, models, tmp_path, batch, capsys) -> None:
@@ -209,8 +194,8 @@ def test_a_killed_batch_and_a_killed_worker_are_gone_on_from(cohort, models, tmp
     assert capsys.readouterr().out.splitlines()[1].startswith("[2/3] case 2: done in")
     assert times(out, "Fall ä 1") == before
     found = read_volume(out / "case 2" / "segmentation.nii.gz").array
-    drawn = (strokes() != UNLABELLED) & (strokes() != 0)
-    np.testing.assert_array_equal(found[drawn], strokes()[drawn])
+    drawn = (scribble_array() != UNLABELLED) & (scribble_array() != 0)
+    np.testing.assert_array_equal(found[drawn], scribble_array()[drawn])
 
 
 def test_ctrl_c_ends_with_130_and_leaves_what_is_done(cohort, models, tmp_path) -> None:

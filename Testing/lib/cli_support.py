@@ -10,10 +10,10 @@ import pytest
 
 from CrossModalSegLib.cli.main import main
 from CrossModalSegLib.io import write_segmentation, write_volume
-from CrossModalSegLib.labels import UNLABELLED, LabelTable
+from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume
+from two_boxes import SHAPE, mask_array, scribble_array
 
-SHAPE = (8, 24, 24)
 TABLE = LabelTable.from_names(["GTV", "brainstem"])
 
 
@@ -49,25 +49,6 @@ def affine(origin: tuple[float, float, float] = (-20.0, -20.0, 0.0)) -> np.ndarr
     result = np.diag([2.0, 2.0, 4.0, 1.0])
     result[:3, 3] = origin
     return result
-
-
-def mask_array() -> np.ndarray:
-    """Two boxes, classes 1 and 2."""
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[2:6, 4:11, 4:11] = 1
-    mask[1:7, 14:21, 13:20] = 2
-    return mask
-
-
-def scribble_array() -> np.ndarray:
-    """Some voxels of both classes and of the background on four slices."""
-    scribbles = np.full(SHAPE, UNLABELLED, np.uint8)
-    for k in (2, 3, 4, 5):
-        scribbles[k, 7, 5:10] = 1
-        scribbles[k, 17, 14:19] = 2
-        scribbles[k, 1, 1:22] = 0
-        scribbles[k, 12, 2:22] = 0
-    return scribbles
 
 
 def image_array(seed: int) -> np.ndarray:

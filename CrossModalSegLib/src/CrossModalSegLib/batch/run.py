@@ -10,7 +10,7 @@ from pathlib import Path
 from CrossModalSegLib.cli.cohorts import cohort_files
 from CrossModalSegLib.cli.outputs import check_new_folder, check_writable
 from CrossModalSegLib.cohort import Case, Cohort
-from CrossModalSegLib.errors import CrossModalSegError, InputError, ModelError, OutputError, WorkerError
+from CrossModalSegLib.errors import CrossModalSegError, InputError, ModelError, OutputError
 from CrossModalSegLib.output import atomic_folder, write_json
 from CrossModalSegLib.worker.client import Job, WorkerClient
 from CrossModalSegLib.worker.messages import JobRequest, Model, ModelInfoRequest, ModelsRequest
@@ -152,8 +152,7 @@ def _answered(client: WorkerClient, request: JobRequest, alive: Callable[[], Non
     while not job.wait(_WAIT_SECONDS):
         alive()
     if job.error is not None:
-        kinds = {"input": InputError, "disk": OutputError}
-        raise kinds.get(job.error.kind, WorkerError)(job.error.message)
+        raise job.error.as_exception()
     return job
 
 

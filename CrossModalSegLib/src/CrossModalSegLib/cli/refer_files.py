@@ -11,7 +11,7 @@ from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.referring import REFERENCE, ReferResult
 from CrossModalSegLib.io import write_segmentation
-from CrossModalSegLib.io.image_io import READABLE
+from CrossModalSegLib.io.image_io import split_suffix
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.output import write_json
 from CrossModalSegLib.report import ReferredImage, write_refer_overlay
@@ -102,8 +102,7 @@ def lines(referred: Referred, reference: str) -> Iterator[str]:
 
 
 def _stem(name: str) -> str:
-    suffix = next((each for each in sorted(READABLE, key=len, reverse=True) if name.lower().endswith(each)), "")
-    stem = name[: len(name) - len(suffix)]
+    stem, _ = split_suffix(name)
     return (stem[: -len(".seg")] if stem.lower().endswith(".seg") else stem) or "image"
 
 

@@ -108,6 +108,14 @@ def _is_folder(path: Path) -> bool:
         raise InputError(f"'{path}' is no usable path ({error}).") from error
 
 
+def split_suffix(name: str) -> tuple[str, str]:
+    """Stem and suffix of the name of an image file; .seg.nrrd and .nii.gz are one suffix, an unknown one is none."""
+    for suffix in (".seg.nrrd", *sorted(READABLE, key=len, reverse=True)):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)], name[-len(suffix) :]
+    return name, ""
+
+
 def _check_is_file(path: Path) -> None:
     try:
         is_file, exists = path.is_file(), path.exists()

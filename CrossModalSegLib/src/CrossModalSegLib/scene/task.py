@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from CrossModalSegLib.errors import Cancelled, CrossModalSegError, InputError, OutputError, WorkerError
+from CrossModalSegLib.errors import CrossModalSegError
 from CrossModalSegLib.worker.client import Job, WorkerClient
 from CrossModalSegLib.worker.messages import Error, ErrorKind, JobRequest, Preview, Progress
 
@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from slicer import vtkMRMLNode, vtkMRMLScene
 
 State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
-
-_ERRORS: dict[ErrorKind, type[CrossModalSegError]] = {
-    "cancelled": Cancelled,
-    "input": InputError,
-    "missing": InputError,
-    "session": InputError,
-    "disk": OutputError,
-}
 
 
 def _nothing(*_: object) -> None:
@@ -141,7 +133,7 @@ class Task:
                 raise TimeoutError(f"The work has not ended within {timeout:g} s; it goes on.")
             self.job.wait(left)
         if self._kind is not None:
-            raise _ERRORS.get(self._kind, WorkerError)(self.error)
+            raise Error(self._kind, self.error).as_exception()
         return self.result
 
     def _submit(self, request: JobRequest) -> Job:

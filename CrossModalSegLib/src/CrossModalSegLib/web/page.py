@@ -29,6 +29,7 @@ from CrossModalSegLib.cohort import read_cohort
 from CrossModalSegLib.config import from_dict
 from CrossModalSegLib.errors import CrossModalSegError, InputError
 from CrossModalSegLib.io import read_volume
+from CrossModalSegLib.io.image_io import split_suffix
 from CrossModalSegLib.scene.segmentations import has_3d
 from CrossModalSegLib.worker.client import WorkerClient
 
@@ -36,9 +37,9 @@ from . import ui
 from .downloads import written
 from .options import PageOptions
 from .picture import brush_cursor, picture
-from .process import KEY_HEADER
+from .process import KEY_HEADER, LOG_VARIABLE
 from .session import Session
-from .uploads import Batch, Uploads, require_harmless, split_suffix
+from .uploads import Batch, Uploads, require_harmless
 from .viewer import FIRST, SECOND, Viewer, show_segments
 
 if TYPE_CHECKING:
@@ -310,14 +311,6 @@ class Page:
             self.state.active = min(int(self.state.active), len(self.session.table))
         self.viewer.render()
 
-    def choose(self, value: int) -> None:
-        """Draw another class from now on."""
-        with self.state:
-            self.state.active = value
-            if self.state.tool in ("look", "window", "erase"):
-                self.state.tool = "draw"
-        self.changed()
-
     def start(self) -> None:
         """Fit, segment or refer."""
         session = self.session
@@ -414,10 +407,11 @@ class Page:
             await self._guarded_async(self._load_mask(self.options.mask, self.options.mask.name))
 
     async def _load(self, path: Path, name: str, role: str | None = None) -> Image | None:
-        self._set_loading(f"Reading {split_suffix(name)[0]}")
+        title = split_suffix(name)[0] or name
+        self._set_loading(f"Reading {title}")
         try:
             volume = await asyncio.to_thread(read_volume, path)
-            return self.session.add_image(volume, self._free_name(split_suffix(name)[0]), role)
+            return self.session.add_image(volume, self._free_name(title), role)
         finally:
             self._set_loading("")
 
@@ -641,8 +635,7 @@ async def _loading(_request: web.Request) -> web.Response:
 def _defect(error: Exception) -> str:
     """What to say of an error that should not be; no values, which may be a patient's."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    print_exception = os.environ.get("CROSSMODALSEG_PAGE_LOG")
-    if print_exception:
+    if os.environ.get(LOG_VARIABLE):
         traceback.print_exception(error)
     return (
         f"Something went wrong in the program ({type(error).__name__} in {Path(last.filename).name}, line "

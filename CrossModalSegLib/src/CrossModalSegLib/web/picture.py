@@ -25,6 +25,7 @@ def picture(session: Session, state: State) -> dict[str, Any]:
     """All values that follow from a session; `state` holds what the person chose."""
     used = session.used
     missing = session.missing() if used else []
+    counts = session.counts()
     return (
         {
             "mode": session.mode,
@@ -33,8 +34,8 @@ def picture(session: Session, state: State) -> dict[str, Any]:
             "has_second": len(used) > 1,
             "labels": _labels(session),
             "hint": _hint(session, missing),
-            "can_background": any(count for name, count in session.counts().items() if name != BACKGROUND),
-            "has_strokes": any(session.counts().values()),
+            "can_background": any(count for name, count in counts.items() if name != BACKGROUND),
+            "has_strokes": any(counts.values()),
             "can_undo": session.drawing is not None and session.drawing.can_undo,
             "can_redo": session.drawing is not None and session.drawing.can_redo,
             "busy": session.is_busy,

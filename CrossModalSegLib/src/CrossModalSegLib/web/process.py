@@ -22,7 +22,7 @@ State = Literal["starting", "running", "ended"]
 
 KEY_HEADER = "X-CrossModalSeg-Key"
 # For whoever develops the page: what its process says goes there. It may name patients, so it is dropped by default.
-_LOG_VARIABLE = "CROSSMODALSEG_PAGE_LOG"
+LOG_VARIABLE = "CROSSMODALSEG_PAGE_LOG"
 _END_SECONDS = 4.0
 
 
@@ -76,7 +76,7 @@ class PageProcess:
 
     async def start(self) -> None:
         """Start it; `port` follows."""
-        log = os.environ.get(_LOG_VARIABLE)
+        log = os.environ.get(LOG_VARIABLE)
         # A file, not a pipe: what nobody reads must not fill up.
         with open(log or os.devnull, "ab") as errors:  # noqa: PTH123 - os.devnull is no path
             self._process = await asyncio.create_subprocess_exec(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import SimpleITK as sitk
 
 from CrossModalSegLib.errors import InputError
-from CrossModalSegLib.io.image_io import READABLE
+from CrossModalSegLib.io.image_io import READABLE, split_suffix
 
 if TYPE_CHECKING:
     from aiohttp import BodyPartReader, MultipartReader
@@ -33,14 +33,6 @@ def safe_name(name: str) -> str:
     name = re.sub(r"[^\w.\- ()]", "_", name).strip(". ") or "file"
     stem, suffix = split_suffix(name)
     return f"{stem[: _LONGEST_NAME - len(suffix)]}{suffix}"
-
-
-def split_suffix(name: str) -> tuple[str, str]:
-    """Stem and suffix; .seg.nrrd and .nii.gz are one."""
-    for suffix in (".seg.nrrd", *sorted(READABLE, key=len, reverse=True)):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)], name[-len(suffix) :]
-    return name, ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from CrossModalSegLib.config import from_dict, parse_json, to_dict
-from CrossModalSegLib.errors import CrossModalSegError, InputError
+from CrossModalSegLib.errors import Cancelled, CrossModalSegError, InputError, OutputError, WorkerError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume
 
@@ -448,6 +448,19 @@ class Error:
 
     kind: ErrorKind
     message: str
+
+    def as_exception(self) -> CrossModalSegError:
+        """To be raised by whoever waits for the result."""
+        return _EXCEPTIONS.get(self.kind, WorkerError)(self.message)
+
+
+_EXCEPTIONS: dict[ErrorKind, type[CrossModalSegError]] = {
+    "cancelled": Cancelled,
+    "input": InputError,
+    "missing": InputError,
+    "session": InputError,
+    "disk": OutputError,
+}
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
