@@ -1,16 +1,20 @@
 """A cohort of five simulated MR contrasts and the CT they are made from, for each abdominal CT case (BTCV, CC BY 4.0).
 
-    python Testing/benchmarks/sabs_modalities.py --data DATA --out FOLDER --cases 03 16 19 24 [--seed N]
+    python Testing/benchmarks/sabs_modalities.py --data DATA --out FOLDER --cases 03 16 19 24
+        [--seed N] [--organs NAME …]
 
-All images of a case share its grid; masks hold the 13 organs. Only the CT and the labels are real.
+All images of a case share its grid; masks hold the 13 organs, or those that are named, in that order. Only the CT and
+the labels are real.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from sabs_cohort import ORGANS, sabs_cohort
 
 from CrossModalSegLib.cohort import Cohort, write_cohort
@@ -40,14 +44,32 @@ def sabs_modalities(data: Path, out: Path, cases: list[str], seed: int = 0) -> C
     return cohort
 
 
+def keep_organs(cohort: Cohort, out: Path, organs: Sequence[str]) -> Cohort:
+    """The cohort with masks of these organs alone, which are written beside `out`/cohort.json, as 1, 2, …"""
+    lookup = np.zeros(256, np.uint8)
+    for value, organ in enumerate(organs, start=1):
+        lookup[ORGANS.index(organ) + 1] = value
+    entries = []
+    for case in cohort.cases:
+        dense, path = read_volume(case.mask), out / f"{case.name}_mask.nii.gz"
+        write_volume(dense.with_array(lookup[dense.array.astype(np.uint8)]), path)
+        entries.append(replace(case, mask=path.resolve()))
+    cohort = replace(cohort, labels=LabelTable.from_names(organs), cases=tuple(entries))
+    write_cohort(cohort, out / "cohort.json")
+    return cohort
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cases", nargs="+", required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--organs", nargs="+", choices=ORGANS, help="that the masks hold; all where not given")
     arguments = parser.parse_args()
-    sabs_modalities(arguments.data, arguments.out, arguments.cases, arguments.seed)
+    cohort = sabs_modalities(arguments.data, arguments.out, arguments.cases, arguments.seed)
+    if arguments.organs:
+        keep_organs(cohort, arguments.out, arguments.organs)
 
 
 if __name__ == "__main__":
