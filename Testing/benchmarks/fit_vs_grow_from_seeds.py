@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from grow_from_seeds import grow_from_seeds
-from sabs_cohort import WORD_ORGANS, word_mask
+from sabs_cohort import WORD_ORGANS, organ_mask
 
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.fitting.fit_case import DEFAULT_PRIOR, FitConfig, fit_case
@@ -76,7 +76,7 @@ def test_cases(names: list[str], data: Path) -> Iterator[TestCase]:
         elif name.startswith("sabs"):
             mask = read_volume(data / "sabs_ct" / f"{name}_label.nii.gz")
             image = read_volume(data / "sabs_ct" / f"{name}_ct.nii.gz")
-            mask = mask.with_array(word_mask(mask.array))
+            mask = mask.with_array(organ_mask(mask.array))
             yield TestCase(name, "sabs", {"ct": image}, mask, LabelTable.from_names(WORD_ORGANS))
         else:
             mask = read_volume(data / "chaos_mr" / f"{name}_label.nii.gz")

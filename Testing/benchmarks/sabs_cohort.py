@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ ORGANS = (
 WORD_ORGANS = ("liver", "spleen", "left kidney", "right kidney", "stomach", "gallbladder", "pancreas")
 
 
-def word_mask(labels: np.ndarray) -> np.ndarray:
-    """WORD's seven organs, 1 to 7 in its order, of BTCV's 13 (any shape), uint8."""
+def organ_mask(labels: np.ndarray, organs: Sequence[str] = WORD_ORGANS) -> np.ndarray:
+    """These organs, 1, 2, … in their order, of BTCV's 13 (any shape), uint8."""
     lookup = np.zeros(256, np.uint8)
-    for value, organ in enumerate(WORD_ORGANS, start=1):
+    for value, organ in enumerate(organs, start=1):
         lookup[ORGANS.index(organ) + 1] = value
     return lookup[labels.astype(np.uint8)]
 
@@ -51,7 +52,7 @@ def sabs_cohort(data: Path, out: Path, cases: list[str], labels: str = "all") ->
         if labels == "word":
             dense = read_volume(mask)
             mask = out / f"sabs{name}_mask.nii.gz"
-            write_volume(dense.with_array(word_mask(dense.array)), mask)
+            write_volume(dense.with_array(organ_mask(dense.array)), mask)
         entries.append(Case(f"sabs{name}", {"ct": image.resolve()}, None, mask.resolve(), None))
     table = LabelTable.from_names(WORD_ORGANS if labels == "word" else ORGANS)
     cohort = Cohort(("ct",), table, ScribbleConvention.INTERNAL, tuple(entries), out)

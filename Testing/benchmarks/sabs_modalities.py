@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from sabs_cohort import ORGANS, sabs_cohort
+from sabs_cohort import ORGANS, organ_mask, sabs_cohort
 
 from CrossModalSegLib.cohort import Cohort, write_cohort
 from CrossModalSegLib.io import read_volume, write_volume
@@ -25,8 +24,8 @@ from CrossModalSegLib.simulation.real_ct import mr_from_ct
 CONTRASTS = ("t1", "t2_spir", "dwi", "in_phase", "opposed_phase")
 
 
-def sabs_modalities(data: Path, out: Path, cases: list[str], seed: int = 0) -> Cohort:
-    """Write the simulated images and `out`/cohort.json, and return the cohort."""
+def sabs_modalities(data: Path, out: Path, cases: list[str], seed: int = 0, organs: Sequence[str] = ORGANS) -> Cohort:
+    """Write the simulated images, masks of these organs, and `out`/cohort.json, and return the cohort."""
     cohort = sabs_cohort(data, out, cases)
     table = LabelTable.from_names(ORGANS)
     entries = []
@@ -38,23 +37,11 @@ def sabs_modalities(data: Path, out: Path, cases: list[str], seed: int = 0) -> C
             if not path.exists():
                 write_volume(mr_from_ct(ct, mask, table, seed + len(CONTRASTS) * index + number, contrast), path)
             images[contrast] = path.resolve()
-        entries.append(replace(case, images=images))
-    cohort = replace(cohort, modalities=("ct", *CONTRASTS), cases=tuple(entries))
-    write_cohort(cohort, out / "cohort.json")
-    return cohort
-
-
-def keep_organs(cohort: Cohort, out: Path, organs: Sequence[str]) -> Cohort:
-    """The cohort with masks of these organs alone, which are written beside `out`/cohort.json, as 1, 2, …"""
-    lookup = np.zeros(256, np.uint8)
-    for value, organ in enumerate(organs, start=1):
-        lookup[ORGANS.index(organ) + 1] = value
-    entries = []
-    for case in cohort.cases:
-        dense, path = read_volume(case.mask), out / f"{case.name}_mask.nii.gz"
-        write_volume(dense.with_array(lookup[dense.array.astype(np.uint8)]), path)
-        entries.append(replace(case, mask=path.resolve()))
-    cohort = replace(cohort, labels=LabelTable.from_names(organs), cases=tuple(entries))
+        path = out / f"{case.name}_mask.nii.gz"
+        write_volume(mask.with_array(organ_mask(mask.array, organs)), path)
+        entries.append(replace(case, images=images, mask=path.resolve()))
+    labels = LabelTable.from_names(organs)
+    cohort = replace(cohort, modalities=("ct", *CONTRASTS), labels=labels, cases=tuple(entries))
     write_cohort(cohort, out / "cohort.json")
     return cohort
 
@@ -65,11 +52,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cases", nargs="+", required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--organs", nargs="+", choices=ORGANS, help="that the masks hold; all where not given")
+    parser.add_argument("--organs", nargs="+", choices=ORGANS, default=ORGANS, help="that the masks hold")
     arguments = parser.parse_args()
-    cohort = sabs_modalities(arguments.data, arguments.out, arguments.cases, arguments.seed)
-    if arguments.organs:
-        keep_organs(cohort, arguments.out, arguments.organs)
+    sabs_modalities(arguments.data, arguments.out, arguments.cases, arguments.seed, arguments.organs)
 
 
 if __name__ == "__main__":

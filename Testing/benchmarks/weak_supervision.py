@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sabs_cohort import ORGANS, WORD_ORGANS, word_mask
+from sabs_cohort import ORGANS, WORD_ORGANS, organ_mask
 
 from CrossModalSegLib.cohort import Case, Cohort, load_case, write_cohort
 from CrossModalSegLib.data.preprocess import Preprocessing
@@ -47,7 +47,7 @@ def prepare(data: Path, work: Path, with_mr: bool) -> Cohort:
     for name in TRAINED_ON + TESTED_ON:
         image = (data / "sabs_ct" / f"sabs{name}_ct.nii.gz").resolve()
         dense = read_volume(data / "sabs_ct" / f"sabs{name}_label.nii.gz")
-        mask = dense.with_array(word_mask(dense.array))
+        mask = dense.with_array(organ_mask(dense.array))
         drawn = simulate_scribbles(mask.array, mask.spacing, "word", seed=int(name))
         images = {"ct": image}
         if with_mr:
