@@ -6,14 +6,19 @@ The library is imported where it is used, so that the panel opens before it is i
 from pathlib import Path
 from unittest import mock
 
-import CrossModalSegSampleData
-import CrossModalSegSetup
-import qt
 import slicer
 import vtk
-from CrossModalSegFunctions import NodeFunctions, table
+from CrossModalSegPanel import installation, sample_data
+from CrossModalSegPanel.environment_step import EnvironmentStep
+from CrossModalSegPanel.functions import NodeFunctions, table
+from CrossModalSegPanel.inputs_step import InputsStep
+from CrossModalSegPanel.models_step import ModelsStep
+from CrossModalSegPanel.parameters import CrossModalSegParameterNode, Task
+from CrossModalSegPanel.results_step import ResultsStep
+from CrossModalSegPanel.run_step import RunStep
+from CrossModalSegPanel.scribbles_step import ScribblesStep
+from CrossModalSegPanel.work import Work
 from slicer.i18n import tr as _
-from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -21,9 +26,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-
-POLL_MILLISECONDS = 50
-COUNT_MILLISECONDS = 400  # after the last stroke
 
 
 class CrossModalSeg(ScriptedLoadableModule):
@@ -40,41 +42,31 @@ class CrossModalSeg(ScriptedLoadableModule):
             "bottom. Research software, not for clinical use."
         )
         self.parent.acknowledgementText = _(
-            "The method follows 'CmFNet: Cross-modal Fusion Network for Weakly-supervised Segmentation of Medical "
-            "Images'. Licence: Apache-2.0."
+            "The methods follow 'CmFNet: Cross-modal Fusion Network for Weakly-supervised Segmentation of Medical "
+            "Images' and the CrossMR paper on referring segmentation across MR modalities. Licence: Apache-2.0."
         )
         # Sample Data is another module, which may be loaded later.
-        slicer.app.connect("startupCompleted()", CrossModalSegSampleData.register)
-
-
-@parameterNodeWrapper
-class CrossModalSegParameterNode:
-    """What the panel holds; saved with the scene.
-
-    first: the volume that is drawn on.
-    second: another volume of the patient, or None.
-    labels: names of the structures with commas between.
-    scribbles: where the strokes are.
-    """
-
-    first: slicer.vtkMRMLScalarVolumeNode
-    second: slicer.vtkMRMLScalarVolumeNode
-    labels: str = ""
-    scribbles: slicer.vtkMRMLSegmentationNode
+        slicer.app.connect("startupCompleted()", sample_data.register)
 
 
 class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel: it passes clicks on and shows what comes back."""
+    """The panel: six steps, which pass clicks on and show what comes back.
+
+    Attributes:
+        ui: its widgets by name.
+        logic: the module's functions on nodes.
+        parameters: what is chosen; None while the scene closes.
+        work: what goes on in the background.
+        scribbles, results, models_step: those steps that others have to do with.
+    """
 
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = None
-        self._parameters = None
+        self.parameters = None
         self._gui_tag = None
-        self._observed_segmentation = None
-        self._installation = None
-        self._job = None
+        self._is_showing = False
 
     def setup(self) -> None:
         """Build the panel."""
@@ -83,248 +75,164 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
+        self.ui.maskSelector.nodeTypes = ["vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"]
         self.logic = CrossModalSegLogic()
-        self._poll_timer, self._count_timer = qt.QTimer(), qt.QTimer()
-        self._poll_timer.setInterval(POLL_MILLISECONDS)
-        self._poll_timer.timeout.connect(self._poll)
-        self._count_timer.setSingleShot(True)
-        self._count_timer.setInterval(COUNT_MILLISECONDS)
-        self._count_timer.timeout.connect(self._show_counts)
-        self.ui.installLog.setVisible(False)
-        self.ui.cancelButton.setVisible(False)
-        for button, action in (
-            (self.ui.installButton, self._install),
-            (self.ui.checkButton, self._show_devices),
-            (self.ui.prepareButton, self._prepare),
-            (self.ui.backgroundButton, self._propose_background),
-            (self.ui.cancelButton, self._cancel),
-        ):
-            button.clicked.connect(action)
+        self.work = Work(self.ui, self.logic, self.show)
+        self.environment = EnvironmentStep(self)
+        self.models_step = ModelsStep(self)
+        self.scribbles = ScribblesStep(self)
+        self.results = ResultsStep(self)
+        self._steps = (
+            self.environment,
+            InputsStep(self),
+            self.scribbles,
+            RunStep(self),
+            self.results,
+            self.models_step,
+        )
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._on_scene_closes)
         self.addObserver(scene, scene.EndCloseEvent, self._on_scene_is_there)
         self.addObserver(scene, scene.EndImportEvent, self._on_scene_is_there)
-        self._show_environment()
-        self._set_up_editor()
         self._take_parameters()
 
     def enter(self) -> None:
         """The panel comes into view."""
+        was_ready = self.is_ready
         self._take_parameters()
-        self._show_environment()
+        self.environment.look()
+        if self.is_ready and not (was_ready and self.models):
+            self.models_step.refresh()
+            self.environment.look_for_devices()
+        self.show()
 
     def exit(self) -> None:
         """The panel goes out of view; strokes end with it."""
-        self.ui.editor.setActiveEffect(None)
+        self.scribbles.end_strokes()
         self._leave_parameters()
 
     def cleanup(self) -> None:
         """The module is unloaded: the worker ends, too."""
-        self._poll_timer.stop()
-        self._count_timer.stop()
+        self.work.close()
+        self.environment.stop()
         self._leave_parameters()
         self.removeObservers()
         self.logic.stop()
 
+    # --- what the steps ask for ---
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether everything is installed."""
+        return self.environment.is_ready
+
+    @property
+    def can_start(self) -> bool:
+        """Whether something can be begun now."""
+        return self.is_ready and not self.work.is_busy
+
+    @property
+    def models(self) -> list:
+        """The models that are installed, once they were listed."""
+        return self.models_step.models
+
+    @property
+    def modelsFolder(self):
+        """Where trained models go; None before it is known."""
+        return self.models_step.folder
+
+    def images(self) -> dict:
+        """What is chosen; that which is drawn on is the first."""
+        parameters = self.parameters
+        if parameters is None:
+            return {}
+        if parameters.task is Task.FIT:
+            chosen = {"ct": parameters.ct, "mr": parameters.mr}
+        else:
+            targets = [node for node in parameters.targets if node is not None and node is not parameters.reference]
+            if parameters.reference is None:
+                return {}
+            chosen = {"reference": parameters.reference} | {node.GetID(): node for node in targets}
+        return {name: node for name, node in chosen.items() if node is not None}
+
+    def drawn_on(self):
+        """The image that is drawn on, or None."""
+        return next(iter(self.images().values()), None)
+
+    def table(self):
+        """The structures; those of a model with its colours and terminology.
+
+        Raises:
+            CrossModalSegError: a name cannot be used.
+        """
+        chosen = table(self.parameters.labels)
+        tables = [model.labels for model in self.models if model.labels is not None]
+        return next((each for each in tables if each.names == chosen.names), chosen)
+
+    def fill(self, selector, first: str, models, name: str = "") -> None:
+        """Offer models, after an item for none of them; keep or make the choice."""
+        names = [model.name for model in models]
+        wanted = name or self._chosen_name(selector)
+        selector.blockSignals(True)
+        selector.clear()
+        selector.addItem(first, "")
+        for each in names:
+            selector.addItem(each, each)
+        selector.setCurrentIndex(names.index(wanted) + 1 if wanted in names else 0)
+        selector.blockSignals(False)
+
+    def chosen(self, selector):
+        """The model that is chosen, or None."""
+        name = self._chosen_name(selector)
+        return next((model for model in self.models if model.name == name), None)
+
+    def _chosen_name(self, selector) -> str:
+        return selector.itemData(selector.currentIndex) or ""
+
+    def undo(self, *_args) -> None:
+        """Take the last result back."""
+        if self.logic.undo():
+            self.results.forget_table()
+        self.show()
+
+    def show(self, *_args) -> None:
+        """Let all steps follow."""
+        if self._is_showing:
+            return
+        self._is_showing = True
+        try:
+            for step in self._steps:
+                step.show()
+        finally:
+            self._is_showing = False
+
     # --- parameters and the scene ---
 
     def _take_parameters(self) -> None:
-        if self._parameters is not None:
+        if self.parameters is not None:
             return
-        self._parameters = self.logic.getParameterNode()
-        self._gui_tag = self._parameters.connectGui(self.ui.CrossModalSeg)
-        self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
-        self._on_parameters()
+        self.parameters = self.logic.getParameterNode()
+        self._gui_tag = self.parameters.connectGui(self.ui.CrossModalSeg)
+        self.addObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.show)
+        self.show()
 
     def _leave_parameters(self) -> None:
-        if self._parameters is None:
+        if self.parameters is None:
             return
-        self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
-        self._parameters.disconnectGui(self._gui_tag)
-        self._parameters = None
-        self._observe_strokes(None)
+        self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.show)
+        self.parameters.disconnectGui(self._gui_tag)
+        self.parameters = None
+        self.scribbles.stop()
 
     def _on_scene_closes(self, caller, event) -> None:
-        self._cancel()
+        self.work.cancel()
+        self.results.forget_table()
         self._leave_parameters()
 
     def _on_scene_is_there(self, caller, event) -> None:
         self._leave_parameters()
-        self._set_up_editor()
+        self.scribbles.set_up_editor()
         self._take_parameters()
-
-    def _on_parameters(self, caller=None, event=None) -> None:
-        parameters = self._parameters
-        self._observe_strokes(parameters.scribbles)
-        self.ui.editor.setSegmentationNode(parameters.scribbles)
-        self.ui.editor.setSourceVolumeNode(parameters.first)
-        self.ui.placementLabel.setText(self._placement_text())
-        self._update_buttons()
-        self._count_timer.start()
-
-    def _observe_strokes(self, node) -> None:
-        if node is self._observed_segmentation:
-            return
-        events = [slicer.vtkSegmentation.SourceRepresentationModified, slicer.vtkSegmentation.SegmentModified]
-        for event in events:
-            if self._observed_segmentation is not None:
-                self.removeObserver(self._observed_segmentation.GetSegmentation(), event, self._on_stroke)
-            if node is not None:
-                self.addObserver(node.GetSegmentation(), event, self._on_stroke)
-        self._observed_segmentation = node
-
-    def _on_stroke(self, caller, event) -> None:
-        self._count_timer.start()
-
-    # --- 1. environment ---
-
-    def _show_environment(self) -> None:
-        problem = self.logic.environmentProblem()
-        self.ui.environmentLabel.setText(problem or _("Everything is installed."))
-        for widget in (self.ui.installButton, self.ui.wheelsLabel, self.ui.wheelsPath):
-            widget.setVisible(bool(problem))
-        for widget in (self.ui.checkButton, self.ui.inputsStep, self.ui.scribblesStep):
-            widget.setEnabled(not problem)
-        self._is_ready = not problem
-
-    def _install(self, *_args) -> None:
-        wheels = self.ui.wheelsPath.currentPath.strip()
-        try:
-            self._installation = self.logic.startInstallation(Path(wheels) if wheels else None)
-        except CrossModalSegSetup.SetupError as error:
-            self._say(str(error))
-            return
-        self.ui.installLog.setVisible(True)
-        self.ui.installButton.setEnabled(False)
-        self._poll_timer.start()
-
-    def _poll_installation(self) -> None:
-        for line in self._installation.poll():
-            self.ui.installLog.appendPlainText(line)
-        if not self._installation.has_ended:
-            return
-        error, self._installation = self._installation.error, None
-        self.ui.installButton.setEnabled(True)
-        self._show_environment()
-        self._say(error or _("The installation is complete."))
-        self._update_buttons()
-
-    def _show_devices(self, *_args) -> None:
-        self._run(lambda: self.logic.devices(self._on_devices, self._on_error), _("Looking at the devices …"))
-
-    def _on_devices(self, text: str) -> None:
-        self.ui.deviceLabel.setText(text)
-        self._end_job("")
-
-    # --- 2. inputs and 3. scribbles ---
-
-    def _placement_text(self) -> str:
-        first, second = self._parameters.first, self._parameters.second
-        if not self._is_ready or first is None:
-            return ""
-        if second is None:
-            return _("One image.")
-        try:
-            return self.logic.placementText(first, second)
-        except self.logic.errors() as error:
-            return str(error)
-
-    def _prepare(self, *_args) -> None:
-        parameters = self._parameters
-        try:
-            node = self.logic.prepareScribbles(parameters.first, parameters.labels)
-        except self.logic.errors() as error:
-            self._say(str(error))
-            return
-        parameters.scribbles = node
-        self.ui.editor.setActiveEffectByName("Paint")
-        self._say(_("Draw a few strokes in each structure and in the background, on some slices."))
-
-    def _propose_background(self, *_args) -> None:
-        parameters = self._parameters
-        self._run(
-            lambda: self.logic.autoBackground(
-                parameters.first,
-                parameters.scribbles,
-                parameters.labels,
-                onDone=self._on_background,
-                onError=self._on_error,
-            ),
-            _("Proposing background …"),
-        )
-
-    def _on_background(self, count: int) -> None:
-        self._end_job(_("{count} background voxels were drawn.").format(count=count))
-
-    def _show_counts(self) -> None:
-        parameters = self._parameters
-        if parameters is None:
-            return
-        text = ""
-        if self._is_ready and parameters.first is not None and parameters.scribbles is not None:
-            try:
-                text = self.logic.countsText(parameters.first, parameters.scribbles, parameters.labels)
-            except self.logic.errors() as error:
-                text = str(error)
-        self.ui.countsLabel.setText(text)
-
-    def _set_up_editor(self) -> None:
-        node = slicer.mrmlScene.GetSingletonNode("CrossModalSegEditor", "vtkMRMLSegmentEditorNode")
-        if node is None:
-            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
-            node.UnRegister(None)
-            node.SetSingletonTag("CrossModalSegEditor")
-            node = slicer.mrmlScene.AddNode(node)
-        self.ui.editor.setMRMLSegmentEditorNode(node)
-        self.ui.editor.setEffectNameOrder(["Paint", "Draw", "Erase"])
-        self.ui.editor.unorderedEffectsVisible = False
-        self.ui.editor.setMaximumNumberOfUndoStates(20)
-        # The selectors of the panel are enough.
-        self.ui.editor.segmentationNodeSelectorVisible = False
-        self.ui.editor.sourceVolumeNodeSelectorVisible = False
-
-    # --- work in the background ---
-
-    def _run(self, start, text: str) -> None:
-        try:
-            self._job = start()
-        except self.logic.errors() as error:
-            self._say(str(error))
-            return
-        self._say(text)
-        self.ui.cancelButton.setVisible(True)
-        self._update_buttons()
-        self._poll_timer.start()
-
-    def _poll(self) -> None:
-        if self._installation is not None:
-            self._poll_installation()
-        self.logic.poll()
-        if self._installation is None and self._job is None:
-            self._poll_timer.stop()
-
-    def _cancel(self, *_args) -> None:
-        if self._job is not None:
-            self._job.cancel()
-
-    def _on_error(self, message: str) -> None:
-        self._end_job(message)
-
-    def _end_job(self, text: str) -> None:
-        self._job = None
-        self.ui.cancelButton.setVisible(False)
-        self._say(text)
-        self._update_buttons()
-
-    def _update_buttons(self) -> None:
-        parameters, is_free = self._parameters, self._job is None and self._is_ready
-        has_image = parameters is not None and parameters.first is not None
-        self.ui.checkButton.setEnabled(is_free)
-        self.ui.prepareButton.setEnabled(is_free and has_image and bool(parameters.labels.strip()))
-        self.ui.backgroundButton.setEnabled(is_free and has_image and parameters.scribbles is not None)
-
-    def _say(self, text: str) -> None:
-        self.ui.statusLabel.setText(text)
 
 
 class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
@@ -339,8 +247,8 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
     def environmentProblem(self) -> str:
         """What is missing, as a sentence, or nothing."""
         try:
-            missing = CrossModalSegSetup.missing(_source())
-        except CrossModalSegSetup.SetupError as error:
+            missing = installation.missing(_source())
+        except installation.SetupError as error:
             return str(error)
         if not missing:
             return ""
@@ -348,7 +256,7 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
             names=", ".join(missing)
         )
 
-    def startInstallation(self, wheels: Path | None = None) -> CrossModalSegSetup.Installation:
+    def startInstallation(self, wheels: Path | None = None) -> installation.Installation:
         """Install what is missing, in the background; poll what is returned.
 
         Args:
@@ -359,27 +267,17 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
         """
         source = _source()
         if wheels is None:
-            CrossModalSegSetup.install_torch(source)
+            installation.install_torch(source)
         self.stop()
-        installation = CrossModalSegSetup.Installation(source, wheels)
-        installation.start()
-        return installation
+        begun = installation.Installation(source, wheels)
+        begun.start()
+        return begun
 
     def errors(self) -> tuple[type[Exception], ...]:
         """What the functions raise on purpose."""
         from CrossModalSegLib.errors import CrossModalSegError
 
         return (CrossModalSegError,)
-
-    def devices(self, on_done, on_error):
-        """Ask for the devices; `on_done` gets a text. Returns the job."""
-        from CrossModalSegLib.worker.messages import DoctorRequest
-
-        return self.workflow().client.submit(
-            DoctorRequest(),
-            on_done=lambda result: on_done(_devices_text(result.devices)),
-            on_error=lambda error: on_error(error.message),
-        )
 
     # --- inputs and scribbles ---
 
@@ -394,26 +292,66 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
 
         found = placement(read_grid(first), read_grid(second))
         texts = {
-            "same grid": _("The images share one grid."),
-            "same patient space": _("The images overlap in patient space: {share:.0%}."),
-            "apart": _("The images lie apart (overlap {share:.0%}). Bring them together before you go on."),
+            "same grid": _("{name}: same grid (overlap {share:.0%})."),
+            "same patient space": _("{name}: same patient space (overlap {share:.0%})."),
+            "apart": _("{name}: apart (overlap {share:.0%}). Register it, or move it by hand, before you go on."),
         }
-        return texts[found.state].format(share=found.overlap)
+        return texts[found.state].format(name=second.GetName(), share=found.overlap)
 
-    def countsText(self, volume, scribbles, labels: str) -> str:
-        """How many voxels are scribbled, and what is missing.
+    def countsText(self, volume, scribbles, labels, needsBackground: bool = True) -> str:
+        """How many voxels are scribbled, and what is missing; `labels` as in `prepareScribbles`.
 
         Raises:
             CrossModalSegError: a node cannot be used.
         """
         from CrossModalSegLib.scene.scribbles import count_scribbles
+        from CrossModalSegLib.scene.segments import BACKGROUND
 
         counts = count_scribbles(scribbles, volume, table(labels))
         drawn = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-        missing = ", ".join(name for name, count in counts.items() if not count)
+        needed = [name for name in counts if needsBackground or name != BACKGROUND]
+        missing = ", ".join(name for name in needed if not counts[name])
         lines = [_("Scribbled voxels: {drawn}").format(drawn=drawn)] if drawn else []
         lines.append(_("Still missing: {missing}").format(missing=missing) if missing else _("Nothing is missing."))
         return "\n".join(lines)
+
+    def setImages(self, scribbles, images) -> None:
+        """Remember which images scribbles belong to, for `writeCases`."""
+        from CrossModalSegLib.scene.cohorts import set_images
+
+        set_images(scribbles, images)
+
+    # --- results ---
+
+    @property
+    def canUndo(self) -> bool:
+        """Whether there is a result to take back."""
+        shared = NodeFunctions._workflow
+        return shared is not None and shared.can_undo
+
+    def measure(self, segmentation, mask, **callbacks):
+        """`evaluate` on the grid of the volume that was segmented.
+
+        Raises:
+            CrossModalSegError: the segmentation belongs to no volume, or as `evaluate`.
+        """
+        from CrossModalSegLib.errors import InputError
+        from CrossModalSegLib.scene.nodes import drawn_on
+
+        volume = drawn_on(segmentation)
+        if volume is None:
+            raise InputError(
+                _("'{name}' belongs to no volume of the scene. Choose the source geometry in Segmentations.").format(
+                    name=segmentation.GetName()
+                )
+            )
+        return self.evaluate(segmentation, mask, volume, **callbacks)
+
+    def showSurfaces(self, segmentation, isShown: bool) -> None:
+        """Show a segmentation in 3D views, or hide it there."""
+        from CrossModalSegLib.scene.segmentations import show_surfaces
+
+        show_surfaces(segmentation, isShown)
 
 
 class CrossModalSegTest(ScriptedLoadableModuleTest):
@@ -466,21 +404,11 @@ class CrossModalSegTest(ScriptedLoadableModuleTest):
 
 def _small_phantom():
     with (
-        mock.patch.object(CrossModalSegSampleData, "SHAPE", (16, 40, 40)),
-        mock.patch.object(CrossModalSegSampleData, "SPACING", (9, 5, 5)),
+        mock.patch.object(sample_data, "SHAPE", (16, 40, 40)),
+        mock.patch.object(sample_data, "SPACING", (9, 5, 5)),
     ):
-        return CrossModalSegSampleData.loadPhantom()
+        return sample_data.loadPhantom()
 
 
 def _source() -> Path:
-    return CrossModalSegSetup.library_source(Path(__file__).resolve().parent)
-
-
-def _devices_text(devices) -> str:
-    lines = []
-    for device in devices:
-        memory = "" if device.free_bytes is None else _(", {free:.1f} GB free").format(free=device.free_bytes / 2**30)
-        lines.append(f"{device.name}: {device.description}{memory}")
-    if all(device.name == "cpu" for device in devices):
-        lines.append(_("There is no graphics card to compute on; everything works, but takes longer."))
-    return "\n".join(lines)
+    return installation.library_source(Path(__file__).resolve().parent)

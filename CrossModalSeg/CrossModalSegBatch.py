@@ -17,6 +17,13 @@ from pathlib import Path
 DONE, SOME_FAILED, WRONG, STOPPED = 0, 1, 2, 130
 
 
+class CrossModalSegBatch:
+    """Slicer takes each file beside a module for a module; this one has no panel."""
+
+    def __init__(self, parent) -> None:
+        parent.title, parent.hidden = "CrossModalSeg batch", True
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     top = argparse.ArgumentParser(
@@ -78,14 +85,14 @@ def _action(actions: argparse._SubParsersAction, name: str, text: str) -> argpar
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    import CrossModalSegSetup
+    from CrossModalSegPanel import installation
 
     from CrossModalSegLib.batch import BatchSettings, check_batch, run_batch
     from CrossModalSegLib.cli.cohorts import read_any_cohort
     from CrossModalSegLib.errors import CrossModalSegError
     from CrossModalSegLib.worker.client import WorkerClient
 
-    client = WorkerClient([CrossModalSegSetup.python_command(), "-m", "CrossModalSegLib", "worker"])
+    client = WorkerClient([installation.python_command(), "-m", "CrossModalSegLib", "worker"])
     is_checked = False
     try:
         named = vars(arguments)

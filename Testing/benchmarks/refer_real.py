@@ -1,9 +1,9 @@
 """Referring segmentation on real MR: scribbles on one volume, organs in another, against three simpler ways.
 
-    python Testing/benchmarks/refer_real.py --data DATA --work FOLDER [--minutes 12] [--models NAME=MODEL …]
+    python Testing/benchmarks/refer_real.py --data DATA --work FOLDER [--steps 1200] [--models NAME=MODEL …]
 
 Trains, unless their folders exist already: CrossMR, the same network without visual tokens, and a plain 2D U-Net, each
-for --minutes on T2-SPIR MR of seven CHAOS subjects. Then measures, with scribbles of the contour style on every 4th
+for --steps on T2-SPIR MR of seven CHAOS subjects. Then measures, with scribbles of the contour style on every 4th
 slice (--every) of the reference, on subjects that none of them saw:
 
     same      reference and target are the same T2 volume (05, 13); DSC on its slices without scribbles
@@ -197,7 +197,7 @@ def measure(task: Task, labels: Volume) -> dict[str, dict[str, float | None]]:
 
 def trained(name: str, arguments: argparse.Namespace) -> tuple[LoadedModel, float]:
     """The model of a method, and the minutes of its training."""
-    folder = arguments.work / f"{name.replace(' ', '-')}-{arguments.minutes:g}min"
+    folder = arguments.work / f"{name.replace(' ', '-')}-{arguments.steps}"
     if not folder.exists():
         files = arguments.data / "chaos_mr"
         cases = [
@@ -205,9 +205,7 @@ def trained(name: str, arguments: argparse.Namespace) -> tuple[LoadedModel, floa
             for n in TRAINED_ON
         ]
         cohort = Cohort(("t2",), ABDOMEN, ScribbleConvention.INTERNAL, tuple(cases), files)
-        config = replace(
-            preset("default", ABLATIONS[name]), steps=None, minutes=arguments.minutes, validation_share=0.0
-        )
+        config = replace(preset("default", ABLATIONS[name]), steps=arguments.steps, validation_share=0.0)
         config = replace(
             config,
             network=replace(config.network, image_size=arguments.image_size),
@@ -254,7 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=12.0, help="of each training")
+    parser.add_argument("--steps", type=int, default=1200, help="of each training")
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--every", type=int, default=4, help="distance of scribbled slices; 0 scribbles one an organ")
     parser.add_argument("--style", default="contour", help="how scribbles are simulated")

@@ -6,7 +6,6 @@ import importlib
 import os
 import re
 import signal
-import sys
 import time
 import unittest
 from pathlib import Path
@@ -18,11 +17,11 @@ pytest.importorskip("slicer", reason="slicer-core is not installed; its wheels a
 pytest.importorskip("PySide6.QtWidgets", reason="Qt's system libraries are missing", exc_type=ImportError)
 pytest.importorskip("torch", reason="the worker needs torch")
 
-import CrossModalSegSampleData
 import qt
 import slicer
 import slicer_python
 import slicer_widgets
+from CrossModalSegPanel import sample_data
 from tiny_models import write_models
 
 from CrossModalSegLib.errors import CrossModalSegError, InputError, LabelError, WorkerError
@@ -59,8 +58,8 @@ def module(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("CROSSMODALSEG_MODELS", str(models))
         patch.setattr(slicer, "mrmlScene", made.scene, raising=False)
         patch.setattr(slicer, "app", Application(), raising=False)
-        patch.setattr(CrossModalSegSampleData, "SHAPE", (16, 40, 40))
-        patch.setattr(CrossModalSegSampleData, "SPACING", (9, 5, 5))
+        patch.setattr(sample_data, "SHAPE", (16, 40, 40))
+        patch.setattr(sample_data, "SPACING", (9, 5, 5))
         slicer_widgets.install()
         slicer_python.install()
         found = importlib.import_module("CrossModalSeg")
@@ -77,7 +76,7 @@ def logic(module):
 
 @pytest.fixture
 def phantom(logic):
-    return CrossModalSegSampleData.loadPhantom()
+    return sample_data.loadPhantom()
 
 
 def until(done, seconds: float = 120) -> None:
@@ -183,11 +182,12 @@ def test_the_self_test_passes(module, logic) -> None:
 def test_sample_data_is_registered_when_slicer_has_started(module) -> None:
     slicer.app.connected.clear()
     module.CrossModalSeg(SimpleNamespace())
-    assert slicer.app.connected == [("startupCompleted()", CrossModalSegSampleData.register)]
+    assert slicer.app.connected == [("startupCompleted()", sample_data.register)]
 
 
 def test_the_functions_import_no_library_at_the_top() -> None:
-    for name in ("CrossModalSegFunctions", "CrossModalSegSampleData", "CrossModalSegBatch"):
-        text = Path(sys.modules["CrossModalSegSampleData"].__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    module = Path(sample_data.__file__).parents[1]
+    for path in (*module.glob("*.py"), *module.glob("CrossModalSegPanel/*.py")):
+        text = path.read_text(encoding="utf-8")
         assert "\nfrom CrossModalSegLib" not in text and "\nimport CrossModalSegLib" not in text
         assert "import torch" not in text

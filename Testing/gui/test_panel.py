@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,9 +24,12 @@ import slicer
 import slicer.util
 import slicer_python
 import slicer_widgets
+import vtk
 from scene_support import add_volume, paint, segment_named
 
+from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.headless import HeadlessScene
+from CrossModalSegLib.scribbles import simulate_scribbles
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ def phantom(panel):
     array = np.full((12, 40, 40), -1000, np.float32)
     array[:, 4:36, 4:36] = 40
     ct, mr = add_volume(slicer.mrmlScene, array, grid, "CT"), add_volume(slicer.mrmlScene, array + 7, grid, "MR")
-    panel.ui.firstSelector.setCurrentNode(ct)
+    panel.ui.ctSelector.setCurrentNode(ct)
     return ct, mr, grid
 
 
@@ -83,9 +87,9 @@ def picture(panel, name: str, tmp_path: Path) -> None:
 def test_choices_go_to_the_parameters_and_back(panel, phantom) -> None:
     ct, mr, _ = phantom
     parameters = panel.logic.getParameterNode()
-    assert parameters.first is ct and parameters.second is None
-    parameters.second = mr
-    assert panel.ui.secondSelector.currentNode() is mr
+    assert parameters.ct is ct and parameters.mr is None
+    parameters.mr = mr
+    assert panel.ui.mrSelector.currentNode() is mr
     panel.ui.labelsEdit.setText("liver")
     assert parameters.labels == "liver"
     parameters.labels = "liver, spleen"
@@ -100,23 +104,25 @@ def test_every_bound_control_has_its_parameter(panel, module) -> None:
         for each in panel.parent.findChildren(QtWidgets.QWidget)
         if QtCore.QObject.property(each, "SlicerParameterName")
     }
-    assert bound == set(module.CrossModalSegParameterNode.types)
+    by_hand = set(importlib.import_module("CrossModalSegPanel.parameters").BOUND_BY_HAND)
+    assert bound | by_hand == set(module.CrossModalSegParameterNode.types)
+    assert not bound & by_hand
 
 
 def test_the_placement_is_shown(panel, phantom) -> None:
     _, mr, grid = phantom
-    panel.ui.secondSelector.setCurrentNode(mr)
-    assert panel.ui.placementLabel.text == "The images share one grid."
+    panel.ui.mrSelector.setCurrentNode(mr)
+    assert panel.ui.placementLabel.text == "MR: same grid (overlap 100%)."
     far = grid.copy()
     far[:3, 3] = 900
     away = add_volume(slicer.mrmlScene, np.zeros((4, 5, 6), np.float32), far, "away")
-    panel.ui.secondSelector.setCurrentNode(away)
-    assert panel.ui.placementLabel.text.startswith("The images lie apart (overlap 0%).")
+    panel.ui.mrSelector.setCurrentNode(away)
+    assert panel.ui.placementLabel.text.startswith("away: apart (overlap 0%).")
 
 
 def test_from_structures_to_background_with_the_real_worker(panel, phantom, tmp_path: Path) -> None:
     ct, mr, grid = phantom
-    panel.ui.secondSelector.setCurrentNode(mr)
+    panel.ui.mrSelector.setCurrentNode(mr)
     assert not panel.ui.prepareButton.enabled
     panel.ui.labelsEdit.setText("liver, spleen")
     panel.ui.prepareButton.click()
@@ -130,18 +136,18 @@ def test_from_structures_to_background_with_the_real_worker(panel, phantom, tmp_
     assert "Still missing: spleen, Background" in panel.ui.countsLabel.text
 
     panel.ui.backgroundButton.click()
-    assert panel.ui.cancelButton.visible
-    until(lambda: not panel.ui.cancelButton.visible, 200)
-    assert "background voxels were drawn" in panel.ui.statusLabel.text, panel.ui.statusLabel.text
-    panel._show_counts()
+    assert panel.work.is_busy
+    until(lambda: not panel.work.is_busy, 200)
+    assert panel.ui.workLabel.text == "One background voxel was drawn."
+    panel.scribbles.show_counts()
     assert "liver 4, Background" in panel.ui.countsLabel.text
     picture(panel, "scribbles", tmp_path)
 
 
 def test_devices_are_shown_by_the_real_worker(panel) -> None:
     panel.ui.checkButton.click()
-    until(lambda: not panel.ui.cancelButton.visible, 200)
-    assert "cpu: " in panel.ui.deviceLabel.text, panel.ui.statusLabel.text
+    until(lambda: not panel.ui.deviceLabel.text.startswith("Looking"), 200)
+    assert "cpu: " in panel.ui.deviceLabel.text
 
 
 def test_a_worker_that_is_killed_is_explained(panel, phantom) -> None:
@@ -154,23 +160,21 @@ def test_a_worker_that_is_killed_is_explained(panel, phantom) -> None:
     paint(scribbles, segment_named(scribbles, "liver"), stroke, grid)
     panel.ui.backgroundButton.click()
     os.kill(panel.logic.workflow().client.pid, signal.SIGKILL)
-    until(lambda: not panel.ui.cancelButton.visible)
-    assert panel.ui.statusLabel.text.startswith("The worker ")
+    until(lambda: not panel.work.is_busy)
+    assert panel.ui.workLabel.text.startswith("The worker ")
     assert panel.logic.countsText(ct, scribbles, "liver").startswith("Scribbled voxels: liver 4\n")
 
 
 def test_a_bad_name_is_explained(panel, phantom) -> None:
     panel.ui.labelsEdit.setText("liver, Liver")
     panel.ui.prepareButton.click()
-    assert "appear twice: liver" in panel.ui.statusLabel.text
+    assert "appear twice: liver" in panel.ui.workLabel.text
     assert panel.logic.getParameterNode().scribbles is None
 
 
 def test_without_torch_the_panel_opens_and_advises(module, monkeypatch, tmp_path: Path) -> None:
-    real = module.CrossModalSegSetup.installed_version
-    monkeypatch.setattr(
-        module.CrossModalSegSetup, "installed_version", lambda name: None if name == "torch" else real(name)
-    )
+    real = module.installation.installed_version
+    monkeypatch.setattr(module.installation, "installed_version", lambda name: None if name == "torch" else real(name))
     panel = module.CrossModalSegWidget()
     panel.setup()
     panel.parent.resize(480, 820)
@@ -178,7 +182,7 @@ def test_without_torch_the_panel_opens_and_advises(module, monkeypatch, tmp_path
     assert panel.ui.environmentLabel.text.startswith("Missing: torch>=2.8,<3.")
     assert not panel.ui.inputsStep.enabled
     panel.ui.installButton.click()
-    assert "Extensions Manager" in panel.ui.statusLabel.text
+    assert "Extensions Manager" in panel.ui.workLabel.text
     picture(panel, "environment", tmp_path)
     panel.cleanup()
     panel.parent.close()
@@ -189,9 +193,239 @@ def test_closing_the_scene_cancels_and_leaves_an_empty_panel(panel, phantom) -> 
     panel.ui.prepareButton.click()
     panel.ui.backgroundButton.click()
     slicer.mrmlScene.Clear(0)
-    until(lambda: not panel.ui.cancelButton.visible, 200)
-    assert panel.ui.firstSelector.currentNode() is None
-    assert "background voxels" not in panel.ui.statusLabel.text
+    until(lambda: not panel.work.is_busy, 200)
+    assert panel.ui.ctSelector.currentNode() is None
+    assert "drawn" not in panel.ui.workLabel.text
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed models with tiny networks."""
+    from tiny_models import write_models
+
+    pytest.importorskip("torch", reason="the worker needs torch")
+    monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "models"))
+    return write_models(tmp_path / "models", LabelTable.from_names(["liver"]), "ct")
+
+
+@pytest.fixture
+def drawn(panel, phantom):
+    """Strokes of a bright liver and of background, and the truth."""
+    ct, mr, grid = phantom
+    truth = np.zeros((12, 40, 40), np.uint8)
+    truth[3:9, 12:26, 12:26] = 1
+    for node in (ct, mr):
+        array = slicer.util.arrayFromVolume(node)
+        array[truth == 1] += 150
+        slicer.util.arrayFromVolumeModified(node)
+    panel.ui.mrSelector.setCurrentNode(mr)
+    panel.ui.labelsEdit.setText("liver")
+    panel.ui.prepareButton.click()
+    scribbles = panel.parameters.scribbles
+    strokes = simulate_scribbles(truth, (6.0, 5.0, 4.0), "contour", 0, 2)
+    for name, value in {"liver": 1, "Background": 0}.items():
+        paint(scribbles, segment_named(scribbles, name), (strokes == value).astype(np.uint8), grid)
+    mask = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "truth")
+    slicer.util.updateVolumeFromArray(mask, truth)
+    matrix = vtk.vtkMatrix4x4()
+    ct.GetIJKToRASMatrix(matrix)
+    mask.SetIJKToRASMatrix(matrix)
+    return scribbles, mask
+
+
+def strokes_of(panel) -> dict[str, int]:
+    from CrossModalSegLib.scene.scribbles import count_scribbles
+
+    return count_scribbles(panel.parameters.scribbles, panel.drawn_on(), panel.table())
+
+
+def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn, tmp_path: Path) -> None:
+    _, mask = drawn
+    before = strokes_of(panel)
+    panel.ui.maskSelector.setCurrentNode(mask)
+    panel.ui.secondsBox.setValue(3)
+    assert panel.ui.fitButton.enabled and not panel.ui.undoButton.enabled
+    previews = []
+    take = panel.results.take
+    panel.results.take = lambda node: (previews.append(node), take(node))
+    panel.ui.fitButton.click()
+    assert panel.work.is_busy and not panel.ui.fitButton.enabled and panel.ui.finishButton.visible
+    until(lambda: not panel.work.is_busy, 300)
+    assert panel.ui.workLabel.text.startswith("Done. Not right yet?"), panel.ui.workLabel.text
+    result = panel.parameters.result
+    assert result in previews and result.GetName() == "CT segmentation"
+    table = panel.ui.resultsTable.mrmlTableNode().GetTable()
+    assert table.GetColumnByName("DSC").GetValue(0) > 0.7
+    assert panel.work._plot.points()
+    assert strokes_of(panel) == before
+    picture(panel, "fitted", tmp_path)
+    panel.ui.surfacesButton.click()
+    assert result.GetDisplayNode().GetVisibility3D()
+    panel.ui.undoButton.click()  # the measurement
+    panel.ui.undoButton.click()  # the fit
+    assert not slicer.mrmlScene.IsNodePresent(result) and not panel.ui.undoButton.enabled
+    assert panel.ui.resultsTable.mrmlTableNode() is None and strokes_of(panel) == before
+
+
+def test_fit_pauses_goes_on_and_stops_with_the_best(panel, drawn) -> None:
+    panel.ui.secondsBox.setValue(600)
+    panel.ui.fitButton.click()
+    until(lambda: panel.parameters.result is not None, 200)
+    panel.ui.pauseButton.click()
+    assert panel.ui.pauseButton.text == "Go on"
+    until(lambda: panel.work._task.state == "paused")
+    panel.ui.pauseButton.click()
+    assert panel.ui.pauseButton.text == "Pause"
+    panel.ui.finishButton.click()
+    until(lambda: not panel.work.is_busy, 100)
+    assert panel.ui.workLabel.text.startswith("Done."), panel.ui.workLabel.text
+    assert panel.parameters.result is not None
+
+
+def test_a_cancelled_fit_leaves_nothing(panel, drawn) -> None:
+    before = strokes_of(panel)
+    panel.ui.secondsBox.setValue(600)
+    panel.ui.fitButton.click()
+    until(lambda: panel.parameters.result is not None, 200)
+    panel.ui.cancelButton.click()
+    until(lambda: not panel.work.is_busy, 5)
+    assert panel.parameters.result is None and strokes_of(panel) == before
+
+
+def test_a_worker_killed_in_a_fit_is_explained_and_the_next_fit_works(panel, drawn) -> None:
+    panel.ui.secondsBox.setValue(600)
+    panel.ui.fitButton.click()
+    until(lambda: panel.parameters.result is not None, 200)
+    os.kill(panel.logic.workflow().client.pid, signal.SIGKILL)
+    until(lambda: not panel.work.is_busy)
+    assert panel.ui.workLabel.text.startswith("The worker "), panel.ui.workLabel.text
+    assert panel.parameters.result is None
+    panel.ui.secondsBox.setValue(0)
+    panel.ui.fitButton.click()
+    until(lambda: not panel.work.is_busy, 200)
+    assert panel.ui.workLabel.text.startswith("Done."), panel.ui.workLabel.text
+
+
+def test_models_are_listed_used_exported_deleted_and_imported(
+    panel, drawn, installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel.models_step.refresh()
+    until(lambda: len(panel.models) >= 3, 200)
+    rows = {panel.ui.modelsTable.item(row, 0).text(): row for row in range(len(panel.models))}
+    assert {"plain", "prior", "refer", "scribble-prior", "abdomen-mr"} <= set(rows)
+    panel.ui.modelsTable.selectRow(rows["abdomen-mr"])
+    assert "CC BY" in panel.ui.modelLabel.text and not panel.ui.deleteButton.enabled
+
+    panel.ui.labelsModelSelector.setCurrentIndex(panel.ui.labelsModelSelector.findData("abdomen-mr"))
+    assert panel.parameters.labels == "liver, right kidney, left kidney, spleen"
+    assert panel.table() is next(model.labels for model in panel.models if model.name == "abdomen-mr")
+
+    panel.ui.segmentModelSelector.setCurrentIndex(panel.ui.segmentModelSelector.findData("plain"))
+    assert panel.parameters.segmentModel == "plain"
+    panel.ui.segmentButton.click()
+    until(lambda: not panel.work.is_busy, 200)
+    assert panel.ui.workLabel.text == "Done." and panel.parameters.result is not None
+
+    archive = tmp_path / "out.zip"
+    dialogs = SimpleNamespace(
+        getSaveFileName=lambda *_: str(archive),
+        getOpenFileName=lambda *_: str(archive),
+        getExistingDirectory=lambda *_: str(installed / "refer"),
+    )
+    monkeypatch.setattr(qt, "QFileDialog", dialogs, raising=False)
+    panel.ui.modelsTable.selectRow(rows["plain"])
+    panel.ui.exportButton.click()
+    until(lambda: not panel.work.is_busy, 100)
+    assert archive.is_file(), panel.ui.workLabel.text
+
+    answers = [False, True]
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *_: answers.pop(0), raising=False)
+    panel.ui.modelsTable.selectRow(rows["plain"])
+    panel.ui.deleteButton.click()
+    assert not panel.work.is_busy
+    panel.ui.deleteButton.click()
+    until(lambda: not panel.work.is_busy and "plain" not in [model.name for model in panel.models], 100)
+    panel.ui.importZipButton.click()
+    until(lambda: not panel.work.is_busy and "plain" in [model.name for model in panel.models], 100)
+    panel.ui.importFolderButton.click()
+    until(lambda: not panel.work.is_busy, 100)
+    assert "refer" in panel.ui.workLabel.text and "exists" in panel.ui.workLabel.text
+    picture(panel, "models", tmp_path)
+
+
+def test_refer_takes_any_number_of_targets_and_answers_again(panel, phantom, drawn, installed, tmp_path) -> None:
+    ct, mr, grid = phantom
+    other = add_volume(slicer.mrmlScene, slicer.util.arrayFromVolume(mr) + 3, grid, "T1")
+    panel.models_step.refresh()
+    until(lambda: len(panel.models) >= 3, 200)
+    panel.ui.taskSelector.setCurrentIndex(1)
+    assert panel.ui.referenceSelector.visible and not panel.ui.ctSelector.visible
+    panel.ui.referenceSelector.setCurrentNode(ct)
+    for node in (mr, other):
+        panel.ui.targetsSelector.setCheckState(node, qt.Qt.Checked)
+    assert panel.parameters.targets == [mr, other]
+    assert panel.ui.placementLabel.text.splitlines() == [
+        "MR: same grid (overlap 100%).",
+        "T1: same grid (overlap 100%).",
+    ]
+    panel.ui.referModelSelector.setCurrentIndex(panel.ui.referModelSelector.findData("refer"))
+    panel.ui.referButton.click()
+    until(lambda: not panel.work.is_busy, 200)
+    assert panel.ui.workLabel.text.startswith("Done. Not right yet?"), panel.ui.workLabel.text
+    names = [node.GetName() for node in panel.logic.lastResult.segmentations.values()]
+    assert names == ["CT segmentation", "MR segmentation", "T1 segmentation"]
+    panel.ui.referButton.click()
+    until(lambda: not panel.work.is_busy, 100)
+    assert panel.ui.workLabel.text.startswith("Done. Not right yet?")
+    picture(panel, "referred", tmp_path)
+
+
+def test_register_puts_a_transform_above_the_second_image_and_undo_takes_it_away(panel, phantom) -> None:
+    ct, mr, _ = phantom
+    noise = np.random.default_rng(0).normal(0, 40, (12, 40, 40))
+    for node in (ct, mr):
+        slicer.util.arrayFromVolume(node)[:] += noise
+        slicer.util.arrayFromVolumeModified(node)
+    panel.ui.mrSelector.setCurrentNode(mr)
+    panel.ui.registerButton.click()
+    until(lambda: not panel.work.is_busy, 200)
+    assert panel.ui.workLabel.text.startswith("Aligned."), panel.ui.workLabel.text
+    assert mr.GetParentTransformNode() is not None and ct.GetParentTransformNode() is None
+    panel.ui.registerUndoButton.click()
+    assert mr.GetParentTransformNode() is None
+
+
+def test_the_cases_of_the_scene_are_trained_on(panel, drawn, installed, tmp_path, monkeypatch) -> None:
+    panel.models_step.refresh()
+    until(lambda: panel.modelsFolder is not None and panel.models, 200)
+    folder = tmp_path / "cases"
+    monkeypatch.setattr(qt, "QFileDialog", SimpleNamespace(getExistingDirectory=lambda *_: str(folder)), raising=False)
+    panel.ui.trainButton.click()
+    assert panel.ui.workLabel.text.startswith("Choose a cohort file")
+    panel.ui.writeCasesButton.click()
+    assert panel.ui.cohortPath.currentPath == str(folder / "cohort.json"), panel.ui.workLabel.text
+    panel.ui.trainedNameEdit.setText("mine")
+    panel.ui.presetSelector.setCurrentIndex(0)
+    real = panel.logic.train
+    panel.logic.train = lambda *args, **options: real(*args, steps=2, **options)
+    panel.ui.trainButton.click()
+    until(lambda: not panel.work.is_busy, 300)
+    assert panel.ui.workLabel.text.startswith("The model mine was trained."), panel.ui.workLabel.text
+    until(lambda: "mine" in [model.name for model in panel.models], 100)
+
+
+def test_choices_survive_saving_the_scene(panel, phantom, headless, tmp_path: Path) -> None:
+    ct, mr, _ = phantom
+    panel.ui.taskSelector.setCurrentIndex(1)
+    panel.ui.referenceSelector.setCurrentNode(ct)
+    panel.ui.targetsSelector.setCheckState(mr, qt.Qt.Checked)
+    panel.ui.secondsBox.setValue(33)
+    panel.ui.show3DBox.setChecked(True)
+    path = tmp_path / "scene.mrml"
+    slicer.mrmlScene.SetURL(str(path))
+    assert slicer.mrmlScene.Commit(str(path))
+    text = path.read_text(encoding="utf-8")
+    assert "seconds 33" in text.replace("=", " ") and "REFER" in text and "targets" in text
 
 
 def test_importing_the_module_imports_no_torch(tmp_path: Path) -> None:

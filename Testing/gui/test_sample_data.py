@@ -10,11 +10,10 @@ import pytest
 
 pytest.importorskip("slicer", reason="slicer-core is not installed; its wheels are for 64-bit Linux on PCs")
 
-import CrossModalSegSampleData as sample_data
-import CrossModalSegSetup
 import numpy as np
 import slicer
 import slicer.util
+from CrossModalSegPanel import installation, sample_data
 
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.headless import HeadlessScene
@@ -89,5 +88,5 @@ def test_without_the_library_a_sentence_says_what_to_do(scene, monkeypatch) -> N
 
 def test_a_simulation_that_fails_is_quoted(scene, monkeypatch) -> None:
     monkeypatch.setattr(sample_data, "SHAPE", (1, 1, 1))
-    with pytest.raises(CrossModalSegSetup.SetupError, match="could not be made:\n.*needs three axes"):
+    with pytest.raises(installation.SetupError, match="could not be made:\n.*needs three axes"):
         sample_data.loadPhantom()

@@ -10,8 +10,8 @@ import venv
 import zipfile
 from pathlib import Path
 
-import CrossModalSegSetup as setup
 import pytest
+from CrossModalSegPanel import installation as setup
 
 ROOT = Path(__file__).resolve().parents[2]
 

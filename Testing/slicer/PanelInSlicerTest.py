@@ -15,8 +15,8 @@ class PanelInSlicerTest(unittest.TestCase):
         slicer.util.selectModule("CrossModalSeg")
         widget = slicer.modules.CrossModalSegWidget
         volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
-        widget.ui.firstSelector.setCurrentNode(volume)
-        self.assertIs(widget.logic.getParameterNode().first, volume)
+        widget.ui.ctSelector.setCurrentNode(volume)
+        self.assertIs(widget.logic.getParameterNode().ct, volume)
         widget.ui.labelsEdit.text = "liver, tumour"
         self.assertEqual(widget.logic.getParameterNode().labels, "liver, tumour")
 

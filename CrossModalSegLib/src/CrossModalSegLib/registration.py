@@ -243,6 +243,11 @@ def _failure_message(text: str) -> str:
             "Registration lost the overlap of the two images; check that they show the same body part, or start from "
             "another initialisation ('geometry', 'moments' or a transform)."
         )
+    if "Zero-valued spacing" in text:
+        return (
+            "Registration compares grey values, but where the two images overlap at least one of them holds a single "
+            "one; check that they show the same body part."
+        )
     return f"SimpleITK could not register the images ({text.strip().splitlines()[-1]}); check that they are sound."
 
 

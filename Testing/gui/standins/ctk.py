@@ -7,11 +7,26 @@ from PySide6 import QtCore, QtWidgets
 
 
 class ctkCollapsibleButton(qt.QGroupBox):
-    """A titled group; its title is the property `text`."""
+    """A titled group; its title is the property `text`; what it holds is hidden while it is collapsed."""
 
     text = QtCore.Property(
         str, lambda self: QtWidgets.QGroupBox.title(self), lambda self, value: QtWidgets.QGroupBox.setTitle(self, value)
     )
+
+    _collapsed = False
+
+    @property
+    def collapsed(self) -> bool:
+        return self._collapsed
+
+    @collapsed.setter
+    def collapsed(self, value: bool) -> None:
+        self._collapsed = value
+        self.setMaximumHeight(28 if value else 16777215)
+
+
+class ctkCollapsibleGroupBox(ctkCollapsibleButton):
+    """The same; its title is the property `title`."""
 
 
 class ctkPathLineEdit(qt.QLineEdit):

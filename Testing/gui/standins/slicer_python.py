@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 import sys
 import types
+import typing
 import unittest
+from dataclasses import dataclass
 from pathlib import Path
 
 import qt
@@ -45,10 +47,29 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
     pass
 
 
+@dataclass
+class WithinRange:
+    """The annotation of numbers."""
+
+    minimum: float
+    maximum: float
+
+
 def parameterNodeWrapper(kind: type) -> type:
-    """Attributes are text parameters and node references of a MRML node."""
-    members = {name: _parameter(name, type_) for name, type_ in kind.__annotations__.items()}
-    return type(kind.__name__, (_Wrapper,), {**members, "types": dict(kind.__annotations__)})
+    """Attributes are parameters and node references of a MRML node."""
+    types_ = dict(kind.__annotations__)
+    members = {name: _parameter(name, type_, getattr(kind, name, None)) for name, type_ in types_.items()}
+    return type(kind.__name__, (_Wrapper,), {**members, "types": types_})
+
+
+def _plain(kind: type) -> type:
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+
+
+def _node_types(kind: type) -> list[type]:
+    """The classes of nodes that a parameter holds; none for others."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) is typing.Union else (kind,)
+    return [each for each in kinds if hasattr(each, "GetClassName")]
 
 
 class _Wrapper:
@@ -69,43 +90,89 @@ class _Wrapper:
 
     def disconnectGui(self, tag: int) -> None:
         self.parameterNode.RemoveObserver(tag)
-        for _, _, signal, slot in self._connections:
+        for _, _, signal, slot, _ in self._connections:
             signal.disconnect(slot)
         self._connections = []
 
     def _connect(self, widget, name: str) -> None:
-        kind = self.types[name]
-        if isinstance(widget, slicer.qMRMLNodeComboBox):
-            widget.nodeTypes = [kind.__name__]
-            signal, read = widget.currentNodeChanged, widget.currentNode
-        elif isinstance(widget, QtWidgets.QLineEdit) and kind is str:
-            signal, read = widget.textChanged, lambda: widget.text
-        else:
-            raise RuntimeError(f"Slicer cannot bind {type(widget).__name__} to {kind}.")
+        signal, read, write = _connector(widget, self.types[name])
         slot = lambda *_: setattr(self, name, read())  # noqa: E731 - disconnected by this very object
         signal.connect(slot)
-        self._connections.append((widget, name, signal, slot))
+        self._connections.append((widget, name, signal, slot, write))
 
     def _show(self) -> None:
-        for widget, name, _, _ in self._connections:
-            if isinstance(widget, slicer.qMRMLNodeComboBox):
-                widget.setCurrentNode(getattr(self, name))
-            elif widget.text != getattr(self, name):
-                widget.setText(getattr(self, name))
+        for _, name, _, _, write in self._connections:
+            write(getattr(self, name))
 
 
-def _parameter(name: str, kind: type) -> property:
-    if kind is str:
-        return property(
-            lambda self: self.parameterNode.GetParameter(name),
-            lambda self, value: self.parameterNode.SetParameter(name, value),
+def _connector(widget, kind: type) -> tuple:
+    """A signal of a change, a reader and a writer, for the pairs that Slicer has connectors for."""
+    plain, nodes = _plain(kind), _node_types(kind)
+    if nodes and isinstance(widget, slicer.qMRMLNodeComboBox):
+        widget.nodeTypes = [each.__name__ for each in nodes]
+        return widget.currentNodeChanged, widget.currentNode, widget.setCurrentNode
+    if isinstance(widget, QtWidgets.QLineEdit) and plain is str:
+        return widget.textChanged, lambda: widget.text, lambda value: widget.text == value or widget.setText(value)
+    if isinstance(widget, QtWidgets.QCheckBox) and plain is bool:
+        return widget.stateChanged, lambda: widget.checked, widget.setChecked
+    if isinstance(widget, QtWidgets.QSpinBox) and plain is int:
+        limits = typing.get_args(kind)[1]
+        widget.setRange(limits.minimum, limits.maximum)
+        return widget.valueChanged, lambda: widget.value, widget.setValue
+    if type(widget).__name__ == "QComboBox" and isinstance(plain, type) and issubclass(plain, enum.Enum):
+        members = list(plain)
+        widget.clear()
+        widget.addItems([member.label() for member in members])
+        return (
+            widget.currentIndexChanged,
+            lambda: members[widget.currentIndex],
+            lambda value: widget.setCurrentIndex(members.index(value)),
         )
-    if issubclass(kind, enum.Enum) or not hasattr(kind, "GetClassName"):
+    raise RuntimeError(f"Slicer cannot bind {type(widget).__name__} to {kind}.")
+
+
+def _parameter(name: str, kind: type, default) -> property:
+    plain = _plain(kind)
+    if typing.get_origin(plain) is list:
+        return _node_list(name)
+    if _node_types(plain):
+        return property(
+            lambda self: self.parameterNode.GetNodeReference(name),
+            lambda self, node: _refer(self.parameterNode, name, node),
+        )
+    texts = {
+        str: (str, str),
+        int: (str, int),
+        bool: (str, lambda text: text == "True"),
+    }
+    if issubclass(plain, enum.Enum):
+        write, read = (lambda value: value.name), plain.__getitem__
+    elif plain in texts:
+        write, read = texts[plain]
+    else:
         raise TypeError(f"This stand-in knows no parameters of {kind}.")
-    return property(
-        lambda self: self.parameterNode.GetNodeReference(name),
-        lambda self, node: _refer(self.parameterNode, name, node),
-    )
+
+    def get(self):
+        text = self.parameterNode.GetParameter(name)
+        return read(text) if text else (default if default is not None else plain())
+
+    return property(get, lambda self, value: self.parameterNode.SetParameter(name, write(value)))
+
+
+def _node_list(name: str) -> property:
+    def get(self) -> list:
+        node = self.parameterNode
+        return [node.GetNthNodeReference(name, index) for index in range(node.GetNumberOfNodeReferences(name))]
+
+    def set_(self, nodes: list) -> None:
+        if get(self) == nodes:
+            return
+        self.parameterNode.RemoveNodeReferenceIDs(name)
+        for each in nodes:
+            self.parameterNode.AddNodeReferenceID(name, each.GetID())
+        self.parameterNode.Modified()
+
+    return property(get, set_)
 
 
 def _refer(owner, name: str, node) -> None:
@@ -123,7 +190,7 @@ def install() -> None:
             ScriptedLoadableModuleLogic,
             ScriptedLoadableModuleTest,
         ),
-        "parameterNodeWrapper": (parameterNodeWrapper,),
+        "parameterNodeWrapper": (parameterNodeWrapper, WithinRange),
     }.items():
         module = types.ModuleType(f"slicer.{name}")
         for member in members:

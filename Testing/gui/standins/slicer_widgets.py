@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import qt
 import slicer
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 
 
 class qMRMLWidget(qt.QWidget):
@@ -58,6 +58,92 @@ class qMRMLNodeComboBox(qt.QComboBox):
         self.setCurrentIndex(self.findData(node.GetID() if node is not None else ""))
 
 
+class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
+    """A list with boxes to check."""
+
+    checkedNodesChanged = QtCore.Signal()
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self._checked: list[str] = []
+
+    def checkedNodes(self) -> list:
+        found = [self._scene.GetNodeByID(identity) for identity in self._checked]
+        return [node for node in found if node is not None]
+
+    def setCheckState(self, node, state) -> None:
+        others = [identity for identity in self._checked if identity != node.GetID()]
+        self._checked = [*others, node.GetID()] if state == QtCore.Qt.Checked else others
+        self.checkedNodesChanged.emit()
+
+
+class qMRMLTableView(qt.QTableWidget):
+    """Shows a table node."""
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self._node = None
+
+    def setMRMLScene(self, scene) -> None:
+        pass
+
+    def mrmlTableNode(self):
+        return self._node
+
+    def setMRMLTableNode(self, node) -> None:
+        self._node = node
+        table = slicer.vtkMRMLTableNode().GetTable() if node is None else node.GetTable()
+        columns = [] if table is None else [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
+        self.setColumnCount(len(columns))
+        self.setRowCount(0 if not columns else table.GetNumberOfRows())
+        self.setHorizontalHeaderLabels([column.GetName() for column in columns])
+        for index, column in enumerate(columns):
+            for row in range(table.GetNumberOfRows()):
+                value = column.GetValue(row)
+                text = value if isinstance(value, str) else f"{value:.3g}"
+                self.setItem(row, index, QtWidgets.QTableWidgetItem(text))
+
+
+class qMRMLPlotWidget(qt.QFrame):
+    """Draws the series of a chart as lines."""
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self._view = None
+
+    def setMRMLScene(self, scene) -> None:
+        pass
+
+    def setMRMLPlotViewNode(self, view) -> None:
+        self._view = view
+
+    def points(self) -> list[tuple[float, float]]:
+        """Of the first series."""
+        chart = None if self._view is None else self._view.GetPlotChartNode()
+        if chart is None or not chart.GetNumberOfPlotSeriesNodes():
+            return []
+        series = chart.GetNthPlotSeriesNode(0)
+        table = series.GetTableNode().GetTable()
+        x, y = (table.GetColumnByName(each) for each in (series.GetXColumnName(), series.GetYColumnName()))
+        return [(x.GetValue(row), y.GetValue(row)) for row in range(table.GetNumberOfRows())]
+
+    def paintEvent(self, event) -> None:
+        points = self.points()
+        painter = QtGui.QPainter(self)
+        width, height = self.width - 16, self.height - 16
+        painter.drawRect(4, 4, width + 7, height + 7)
+        xs, ys = ([point[axis] for point in points] for axis in (0, 1))
+        if len(points) < 2 or max(xs) == min(xs) or max(ys) == min(ys):
+            return
+        line = [
+            QtCore.QPointF(
+                8 + width * (x - min(xs)) / (max(xs) - min(xs)), 8 + height * (max(ys) - y) / (max(ys) - min(ys))
+            )
+            for x, y in points
+        ]
+        painter.drawPolyline(line)
+
+
 class qMRMLSegmentEditorWidget(qt.QFrame):
     """Remembers what it was told; nothing can be drawn with it."""
 
@@ -78,5 +164,12 @@ class qMRMLSegmentEditorWidget(qt.QFrame):
 
 def install() -> None:
     """Put them where Slicer has them."""
-    for kind in (qMRMLWidget, qMRMLNodeComboBox, qMRMLSegmentEditorWidget):
+    for kind in (
+        qMRMLWidget,
+        qMRMLNodeComboBox,
+        qMRMLCheckableNodeComboBox,
+        qMRMLSegmentEditorWidget,
+        qMRMLTableView,
+        qMRMLPlotWidget,
+    ):
         setattr(slicer, kind.__name__, kind)

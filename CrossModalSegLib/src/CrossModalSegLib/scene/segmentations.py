@@ -124,6 +124,14 @@ def make_surfaces(node: vtkMRMLSegmentationNode, show_3d: bool, had_surfaces: bo
         node.GetDisplayNode().SetVisibility3D(True)
 
 
+def show_surfaces(node: vtkMRMLSegmentationNode, is_shown: bool) -> None:
+    """Show surfaces of all segments in 3D views, made where there are none, or hide them."""
+    if is_shown:
+        make_surfaces(node, True, has_3d(node))
+    else:
+        node.GetDisplayNode().SetVisibility3D(False)
+
+
 def result_image(node: vtkMRMLSegmentationNode, table: LabelTable) -> vtkOrientedImageData | None:
     """The image that holds all classes of a result by their values in the table.
 

@@ -32,6 +32,8 @@ from CrossModalSegLib.worker.messages import (
     FitRequest,
     FitResult,
     JobRequest,
+    Model,
+    ModelInfoResult,
     Preview,
     ReferRequest,
     ReferResult,
@@ -40,10 +42,12 @@ from CrossModalSegLib.worker.messages import (
     RegisterResult,
     SegmentRequest,
     SegmentResult,
+    TrainRequest,
 )
 
 from .alignment import apply_transform
 from .change import Change
+from .cohorts import set_images
 from .geometry import world_affine
 from .nodes import require_present
 from .plots import Curve
@@ -73,7 +77,7 @@ class Workflow:
     Attributes:
         scene: holds the nodes.
         client: the way to the worker; somebody has to call its `poll`.
-        curve: the loss of the last fit; None before the first one.
+        curve: the loss of the last fit or training; None before the first one.
     """
 
     def __init__(self, scene: vtkMRMLScene, client: WorkerClient) -> None:
@@ -228,6 +232,7 @@ class Workflow:
         reference, nodes = self._checked_images(images)
         require_present(self.scene, scribbles, into)
         _require_scribbled(scribbles, reference, table, background=True)
+        set_images(scribbles, images)
         request = FitRequest(
             images={modality: read_volume(node) for modality, node in images.items()},
             scribbles=read_scribbles(scribbles, reference, table),
@@ -258,7 +263,7 @@ class Workflow:
             self._changes.append(shown.step)
             return segmented
 
-        plan = Plan(request, write, show, follow=self._curve_of_fit(), revert=shown.cancel)
+        plan = Plan(request, write, show, follow=self._new_follower(), revert=shown.cancel)
         return self._start([*nodes, scribbles], plan)
 
     def segment(
@@ -369,6 +374,31 @@ class Workflow:
         request = ReferStrokesRequest(session, strokes, table, probabilities, tune_seconds) if is_known else whole()
         return self._start([*volumes.values(), scribbles], Plan(request, write, again=again))
 
+    def train(
+        self,
+        cohort: Path,
+        out: Path,
+        *,
+        preset: Literal["paper", "default", "fast"] = "default",
+        steps: int | None = None,
+        resume: bool = False,
+        device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    ) -> Task:
+        """Train CmFNet on a cohort of scribbled cases, with a growing loss curve (`curve`); see `cohorts.write_cases`.
+
+        Args:
+            cohort, out, preset, steps, resume, device: as in `TrainRequest`.
+
+        Returns:
+            A task whose result is the `Model`. A training that was cancelled can be resumed.
+        """
+        request = TrainRequest(cohort, out, preset, steps, resume, device=device)
+
+        def taken(result: ModelInfoResult) -> Model:
+            return result.model
+
+        return self._start([], Plan(request, taken, follow=self._new_follower()))
+
     # --- evaluation ---
 
     def evaluate(
@@ -435,7 +465,7 @@ class Workflow:
             yield change
         self._changes.append(change)
 
-    def _curve_of_fit(self) -> Callable[[Mapping[str, float]], None]:
+    def _new_follower(self) -> Callable[[Mapping[str, float]], None]:
         """Draws the loss over the seconds since its first value."""
         began: float | None = None
 

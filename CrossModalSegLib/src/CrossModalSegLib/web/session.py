@@ -22,7 +22,7 @@ from CrossModalSegLib.scene.geometry import ijk_to_ras, to_lps
 from CrossModalSegLib.scene.hierarchy import remove_with_item
 from CrossModalSegLib.scene.results import Segmented
 from CrossModalSegLib.scene.scribbles import prepare_scribbles, read_scribbles
-from CrossModalSegLib.scene.segmentations import has_3d, make_surfaces, read_mask
+from CrossModalSegLib.scene.segmentations import read_mask, show_surfaces
 from CrossModalSegLib.scene.segmentations import write_segmentation as write_node
 from CrossModalSegLib.scene.segments import BACKGROUND, BACKGROUND_STYLE
 from CrossModalSegLib.scene.task import Task
@@ -545,9 +545,7 @@ class Session:
     def set_3d(self, is_shown: bool) -> None:
         """Show surfaces of the results, or not."""
         for node in self.results.values():
-            if is_shown:
-                make_surfaces(node, True, has_3d(node))
-            node.GetDisplayNode().SetVisibility3D(is_shown)
+            show_surfaces(node, is_shown)
 
     def _forget_gone(self) -> None:
         """A cancelled first run, or undo, took segmentations away."""

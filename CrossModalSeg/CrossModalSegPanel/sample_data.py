@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import CrossModalSegSetup
 import slicer
+
+from CrossModalSegPanel import installation
 
 CATEGORY = "CrossModalSeg"
 PHANTOM = "CrossModalSegPhantom"
@@ -20,7 +21,7 @@ NAME = "Phantom"
 SHAPE, SPACING = (), ()  # slices, rows, columns; empty takes the simulation's own
 EVERY = 3
 
-_ICON = Path(__file__).resolve().parent / "Resources" / "Icons" / "CrossModalSeg.png"
+_ICON = Path(__file__).resolve().parents[1] / "Resources" / "Icons" / "CrossModalSeg.png"
 _WAIT_SECONDS = 0.05
 
 
@@ -74,7 +75,7 @@ def loadPhantom(seed: int = 0) -> Phantom:
         SetupError: the library is not installed, or the simulation failed.
     """
     if importlib.util.find_spec("CrossModalSegLib") is None:
-        raise CrossModalSegSetup.SetupError(
+        raise installation.SetupError(
             "The phantom is made by the library CrossModalSegLib, which is not installed yet. Open the module "
             "CrossModalSeg and press 'Install' in the step 'Environment', then try again."
         )
@@ -93,18 +94,18 @@ def _make(source):
     """What the button in Sample Data does; the nodes."""
     try:
         return list(loadPhantom())
-    except CrossModalSegSetup.SetupError as error:
+    except installation.SetupError as error:
         slicer.util.errorDisplay(str(error))
         return []
 
 
 def _simulate(out: Path, seed: int) -> None:
-    command = [CrossModalSegSetup.python_command(), "-m", "CrossModalSegLib", "simulate", "--out", str(out), "--quiet"]
+    command = [installation.python_command(), "-m", "CrossModalSegLib", "simulate", "--out", str(out), "--quiet"]
     command += ["--cases", "1", "--anatomy", "head", "--seed", str(seed), "--every", str(EVERY)]
     for option, values in (("--shape", SHAPE), ("--spacing", SPACING)):
         command += [option, *map(str, values)] if values else []
     with tempfile.TemporaryFile() as said:
-        quiet = CrossModalSegSetup.no_window()
+        quiet = installation.no_window()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, **quiet)
         try:
             _wait(process)
@@ -114,7 +115,7 @@ def _simulate(out: Path, seed: int) -> None:
         if process.returncode:
             said.seek(0)
             text = said.read()[-2000:].decode("utf-8", "replace")
-            raise CrossModalSegSetup.SetupError(f"The phantom could not be made:\n{text.strip()}")
+            raise installation.SetupError(f"The phantom could not be made:\n{text.strip()}")
 
 
 def _wait(process: subprocess.Popen) -> None:

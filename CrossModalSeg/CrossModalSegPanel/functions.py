@@ -18,9 +18,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import CrossModalSegSetup
 import qt
 import slicer
+
+from CrossModalSegPanel import installation
 
 POLL_MILLISECONDS = 50
 _WAIT_SECONDS = 0.05
@@ -272,6 +273,47 @@ class NodeFunctions:
         )
         return self._run(begin, callbacks, self._segmentations)
 
+    # --- training on several cases ---
+
+    def writeCases(self, folder):
+        """Write all scribbled cases of the scene as a cohort: those that were fitted, or prepared in the panel.
+
+        Args:
+            folder: where to; must not exist yet.
+
+        Returns:
+            The cohort file, for `train`.
+
+        Raises:
+            CrossModalSegError: there is no case, the cases do not fit together, or the folder cannot be written.
+        """
+        from CrossModalSegLib.scene.cohorts import write_cases
+
+        return write_cases(self.workflow().scene, folder)
+
+    def train(self, cohort, out, preset="default", steps=None, resume=False, device="auto", **callbacks):
+        """Train CmFNet on a cohort of scribbled cases, for `segment`.
+
+        Args:
+            cohort: file (.json, .csv), or a raw folder of nnU-Net.
+            out: folder of the model; must not exist yet.
+            preset: "fast", "default" or "paper".
+            steps: length; None is the preset's.
+            resume: go on with a training that was stopped.
+            device: "auto", "cpu", "cuda", "mps".
+            callbacks: see the top of this file.
+
+        Returns:
+            The model.
+
+        Raises:
+            CrossModalSegError: the cohort cannot be used, or the folder is taken.
+        """
+        begin = partial(
+            self.workflow().train, Path(cohort), Path(out), preset=preset, steps=steps, resume=resume, device=device
+        )
+        return self._run(begin, callbacks)
+
     # --- evaluation ---
 
     def evaluate(self, segmentation, mask, volume, labels=None, tolerancesMm=(1.0, 2.0), **callbacks):
@@ -306,6 +348,18 @@ class NodeFunctions:
         """Take the last result back; whether there was one."""
         return self.workflow().undo()
 
+    # --- devices ---
+
+    def devices(self, **callbacks):
+        """What can be computed on; each has name, description, free_bytes.
+
+        Args:
+            callbacks: see the top of this file.
+        """
+        from CrossModalSegLib.worker.messages import DoctorRequest
+
+        return self._ask(DoctorRequest(), lambda result: list(result.devices), callbacks)
+
     # --- models ---
 
     def models(self, **callbacks):
@@ -317,6 +371,16 @@ class NodeFunctions:
         from CrossModalSegLib.worker.messages import ModelsRequest
 
         return self._ask(ModelsRequest(), lambda result: list(result.models), callbacks)
+
+    def modelsFolder(self, **callbacks):
+        """Where models are installed.
+
+        Args:
+            callbacks: see the top of this file.
+        """
+        from CrossModalSegLib.worker.messages import ModelsRequest
+
+        return self._ask(ModelsRequest(), lambda result: result.folder, callbacks)
 
     def importModel(self, source, name=None, overwrite=False, **callbacks):
         """Install a model from a folder or a zip archive.
@@ -385,7 +449,7 @@ class NodeFunctions:
             from CrossModalSegLib.worker.client import WorkerClient
 
             self.stop()
-            command = [CrossModalSegSetup.python_command(), "-m", "CrossModalSegLib", "worker"]
+            command = [installation.python_command(), "-m", "CrossModalSegLib", "worker"]
             NodeFunctions._workflow = Workflow(slicer.mrmlScene, WorkerClient(command))
         return NodeFunctions._workflow
 

@@ -1,0 +1,61 @@
+"""Step 5: what came out."""
+
+from slicer.i18n import tr as _
+
+
+class ResultsStep:
+    """Volumes, agreement with a mask, surfaces, and undo."""
+
+    def __init__(self, panel) -> None:
+        self._panel, self._ui, self._logic = panel, panel.ui, panel.logic
+        self._ui.measureButton.clicked.connect(self._measure)
+        self._ui.undoButton.clicked.connect(panel.undo)
+        self._ui.surfacesButton.clicked.connect(self._show_surfaces)
+
+    def show(self) -> None:
+        """Follow the parameters."""
+        panel, ui, parameters = self._panel, self._ui, self._panel.parameters
+        ui.resultsStep.setEnabled(panel.is_ready)
+        if parameters is None:
+            return
+        has_result = panel.can_start and parameters.result is not None
+        ui.measureButton.setEnabled(has_result and parameters.mask is not None)
+        ui.surfacesButton.setEnabled(has_result)
+        ui.undoButton.setEnabled(panel.can_start and self._logic.canUndo)
+
+    def take(self, segmentation) -> None:
+        """Look at a segmentation."""
+        if self._panel.parameters is not None:
+            self._panel.parameters.result = segmentation
+
+    def take_finished(self, segmentations, text: str) -> str | None:
+        """Look at what a run gave, and measure it where a mask is chosen.
+
+        Returns:
+            What is said, or None where something else was begun.
+        """
+        self.take(segmentations[0])
+        self._show_table(self._logic.lastResult.table)
+        if self._panel.parameters is None or self._panel.parameters.mask is None:
+            return text
+        self._measure(step=self._ui.runStep, text=text)
+        return None
+
+    def forget_table(self) -> None:
+        """The numbers are not there any more."""
+        self._ui.resultsTable.setMRMLTableNode(None)
+
+    def _show_table(self, node) -> None:
+        self._ui.resultsTable.setMRMLTableNode(node)
+
+    def _measure(self, *_args, step=None, text: str | None = None) -> None:
+        parameters = self._panel.parameters
+        self._panel.work.start(
+            step or self._ui.resultsStep,
+            _("Measuring …"),
+            lambda **callbacks: self._logic.measure(parameters.result, parameters.mask, **callbacks),
+            lambda table: (self._show_table(table), text or _("Measured."))[1],
+        )
+
+    def _show_surfaces(self, *_args) -> None:
+        self._logic.showSurfaces(self._panel.parameters.result, self._ui.surfacesButton.checked)

@@ -1,0 +1,197 @@
+"""Step 4: fit, segment, refer, and train on several cases."""
+
+from pathlib import Path
+
+import qt
+from slicer.i18n import tr as _
+
+from CrossModalSegPanel.parameters import Task
+
+
+class RunStep:
+    """The buttons that segment."""
+
+    def __init__(self, panel) -> None:
+        self._panel, self._ui, self._logic = panel, panel.ui, panel.logic
+        ui = self._ui
+        ui.trainGroup.collapsed = True
+        for button, action in (
+            (ui.fitButton, self._fit),
+            (ui.segmentButton, self._segment),
+            (ui.referButton, self._refer),
+            (ui.writeCasesButton, self._write_cases),
+            (ui.trainButton, self._train),
+        ):
+            button.clicked.connect(action)
+        for selector, name in self._selectors():
+            selector.currentIndexChanged.connect(lambda *_args, s=selector, n=name: self._take_model(s, n))
+
+    def show(self) -> None:
+        """Follow the parameters."""
+        panel, ui, parameters = self._panel, self._ui, self._panel.parameters
+        ui.runStep.setEnabled(panel.is_ready)
+        if parameters is None:
+            return
+        is_fit = parameters.task is Task.FIT
+        ui.fitFrame.setVisible(is_fit)
+        ui.referFrame.setVisible(not is_fit)
+        for widget in (ui.uncertaintyBox, ui.trainGroup):
+            widget.setVisible(is_fit)
+        for selector, name in self._selectors():
+            texts = {"startModel": _("What ships with it"), "segmentModel": _("None"), "referModel": _("Default")}
+            models = [model for model in panel.models if model.task == _TASKS[name] and model.problem is None]
+            panel.fill(selector, texts[name], models, getattr(parameters, name))
+        lacking = self._lacking()
+        ui.lackingLabel.setText(lacking)
+        ui.lackingLabel.setVisible(bool(lacking))
+        can_draw = panel.can_start and not lacking
+        ui.fitButton.setEnabled(can_draw)
+        ui.referButton.setEnabled(can_draw)
+        ui.segmentButton.setEnabled(panel.can_start and bool(panel.images()) and bool(parameters.segmentModel))
+        ui.writeCasesButton.setEnabled(panel.can_start)
+        ui.trainButton.setEnabled(panel.can_start)
+
+    def _selectors(self) -> list:
+        ui = self._ui
+        return [
+            (ui.startModelSelector, "startModel"),
+            (ui.segmentModelSelector, "segmentModel"),
+            (ui.referModelSelector, "referModel"),
+        ]
+
+    def _take_model(self, selector, name: str) -> None:
+        model = self._panel.chosen(selector)
+        if self._panel.parameters is not None:
+            setattr(self._panel.parameters, name, "" if model is None else model.name)
+
+    def _lacking(self) -> str:
+        """What is to be done before, or nothing."""
+        panel = self._panel
+        if not panel.is_ready:
+            return ""
+        if panel.drawn_on() is None:
+            return _("Choose the images in step 2 first.")
+        if panel.parameters.scribbles is None:
+            return _("Prepare scribbles in step 3 and draw first.")
+        return ""
+
+    def _beside(self) -> dict:
+        parameters = self._panel.parameters
+        return {
+            "probabilities": parameters.probabilities,
+            "show3D": parameters.show3D,
+            "device": parameters.device.value,
+        }
+
+    def _fit(self, *_args) -> None:
+        panel, parameters = self._panel, self._panel.parameters
+        panel.scribbles.end_strokes()
+        panel.work.start(
+            self._ui.runStep,
+            _("Fitting …"),
+            lambda **callbacks: self._logic.fit(
+                panel.images(),
+                parameters.scribbles,
+                panel.table(),
+                seconds=float(parameters.seconds),
+                method=parameters.method.value,
+                start=parameters.startModel or None,
+                resume=not parameters.startOver,
+                uncertainty=parameters.uncertainty,
+                **self._beside(),
+                onPreview=panel.results.take,
+                **callbacks,
+            ),
+            self._on_fitted,
+            can_finish=True,
+        )
+
+    def _on_fitted(self, segmentation) -> str | None:
+        return self._panel.results.take_finished(
+            [segmentation],
+            _("Done. Not right yet? Draw more strokes where it is wrong, and press Fit again: it goes on from here."),
+        )
+
+    def _segment(self, *_args) -> None:
+        panel, parameters, images = self._panel, self._panel.parameters, self._panel.images()
+        model = next((each for each in panel.models if each.name == parameters.segmentModel), None)
+        if model is not None and set(model.modalities) <= set(images):
+            images = {modality: images[modality] for modality in model.modalities}
+        panel.work.start(
+            self._ui.runStep,
+            _("Segmenting …"),
+            lambda **callbacks: self._logic.segment(
+                images, parameters.segmentModel, uncertainty=parameters.uncertainty, **self._beside(), **callbacks
+            ),
+            lambda segmentation: panel.results.take_finished([segmentation], _("Done.")),
+        )
+
+    def _refer(self, *_args) -> None:
+        panel, parameters = self._panel, self._panel.parameters
+        panel.scribbles.end_strokes()
+        reference, *targets = panel.images().values()
+        panel.work.start(
+            self._ui.runStep,
+            _("Segmenting …"),
+            lambda **callbacks: self._logic.refer(
+                reference,
+                targets,
+                parameters.scribbles,
+                panel.table(),
+                model=parameters.referModel or None,
+                tuneSeconds=float(parameters.tuneSeconds),
+                **self._beside(),
+                **callbacks,
+            ),
+            lambda segmentations: panel.results.take_finished(
+                segmentations,
+                _("Done. Not right yet? Draw more strokes and press Refer again: it answers faster now."),
+            ),
+        )
+
+    # --- several cases ---
+
+    def _write_cases(self, *_args) -> None:
+        chosen = qt.QFileDialog.getExistingDirectory(None, _("An empty folder for the cases"))
+        if not chosen:
+            return
+        try:
+            cohort = self._logic.writeCases(chosen)
+        except self._logic.errors() as error:
+            self._panel.work.say(self._ui.runStep, str(error))
+            return
+        self._ui.cohortPath.currentPath = str(cohort)
+        self._panel.work.say(self._ui.runStep, _("The cases of the scene were written. They can be trained on now."))
+
+    def _train(self, *_args) -> None:
+        panel, parameters = self._panel, self._panel.parameters
+        cohort, name = self._ui.cohortPath.currentPath.strip(), self._ui.trainedNameEdit.text.strip()
+        if not cohort or not name or Path(name).name != name or name.startswith("."):
+            panel.work.say(self._ui.runStep, _("Choose a cohort file, and a name for the new model without slashes."))
+            return
+        if panel.modelsFolder is None:
+            panel.work.say(self._ui.runStep, _("The models have not been listed yet; open step 6 and press Refresh."))
+            return
+        out = panel.modelsFolder / name
+        panel.work.start(
+            self._ui.runStep,
+            _("Training …"),
+            lambda **callbacks: self._logic.train(
+                cohort,
+                out,
+                preset=parameters.preset.value,
+                resume=Path(f"{out}.training").exists(),
+                device=parameters.device.value,
+                **callbacks,
+            ),
+            self._on_trained,
+        )
+
+    def _on_trained(self, model) -> str:
+        self._panel.models_step.refresh()
+        return _("The model {name} was trained. Choose it at 'Trained model' and press Segment.").format(
+            name=model.name
+        )
+
+
+_TASKS = {"startModel": "fit", "segmentModel": "segment", "referModel": "refer"}

@@ -1,0 +1,182 @@
+"""One piece of work at a time: its words, progress, curve and buttons appear in the step where it was begun."""
+
+import slicer
+from slicer.i18n import tr as _
+
+_PLOT_HEIGHT = 180
+_VIEW = "CrossModalSeg"
+
+
+class Work:
+    """What goes on in the background, and what is said about it.
+
+    Attributes:
+        is_busy: whether something goes on.
+    """
+
+    def __init__(self, ui, logic, on_change) -> None:
+        """Nothing goes on.
+
+        Args:
+            ui: the panel's widgets.
+            logic: the module's functions on nodes.
+            on_change: called when something began or ended.
+        """
+        self._ui, self._logic, self._on_change = ui, logic, on_change
+        self._task = None
+        self._done = None
+        self._step = None
+        self._is_paused = False
+        self._is_closed = False
+        self._plot = None
+        ui.workFrame.setVisible(False)
+        ui.noteLabel.setVisible(False)
+        ui.pauseButton.clicked.connect(self._pause_or_resume)
+        ui.finishButton.clicked.connect(self._finish)
+        ui.cancelButton.clicked.connect(self.cancel)
+        self._show_buttons()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something goes on."""
+        return self._task is not None
+
+    def start(self, step, text: str, begin, done, can_finish: bool = False) -> None:
+        """Begin.
+
+        Args:
+            step: where it is shown.
+            text: what is done.
+            begin: takes callbacks and returns the task.
+            done: gets the result; returns what is said then, or None where it began something else.
+            can_finish: whether it can be stopped with its best answer.
+        """
+        if self.is_busy:
+            return
+        try:
+            self._task = begin(
+                onProgress=self._on_progress, onLog=self._on_log, onDone=self._on_done, onError=self._on_error
+            )
+        except self._logic.errors() as error:
+            self.say(step, str(error))
+            return
+        self._done, self._is_paused = done, False
+        self.say(step, text)
+        self._ui.workBar.setRange(0, 0)
+        self._note("")
+        self._show_buttons(can_finish)
+        self._on_change()
+
+    def say(self, step, text: str) -> None:
+        """Show a sentence in a step."""
+        if step is not self._step:
+            step.layout().addWidget(self._ui.workFrame)
+            self._step = step
+        self._ui.workFrame.setVisible(True)
+        self._ui.workLabel.setText(text)
+
+    def cancel(self, *_args) -> None:
+        """Drop what goes on."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        self._is_closed = True
+        self.cancel()
+
+    def _pause_or_resume(self, *_args) -> None:
+        if self._task is None:
+            return
+        self._is_paused = not self._is_paused
+        if self._is_paused:
+            self._task.pause()
+        else:
+            self._task.resume()
+        self._ui.pauseButton.setText(_("Go on") if self._is_paused else _("Pause"))
+
+    def _finish(self, *_args) -> None:
+        if self._task is not None:
+            self._task.finish()
+            self._ui.finishButton.setEnabled(False)
+
+    def _on_progress(self, done: int, total: int, message: str, values) -> None:
+        if self._is_closed or self._task is None:
+            return
+        self._ui.workBar.setRange(0, total)
+        self._ui.workBar.setValue(done)
+        self._ui.workLabel.setText(progress_text(message, values, self._task.progress.eta))
+        if values:
+            self._show_curve()
+
+    def _on_log(self, sentence: str) -> None:
+        if not self._is_closed:
+            self._note(sentence)
+
+    def _note(self, sentence: str) -> None:
+        self._ui.noteLabel.setText(sentence)
+        self._ui.noteLabel.setVisible(bool(sentence))
+
+    def _on_done(self, result) -> None:
+        self._end(lambda: self._done(result))
+
+    def _on_error(self, message: str) -> None:
+        self._end(lambda: message)
+
+    def _end(self, told) -> None:
+        self._task = None
+        if self._is_closed:
+            return
+        text = told()
+        if text is not None:
+            self._ui.workLabel.setText(text)
+            self._show_buttons()
+        self._on_change()
+
+    def _show_buttons(self, can_finish: bool = False) -> None:
+        self._ui.workBar.setVisible(self.is_busy)
+        for button in (self._ui.pauseButton, self._ui.cancelButton):
+            button.setVisible(self.is_busy)
+        self._ui.pauseButton.setText(_("Pause"))
+        self._ui.finishButton.setVisible(self.is_busy and can_finish)
+        self._ui.finishButton.setEnabled(True)
+
+    # --- the curve ---
+
+    def _show_curve(self) -> None:
+        curve = self._logic.workflow().curve
+        if curve is None or not curve.is_present:
+            return
+        if self._plot is None:
+            self._plot = slicer.qMRMLPlotWidget()
+            self._plot.setMRMLScene(slicer.mrmlScene)
+            self._plot.setMinimumHeight(_PLOT_HEIGHT)
+            self._ui.workFrame.layout().addWidget(self._plot)
+        view = _plot_view()
+        self._plot.setMRMLPlotViewNode(view)
+        if view.GetPlotChartNodeID() != curve.chart.GetID():
+            view.SetPlotChartNodeID(curve.chart.GetID())
+        self._plot.setVisible(True)
+
+
+def progress_text(message: str, values, eta: float | None) -> str:
+    """What is said while something goes on."""
+    parts = [message[:1].upper() + message[1:]] if message else []
+    parts += [f"{name} {value:.3g}" for name, value in values.items()]
+    if eta is not None:
+        minutes, seconds = divmod(round(eta), 60)
+        left = _("{minutes} min {seconds} s").format(minutes=minutes, seconds=seconds) if minutes else f"{seconds} s"
+        parts.append(_("about {left} left").format(left=left))
+    return " · ".join(parts)
+
+
+def _plot_view():
+    """The view of our plot; Slicer's own views stay as they are."""
+    node = slicer.mrmlScene.GetSingletonNode(_VIEW, "vtkMRMLPlotViewNode")
+    if node is None:
+        node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
+        node.UnRegister(None)
+        node.SetSingletonTag(_VIEW)
+        node.SetLayoutName(_VIEW)
+        node = slicer.mrmlScene.AddNode(node)
+    return node

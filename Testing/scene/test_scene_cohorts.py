@@ -1,0 +1,89 @@
+"""The cases of a scene as a cohort: at their places in the world, with all that can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scene_support import RAS_TO_LPS, add_volume, paint, segment_named, vtk_matrix
+
+from CrossModalSegLib.cohort import load_case, read_cohort
+from CrossModalSegLib.errors import CohortError, LabelError, OutputError
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.scene.cohorts import images_of, scribbled_cases, set_images, write_cases
+from CrossModalSegLib.scene.scribbles import prepare_scribbles
+from grids import grid_affine
+
+TABLE = LabelTable.from_names(["liver", "spleen"])
+SHAPE = (5, 6, 7)
+OBLIQUE = grid_affine((0.8, 1.1, 3.0), (0.3, -0.2, 0.5), (10, -40, 100))
+MOVED = grid_affine((1, 1, 1), (0.1, 0.2, -0.4), (5, 6, 7))
+
+
+def case(scene, name: str, table: LabelTable = TABLE, values: tuple[int, ...] = (0, 1, 2)):
+    """CT and MR on an oblique grid under a transform, with one voxel a class."""
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "moved")
+    transform.SetMatrixTransformToParent(vtk_matrix(MOVED))
+    array = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    ct, mr = (
+        add_volume(scene, array + shift, OBLIQUE, f"{name}{kind}", transform) for kind, shift in (("", 0), (" MR", 9))
+    )
+    node = prepare_scribbles(scene, ct, table, f"{name} scribbles")
+    for value in values:
+        stroke = np.zeros(SHAPE, np.uint8)
+        stroke[2, 3, value] = 1
+        segment = "Background" if value == 0 else table.labels[value - 1].name
+        paint(node, segment_named(node, segment), stroke, OBLIQUE)
+    set_images(node, {"ct": ct, "mr": mr})
+    return node, ct, mr
+
+
+def test_cases_come_back_voxel_for_voxel_where_they_lie_in_the_world(scene, tmp_path: Path) -> None:
+    case(scene, "a/b: c"), case(scene, "a/b: c")
+    path = write_cases(scene, tmp_path / "cases")
+    cohort = read_cohort(path)
+    assert [each.name for each in cohort.cases] == ["a_b_ c", "a_b_ c_2"]
+    assert cohort.modalities == ("ct", "mr") and cohort.labels.names == TABLE.names
+    loaded = load_case(cohort.cases[0], cohort)
+    np.testing.assert_allclose(loaded.images["ct"].affine, RAS_TO_LPS @ MOVED @ OBLIQUE, atol=1e-4)
+    np.testing.assert_array_equal(loaded.images["mr"].array.ravel(), np.arange(np.prod(SHAPE)) + 9)
+    expected = np.full(SHAPE, 255)
+    expected[2, 3, :3] = (0, 1, 2)
+    np.testing.assert_array_equal(loaded.scribbles.array, expected)
+
+
+def test_images_are_remembered_changed_and_forgotten_with_their_nodes(scene) -> None:
+    node, ct, mr = case(scene, "a")
+    assert images_of(node) == {"ct": ct, "mr": mr}
+    set_images(node, {"mr": mr})
+    assert images_of(node) == {"mr": mr}
+    scene.RemoveNode(mr)
+    assert images_of(node) == {} and scribbled_cases(scene) == []
+
+
+def test_a_scene_without_cases_is_explained(scene, tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="holds no case yet"):
+        write_cases(scene, tmp_path / "cases")
+    assert not (tmp_path / "cases").exists()
+
+
+def test_cases_that_do_not_fit_together_are_named_and_nothing_is_written(scene, tmp_path: Path) -> None:
+    case(scene, "a"), case(scene, "b", LabelTable.from_names(["liver"]), (0, 1))
+    with pytest.raises(LabelError, match="'a scribbles' has liver, spleen, and 'b scribbles' liver"):
+        write_cases(scene, tmp_path / "cases")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_case_without_background_is_named(scene, tmp_path: Path) -> None:
+    case(scene, "a", values=(1, 2))
+    with pytest.raises(LabelError, match="no scribble of Background in 'a scribbles'"):
+        write_cases(scene, tmp_path / "cases")
+
+
+def test_a_folder_with_content_is_not_touched(scene, tmp_path: Path) -> None:
+    case(scene, "a")
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(OutputError):
+        write_cases(scene, tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["mine.txt"]
