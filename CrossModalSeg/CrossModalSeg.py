@@ -43,7 +43,8 @@ class CrossModalSeg(ScriptedLoadableModule):
         )
         self.parent.acknowledgementText = _(
             "The methods follow 'CmFNet: Cross-modal Fusion Network for Weakly-supervised Segmentation of Medical "
-            "Images' and the CrossMR paper on referring segmentation across MR modalities. Licence: Apache-2.0."
+            "Images' and 'All you need is a reference: cross-modality referring segmentation for abdominal MRI'. "
+            "Licence: Apache-2.0."
         )
         # Sample Data is another module, which may be loaded later.
         slicer.app.connect("startupCompleted()", sample_data.register)

@@ -50,11 +50,16 @@ class ResultsStep:
 
     def _measure(self, *_args, step=None, text: str | None = None) -> None:
         parameters = self._panel.parameters
+
+        def done(table) -> str:
+            self._show_table(table)
+            return text or _("Measured.")
+
         self._panel.work.start(
             step or self._ui.resultsStep,
             _("Measuring …"),
             lambda **callbacks: self._logic.measure(parameters.result, parameters.mask, **callbacks),
-            lambda table: (self._show_table(table), text or _("Measured."))[1],
+            done,
         )
 
     def _show_surfaces(self, *_args) -> None:

@@ -25,7 +25,7 @@ import slicer.util
 import slicer_python
 import slicer_widgets
 import vtk
-from scene_support import add_volume, paint, segment_named
+from scene_support import add_volume, paint, save_mrb, segment_named
 
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.headless import HeadlessScene
@@ -267,10 +267,11 @@ def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn,
     assert panel.ui.resultsTable.mrmlTableNode() is None and strokes_of(panel) == before
 
 
-def test_fit_pauses_goes_on_and_stops_with_the_best(panel, drawn) -> None:
+def test_fit_pauses_goes_on_and_stops_with_the_best(panel, drawn, tmp_path: Path) -> None:
     panel.ui.secondsBox.setValue(600)
     panel.ui.fitButton.click()
     until(lambda: panel.parameters.result is not None, 200)
+    picture(panel, "fitting", tmp_path)
     panel.ui.pauseButton.click()
     assert panel.ui.pauseButton.text == "Go on"
     until(lambda: panel.work._task.state == "paused")
@@ -350,6 +351,7 @@ def test_models_are_listed_used_exported_deleted_and_imported(
     panel.ui.importFolderButton.click()
     until(lambda: not panel.work.is_busy, 100)
     assert "refer" in panel.ui.workLabel.text and "exists" in panel.ui.workLabel.text
+    panel.ui.modelsStep.collapsed = False
     picture(panel, "models", tmp_path)
 
 
@@ -408,24 +410,29 @@ def test_the_cases_of_the_scene_are_trained_on(panel, drawn, installed, tmp_path
     panel.ui.presetSelector.setCurrentIndex(0)
     real = panel.logic.train
     panel.logic.train = lambda *args, **options: real(*args, steps=2, **options)
+    panel.ui.trainGroup.collapsed = False
     panel.ui.trainButton.click()
     until(lambda: not panel.work.is_busy, 300)
+    picture(panel, "trained", tmp_path)
     assert panel.ui.workLabel.text.startswith("The model mine was trained."), panel.ui.workLabel.text
     until(lambda: "mine" in [model.name for model in panel.models], 100)
 
 
-def test_choices_survive_saving_the_scene(panel, phantom, headless, tmp_path: Path) -> None:
+def test_choices_survive_saving_and_opening_the_scene(panel, phantom, drawn, tmp_path: Path) -> None:
     ct, mr, _ = phantom
+    before = strokes_of(panel)
     panel.ui.taskSelector.setCurrentIndex(1)
     panel.ui.referenceSelector.setCurrentNode(ct)
     panel.ui.targetsSelector.setCheckState(mr, qt.Qt.Checked)
     panel.ui.secondsBox.setValue(33)
     panel.ui.show3DBox.setChecked(True)
-    path = tmp_path / "scene.mrml"
-    slicer.mrmlScene.SetURL(str(path))
-    assert slicer.mrmlScene.Commit(str(path))
-    text = path.read_text(encoding="utf-8")
-    assert "seconds 33" in text.replace("=", " ") and "REFER" in text and "targets" in text
+    save_mrb(slicer.mrmlScene, tmp_path)
+    parameters = panel.parameters
+    assert panel.ui.taskSelector.currentIndex == 1 and panel.ui.secondsBox.value == 33 and panel.ui.show3DBox.checked
+    assert panel.ui.referenceSelector.currentNode().GetName() == "CT" == parameters.reference.GetName()
+    assert [node.GetName() for node in parameters.targets] == ["MR"]
+    assert [node.GetName() for node in panel.ui.targetsSelector.checkedNodes()] == ["MR"]
+    assert parameters.labels == "liver" and strokes_of(panel) == before
 
 
 def test_importing_the_module_imports_no_torch(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import slicer
 from hypothesis import strategies as st
@@ -147,3 +149,19 @@ def segment_named(node: object, name: str) -> str:
     found = [each for each in segmentation.GetSegmentIDs() if segmentation.GetSegment(each).GetName() == name]
     assert len(found) == 1, found
     return found[0]
+
+
+def save_mrb(scene, folder: Path):
+    """Save a scene as a bundle, clear it, and open the bundle, which is unpacked into the folder of the cache."""
+    cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+    (folder / "cache").mkdir()
+    cache.SetRemoteCacheDirectory(str(folder / "cache"))
+    manager.SetCacheManager(cache)
+    scene.SetCacheManager(cache)
+    scene.SetDataIOManager(manager)
+    path = str(folder / "Fall 1 ü.mrb")
+    assert scene.WriteToMRB(path, None)
+    scene.Clear(0)
+    assert scene.ReadFromMRB(path, False)
+    scene.SetDataIOManager(None)
+    scene.SetCacheManager(None)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import slicer
-from scene_support import TABLE, add_transform, add_volume, paint, segment_named, slicer_says
+from scene_support import TABLE, add_transform, add_volume, paint, save_mrb, segment_named, slicer_says
 
 from CrossModalSegLib.scene.alignment import apply_transform, registration_of, remove_transform
 from CrossModalSegLib.scene.geometry import world_affine
@@ -25,22 +24,6 @@ OTHER_MOVE = grid_affine((1, 1, 1), (-0.2, 0.6, 0.1), (-3.0, 90.0, 21.0))
 STRETCH = MOVE @ grid_affine((1.3, 0.8, 1), (1, 2, 3), (0, 0, 0))
 SMALL = grid_affine((1, 1, 1), (0.05, 0.02, -0.1), (3.0, -4.0, 2.0))
 LABELS = np.random.default_rng(0).integers(0, 4, SHAPE).astype(np.uint8)
-
-
-def save_mrb(scene, folder: Path):
-    """Bundles are unpacked into the folder of the cache."""
-    cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
-    (folder / "cache").mkdir()
-    cache.SetRemoteCacheDirectory(str(folder / "cache"))
-    manager.SetCacheManager(cache)
-    scene.SetCacheManager(cache)
-    scene.SetDataIOManager(manager)
-    path = str(folder / "Fall 1 ü.mrb")
-    assert scene.WriteToMRB(path, None)
-    scene.Clear(0)
-    assert scene.ReadFromMRB(path, False)
-    scene.SetDataIOManager(None)
-    scene.SetCacheManager(None)
 
 
 def save_mrml(scene, folder: Path):

@@ -94,7 +94,7 @@ def test_images_are_told_apart_by_their_values(session: Session) -> None:
     pair(session)
     assert [(image.name, image.roles["fit"]) for image in session.used] == [("c", "ct"), ("m", "mr")]
     assert session.primary.name == "c"
-    assert session.alignment() == "share a grid"
+    assert session.placement().state == "same grid"
 
 
 def test_a_second_image_of_a_kind_waits(session: Session) -> None:
@@ -124,9 +124,9 @@ def test_images_of_other_places_are_apart(session: Session) -> None:
     far = OBLIQUE.copy()
     far[:3, 3] += 900.0
     pair(session).add_image(Volume(mr().array, far), "far")
-    assert not session.is_apart
+    assert session.placement().state != "apart"
     session.set_role(session.images[2].identity, "mr")
-    assert session.is_apart and session.alignment() == "are apart (overlap 0 %)"
+    assert session.placement().state == "apart" and session.placement().overlap == 0
 
 
 def test_unknown_roles_are_refused(session: Session) -> None:

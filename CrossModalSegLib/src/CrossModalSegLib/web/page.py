@@ -164,7 +164,8 @@ class Page:
             return
         is_new = self._shown is None or shown[:2] != self._shown[:2]
         self._shown = shown
-        self.viewer.is_linked = not self.session.is_apart
+        placement = self.session.placement()
+        self.viewer.is_linked = placement is None or placement.state != "apart"
         self.viewer.show_images(first, second, self.state.blend)
         self._show_results()
         if is_new:
@@ -306,9 +307,13 @@ class Page:
 
     def remove_class(self, name: str) -> None:
         """One class less."""
+        former, active = self.session.table.names, int(self.state.active)
         self._guarded(self.session.remove_class)(name)
+        names = self.session.table.names
         with self.state:
-            self.state.active = min(int(self.state.active), len(self.session.table))
+            if 1 <= active <= len(former):
+                chosen = former[active - 1]
+                self.state.active = names.index(chosen) + 1 if chosen in names else min(active, len(names))
         self.viewer.render()
 
     def start(self) -> None:

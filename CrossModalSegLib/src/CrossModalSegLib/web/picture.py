@@ -16,7 +16,6 @@ from .session import ROLES, Image, Run, Session
 if TYPE_CHECKING:
     from trame_server.state import State
 
-_SHARED = "share a grid"
 _LARGEST_CURSOR = 126  # browsers show no larger ones
 _WIDTH, _HEIGHT, _MARGIN = 300.0, 84.0, 8.0
 
@@ -123,15 +122,20 @@ def _hint(session: Session, missing: Sequence[str]) -> str:
 
 
 def _alignment(session: Session) -> dict[str, Any]:
-    text = session.alignment()
-    if text is None:
+    found = session.placement()
+    if found is None:
         return {"alignment": "", "alignment_ok": True, "alignment_exact": True}
-    first, second = session.used[:2]
-    roles = [ROLES[session.mode][image.roles[session.mode]] for image in (first, second)]
+    labels = ROLES[session.mode]
+    roles = [labels[image.roles[session.mode]] for image in session.used[:2]]
+    texts = {
+        "same grid": f"{' and '.join(roles)} share a grid",
+        "same patient space": f"The images overlap by {found.overlap:.0%}",
+        "apart": f"The images are apart (overlap {found.overlap:.0%})",
+    }
     return {
-        "alignment": f"{' and '.join(roles)} {text}" if text == _SHARED else f"The images {text}",
-        "alignment_ok": not session.is_apart,
-        "alignment_exact": text == _SHARED,
+        "alignment": texts[found.state],
+        "alignment_ok": found.state != "apart",
+        "alignment_exact": found.state == "same grid",
     }
 
 

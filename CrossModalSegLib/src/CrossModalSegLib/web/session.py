@@ -14,6 +14,7 @@ from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.io.image_io import fits_nifti
 from CrossModalSegLib.io.segmentation_io import read_segmentation, write_segmentation
 from CrossModalSegLib.labels import UNLABELLED, Label, LabelTable
+from CrossModalSegLib.placement import Placement
 from CrossModalSegLib.scene.alignment import alignment
 from CrossModalSegLib.scene.brush import brushed
 from CrossModalSegLib.scene.classes import remove_class, rename_class, with_class
@@ -258,23 +259,10 @@ class Session:
         used = self.used
         return used[0] if used else None
 
-    def alignment(self) -> str | None:
-        """How the first two used images lie to each other, for people; None where there are not two."""
+    def placement(self) -> Placement | None:
+        """How the first two used images lie to each other; None where there are not two."""
         used = self.used
-        if len(used) < 2:
-            return None
-        found = alignment(used[0].node, used[1].node)
-        return {
-            "same grid": "share a grid",
-            "same patient space": f"overlap by {100 * found.overlap:.0f} %",
-            "apart": f"are apart (overlap {100 * found.overlap:.0f} %)",
-        }[found.state]
-
-    @property
-    def is_apart(self) -> bool:
-        """Whether the first two used images do not lie in the same place."""
-        used = self.used
-        return len(used) > 1 and alignment(used[0].node, used[1].node).state == "apart"
+        return alignment(used[0].node, used[1].node) if len(used) > 1 else None
 
     def show_image(self, identity: str) -> None:
         """Let a target be the second image, which the views show beside the reference."""

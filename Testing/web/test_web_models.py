@@ -1,0 +1,87 @@
+"""Segment and Refer in a browser, by mouse, with networks of random weights: the voxels are those of the library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("aiohttp", reason="aiohttp is not installed (the extra [web])")
+pytest.importorskip("slicer", reason="slicer-core is not installed; its wheels are for 64-bit Linux on PCs")
+pytest.importorskip("trame_slicer", reason="trame-slicer is not installed (the extra [web])")
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "gui"))
+
+from tiny_models import write_models
+from web_support import Server, Tab
+
+from CrossModalSegLib.cohort import LoadedCase
+from CrossModalSegLib.inference.model_folder import load_model
+from CrossModalSegLib.inference.referring.session import REFERENCE, refer_volumes
+from CrossModalSegLib.inference.segment import segment_case
+from CrossModalSegLib.io import read_scribble_segments, read_segmentation, read_volume
+from CrossModalSegLib.labels import LabelTable
+
+TABLE = LabelTable.from_names(["GTV"])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"), TABLE, "ct")
+
+
+@contextmanager
+def opened(browser: object, temporary: Path, images: int, *arguments: object) -> Iterator[Tab]:
+    with Server([*arguments, "--labels", "GTV"], temporary) as server:
+        context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+        tab = Tab(context, server.url)
+        tab.wait_for_images(images)
+        yield tab
+        context.close()
+
+
+def test_refer_segments_reference_and_target_and_answers_more_strokes(
+    browser: object, phantom: dict[str, Path], models: Path, tmp_path: Path
+) -> None:
+    arguments = ("--reference", phantom["ct"], "--target", phantom["mr"], "--model", models / "refer")
+    with opened(browser, tmp_path, 2, *arguments) as tab:
+        assert tab.page.locator(".image select").all_inner_texts()
+        tab.choose("GTV")
+        tab.drag("Axial1", (0.45, 0.46), (0.55, 0.46))
+        for _ in range(2):
+            tab.settled_counts()
+            tab.wait(lambda: tab.page.locator("#cms-start").is_enabled())
+            tab.page.click("#cms-start")
+            tab.wait(lambda: not tab.is_running and tab.page.locator(".table").count(), 60)
+            assert tab.error() == ""
+            strokes = read_scribble_segments(tab.download("scribbles.seg.nrrd", tmp_path / "drawn.seg.nrrd"), TABLE)
+            volumes = {name: read_volume(phantom[name]) for name in ("ct", "mr")}
+            drawn = volumes["ct"].with_array(strokes.array)
+            expected = refer_volumes(
+                load_model(models / "refer"), volumes["ct"], drawn, {"mr": volumes["mr"]}, TABLE, device="cpu"
+            )
+            for number, name in enumerate((REFERENCE, "mr")):
+                found, _ = read_segmentation(tab.download(f"{number}.nii.gz", tmp_path / f"{number}.nii.gz"))
+                np.testing.assert_array_equal(found.array, expected.segmentations[name].array)
+            tab.drag("Axial1", (0.45, 0.52), (0.55, 0.52))
+        assert tab.problems == []
+
+
+def test_a_trained_model_segments_without_strokes(
+    browser: object, phantom: dict[str, Path], models: Path, tmp_path: Path
+) -> None:
+    with opened(browser, tmp_path, 1, "--ct", phantom["ct"], "--model", models / "plain") as tab:
+        tab.page.click("text=Trained model")
+        tab.wait(lambda: tab.page.locator("#cms-start").is_enabled())
+        tab.page.click("#cms-start")
+        tab.wait(lambda: not tab.is_running and tab.page.locator(".table").count(), 60)
+        assert tab.error() == ""
+        found, table = read_segmentation(tab.download("0.seg.nrrd", tmp_path / "result.seg.nrrd"))
+        case = LoadedCase("case", {"ct": read_volume(phantom["ct"])}, None, None)
+        expected = segment_case(load_model(models / "plain"), case, precision="bf16").labels
+        np.testing.assert_array_equal(found.array, expected.array)
+        assert table.names == ("GTV",) and tab.problems == []
