@@ -27,6 +27,7 @@ TORCH = "torch"
 TAIL_LINES = 12
 
 _QUIET = ("--disable-pip-version-check", "--no-input", "--no-color")
+_VERSION = re.compile(r"(\d+!)?\d+(\.\d+)*[-_.a-z0-9]*(\+[a-z0-9._-]+)?", re.IGNORECASE)
 _LIST_INSTALLED = """
 import importlib.metadata, json
 print(json.dumps({each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}))
@@ -170,11 +171,7 @@ class Installation:
         before = self._installed()
         wanted = self._wanted(before)
         constraints = folder / "constraints.txt"
-        kept = {name.lower() for name in (*SLICERS_OWN, TORCH)}
-        constraints.write_text(
-            "".join(f"{name}=={version}\n" for name, version in before.items() if name.lower() in kept),
-            encoding="utf-8",
-        )
+        constraints.write_text("".join(f"{each}\n" for each in _kept(before, wanted)), encoding="utf-8")
         # pip builds inside of the source folder, which may belong to someone else.
         copy = folder / LIBRARY
         shutil.copytree(self._source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
@@ -230,10 +227,26 @@ class Installation:
         changed = sorted(name for name in before if name in after and after[name] != before[name])
         if added:
             self._pip("uninstall", "--yes", *added)
-        if changed:
+        try:
+            if changed:
+                former = [f"{name}=={before[name]}" for name in changed]
+                self._pip("install", "--no-deps", *former, *self._place())
+        except SetupError:
             named = ", ".join(f"{name} {before[name]} to {after[name]}" for name in changed)
             return f"What was added is removed again; these stay updated: {named}."
         return "What was added is removed again."
+
+
+def _kept(installed: dict[str, str], wanted: list[Requirement]) -> list[str]:
+    """Constraints that let pip add packages but change none, except those of `wanted` that are too old."""
+    versions = {name.lower(): version for name, version in installed.items()}
+    outdated = {each.name.lower() for each in wanted if not each.accepts(versions.get(each.name.lower(), "0"))}
+    outdated.add(LIBRARY.lower())
+    return [
+        f"{name}=={version}"
+        for name, version in installed.items()
+        if name.lower() not in outdated and _VERSION.fullmatch(version)
+    ]
 
 
 TORCH_ADVICE = (

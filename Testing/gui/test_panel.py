@@ -80,6 +80,7 @@ def until(done, seconds: float = 60) -> None:
 
 
 def picture(panel, name: str, tmp_path: Path) -> None:
+    panel.parent.adjustSize()  # as tall as it wants to be: Slicer scrolls its panels
     qt.application.processEvents()
     assert panel.parent.grab().save(str(tmp_path / f"{name}.png"))
 

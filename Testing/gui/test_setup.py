@@ -144,18 +144,40 @@ class FullDisk(setup.Installation):
             self.constraints = Path(arguments[-1]).read_text()
         elif "--force-reinstall" in arguments:
             raise setup.SetupError("No space left on device")
+        elif arguments[0] == "--no-deps":
+            self._set_back(arguments[1])
         else:
             self.packages |= {"helper": "1.0", "tqdm": "4.1"}
 
+    def _set_back(self, package: str) -> None:
+        name, version = package.split("==")
+        self.packages[name] = version
 
-def test_what_was_added_before_a_failure_is_removed(slicer_like) -> None:
+
+def test_a_failure_leaves_all_packages_as_they_were(slicer_like) -> None:
     installation = FullDisk(slicer_like[1])
-    with pytest.raises(setup.SetupError, match="No space left on device\nWhat was added is removed again") as caught:
+    with pytest.raises(setup.SetupError, match="No space left on device\nWhat was added is removed again.$"):
         installation.run()
-    assert str(caught.value).endswith("these stay updated: tqdm 4.0 to 4.1.")
-    assert installation.packages == {"numpy": "1.0", "torch": "2.8", "tqdm": "4.1"}
-    assert installation.constraints == "numpy==1.0\ntorch==2.8\n"
-    assert [call[0] for call in installation.calls] == ["wheel", "install", "install", "install", "uninstall"]
+    assert installation.packages == {"numpy": "1.0", "torch": "2.8", "tqdm": "4.0"}
+    assert installation.constraints == "numpy==1.0\ntorch==2.8\ntqdm==4.0\n"
+    assert [call[0] for call in installation.calls] == ["wheel", *["install"] * 3, "uninstall", "install"]
+
+
+def test_what_cannot_be_set_back_is_named(slicer_like) -> None:
+    installation = FullDisk(slicer_like[1])
+
+    def refuse(package: str) -> None:
+        raise setup.SetupError(f"No matching distribution found for {package}")
+
+    installation._set_back = refuse
+    with pytest.raises(setup.SetupError, match="these stay updated: tqdm 4.0 to 4.1.$"):
+        installation.run()
+
+
+def test_only_what_is_too_old_may_be_changed() -> None:
+    installed = {"numpy": "1.0", "Helper": "0.9", "tqdm": "4.0", "torch": "2.8+cpu", "odd": "unknown"}
+    wanted = [setup.Requirement("helper", ">=1"), setup.Requirement("tqdm", ">=4")]
+    assert setup._kept(installed, wanted) == ["numpy==1.0", "tqdm==4.0", "torch==2.8+cpu"]
 
 
 def test_torch_is_never_fetched_from_the_internet(slicer_like) -> None:
