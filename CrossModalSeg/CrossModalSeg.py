@@ -76,7 +76,6 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
-        self.ui.maskSelector.nodeTypes = ["vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"]
         self.logic = CrossModalSegLogic()
         self.work = Work(self.ui, self.logic, self.show)
         self.environment = EnvironmentStep(self)

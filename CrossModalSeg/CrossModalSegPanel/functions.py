@@ -368,19 +368,15 @@ class NodeFunctions:
         Args:
             callbacks: see the top of this file.
         """
-        from CrossModalSegLib.worker.messages import ModelsRequest
+        return self._list_models(lambda result: list(result.models), callbacks)
 
-        return self._ask(ModelsRequest(), lambda result: list(result.models), callbacks)
-
-    def modelsFolder(self, **callbacks):
-        """Where models are installed.
+    def modelsAndFolder(self, **callbacks):
+        """The models, as `models` gives them, and the folder where others are installed.
 
         Args:
             callbacks: see the top of this file.
         """
-        from CrossModalSegLib.worker.messages import ModelsRequest
-
-        return self._ask(ModelsRequest(), lambda result: result.folder, callbacks)
+        return self._list_models(lambda result: (list(result.models), result.folder), callbacks)
 
     def importModel(self, source, name=None, overwrite=False, **callbacks):
         """Install a model from a folder or a zip archive.
@@ -474,6 +470,11 @@ class NodeFunctions:
     def _segmentations(self, result):
         self.lastResult = result
         return list(result.segmentations.values())
+
+    def _list_models(self, taken, callbacks):
+        from CrossModalSegLib.worker.messages import ModelsRequest
+
+        return self._ask(ModelsRequest(), taken, callbacks)
 
     def _ask(self, request, taken, callbacks):
         """Work that no node is concerned with."""

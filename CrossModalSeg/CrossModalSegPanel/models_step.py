@@ -42,13 +42,10 @@ class ModelsStep:
     def refresh(self, *_args) -> None:
         """List the models anew."""
         if self._panel.is_ready:
-            self._logic.modelsFolder(onDone=self._take_folder, onError=self._say)
-            self._logic.models(onDone=self._take, onError=self._say)
+            self._logic.modelsAndFolder(onDone=self._take, onError=self._say)
 
-    def _take_folder(self, folder) -> None:
-        self.folder = folder
-
-    def _take(self, models) -> None:
+    def _take(self, found) -> None:
+        models, self.folder = found
         self.models = models
         table = self._ui.modelsTable
         table.setRowCount(len(models))

@@ -114,7 +114,7 @@ class RunStep:
 
     def _segment(self, *_args) -> None:
         panel, parameters, images = self._panel, self._panel.parameters, self._panel.images()
-        model = next((each for each in panel.models if each.name == parameters.segmentModel), None)
+        model = panel.chosen(self._ui.segmentModelSelector)
         if model is not None and set(model.modalities) <= set(images):
             images = {modality: images[modality] for modality in model.modalities}
         panel.work.start(

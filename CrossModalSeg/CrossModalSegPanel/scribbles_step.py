@@ -4,6 +4,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from CrossModalSegPanel.nodes import singleton
 from CrossModalSegPanel.parameters import Task
 
 COUNT_MILLISECONDS = 400  # after the last stroke
@@ -53,14 +54,8 @@ class ScribblesStep:
 
     def set_up_editor(self) -> None:
         """Give Segment Editor its node, and show Paint, Draw and Erase only."""
-        node = slicer.mrmlScene.GetSingletonNode("CrossModalSegEditor", "vtkMRMLSegmentEditorNode")
-        if node is None:
-            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
-            node.UnRegister(None)
-            node.SetSingletonTag("CrossModalSegEditor")
-            node = slicer.mrmlScene.AddNode(node)
         editor = self._ui.editor
-        editor.setMRMLSegmentEditorNode(node)
+        editor.setMRMLSegmentEditorNode(singleton("vtkMRMLSegmentEditorNode", "CrossModalSegEditor"))
         editor.setEffectNameOrder(["Paint", "Draw", "Erase"])
         editor.unorderedEffectsVisible = False
         editor.setMaximumNumberOfUndoStates(UNDO_STATES)

@@ -3,6 +3,8 @@
 import slicer
 from slicer.i18n import tr as _
 
+from CrossModalSegPanel.nodes import singleton
+
 _PLOT_HEIGHT = 180
 _VIEW = "CrossModalSeg"
 
@@ -130,6 +132,7 @@ class Work:
         text = told()
         if text is not None:
             self._ui.workLabel.setText(text)
+        if not self.is_busy:  # what follows may not have begun
             self._show_buttons()
         self._on_change()
 
@@ -172,11 +175,6 @@ def progress_text(message: str, values, eta: float | None) -> str:
 
 def _plot_view():
     """The view of our plot; Slicer's own views stay as they are."""
-    node = slicer.mrmlScene.GetSingletonNode(_VIEW, "vtkMRMLPlotViewNode")
-    if node is None:
-        node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
-        node.UnRegister(None)
-        node.SetSingletonTag(_VIEW)
-        node.SetLayoutName(_VIEW)
-        node = slicer.mrmlScene.AddNode(node)
+    node = singleton("vtkMRMLPlotViewNode", _VIEW)
+    node.SetLayoutName(_VIEW)
     return node

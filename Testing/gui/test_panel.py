@@ -268,6 +268,17 @@ def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn,
     assert panel.ui.resultsTable.mrmlTableNode() is None and strokes_of(panel) == before
 
 
+def test_a_mask_that_does_not_fit_is_explained_and_the_result_stays(panel, drawn) -> None:
+    other = panel.logic.prepareScribbles(panel.drawn_on(), "heart", "other")
+    panel.ui.maskSelector.setCurrentNode(other)
+    panel.ui.secondsBox.setValue(0)
+    panel.ui.fitButton.click()
+    until(lambda: not panel.work.is_busy, 200)
+    assert panel.ui.workLabel.text.startswith("No segment of 'other' has the name of a class")
+    assert panel.parameters.result is not None
+    assert not panel.ui.cancelButton.visible and not panel.ui.pauseButton.visible and not panel.ui.workBar.visible
+
+
 def test_fit_pauses_goes_on_and_stops_with_the_best(panel, drawn, tmp_path: Path) -> None:
     panel.ui.secondsBox.setValue(600)
     panel.ui.fitButton.click()

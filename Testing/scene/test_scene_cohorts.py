@@ -53,6 +53,12 @@ def test_cases_come_back_voxel_for_voxel_where_they_lie_in_the_world(scene, tmp_
     np.testing.assert_array_equal(loaded.scribbles.array, expected)
 
 
+def test_names_that_no_file_can_have_are_made_usable(scene, tmp_path: Path) -> None:
+    case(scene, "a\tb"), case(scene, " .. ")
+    cohort = read_cohort(write_cases(scene, tmp_path / "cases"))
+    assert [each.name for each in cohort.cases] == ["a_b", "case"]
+
+
 def test_images_are_remembered_changed_and_forgotten_with_their_nodes(scene) -> None:
     node, ct, mr = case(scene, "a")
     assert images_of(node) == {"ct": ct, "mr": mr}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -29,7 +30,16 @@ class Placement:
 
 
 def placement(a: Volume, b: Volume) -> Placement:
-    """Judge how two volumes lie to each other; their voxels' values do not matter."""
+    """Judge how two volumes lie to each other; their voxels' values do not matter.
+
+    Panels ask again with every change that they show, so the last answers are kept.
+    """
+    return _placement(*((volume.shape, tuple(volume.affine.ravel())) for volume in (a, b)))
+
+
+@lru_cache(maxsize=64)
+def _placement(*grids: tuple[tuple[int, int, int], tuple[float, ...]]) -> Placement:
+    a, b = (Volume(np.broadcast_to(np.uint8(0), shape), np.reshape(affine, (4, 4))) for shape, affine in grids)
     if same_geometry(a, b):
         return Placement("same grid", 1.0)
     overlap = shared_share(a, b)

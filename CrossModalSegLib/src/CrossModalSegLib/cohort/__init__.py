@@ -26,7 +26,7 @@ background scribbles.
 
 from __future__ import annotations
 
-from .cohort import Case, Cohort
+from .cohort import Case, Cohort, as_file_name
 from .files import read_cohort, write_cohort
 from .json_file import FORMAT
 from .loading import LoadedCase, load_case, on_first_grid
@@ -37,6 +37,7 @@ __all__ = [
     "Case",
     "Cohort",
     "LoadedCase",
+    "as_file_name",
     "cohort_from_nnunet",
     "load_case",
     "on_first_grid",

@@ -96,6 +96,12 @@ def check_unique(what: str, names: list[str] | tuple[str, ...]) -> None:
         raise CohortError(f"Each {what} should appear once; these appear twice: {', '.join(twice)}.")
 
 
+def as_file_name(name: str, default: str) -> str:
+    """A text made usable as the name of a case; `default` where nothing is left of it."""
+    plain = "".join("_" if letter in _FORBIDDEN or not letter.isprintable() else letter for letter in name.strip())
+    return plain.strip(". ") or default
+
+
 def _is_file_name(name: str) -> bool:
     plain = name.isprintable() and name == name.strip() and not _FORBIDDEN & set(name)
     return plain and name not in ("", ".", "..")

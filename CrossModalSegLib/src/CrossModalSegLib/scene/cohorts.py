@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from CrossModalSegLib.cohort import Case, Cohort, write_cohort
+from CrossModalSegLib.cohort import Case, Cohort, as_file_name, write_cohort
 from CrossModalSegLib.errors import CohortError, LabelError
 from CrossModalSegLib.io import write_volume
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 COHORT_FILE = "cohort.json"
 _IMAGE_ROLE = "CrossModalSeg.Image."
-_FORBIDDEN = str.maketrans(dict.fromkeys('/\\:*?"<>|', "_"))
 
 
 def set_images(scribbles: vtkMRMLSegmentationNode, images: Mapping[str, vtkMRMLVolumeNode]) -> None:
@@ -43,7 +42,7 @@ def set_images(scribbles: vtkMRMLSegmentationNode, images: Mapping[str, vtkMRMLV
 
 
 def images_of(scribbles: vtkMRMLSegmentationNode) -> dict[str, vtkMRMLVolumeNode]:
-    """Images by modality that `set_images` remembered and that are still in the scene, "ct" before all others."""
+    """Images by modality that `set_images` remembered and that are still in the scene, "ct" before "mr"."""
     roles = [scribbles.GetNthNodeReferenceRole(index) for index in range(scribbles.GetNumberOfNodeReferenceRoles())]
     modalities = sorted(each.removeprefix(_IMAGE_ROLE) for each in roles if each.startswith(_IMAGE_ROLE))
     found = {modality: scribbles.GetNodeReference(_IMAGE_ROLE + modality) for modality in modalities}
@@ -118,7 +117,7 @@ def _names(nodes: list[vtkMRMLSegmentationNode]) -> list[str]:
     names: list[str] = []
     for node in nodes:
         image = next(iter(images_of(node).values()))
-        name = image.GetName().strip().translate(_FORBIDDEN).strip(". ") or "case"
+        name = as_file_name(image.GetName(), "case")
         taken = {each.casefold() for each in names}
         numbered = (f"{name}_{number}" for number in count(2))
         names.append(name if name.casefold() not in taken else next(n for n in numbered if n.casefold() not in taken))
