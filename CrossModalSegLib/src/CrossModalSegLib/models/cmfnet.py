@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.models.convolution import Conv3d
 from CrossModalSegLib.models.fusion import CrossModalFeatureEnhancement, CrossModalFeatureFusion
 from CrossModalSegLib.models.vnet import (
     CONVOLUTIONS_PER_STAGE,
@@ -93,7 +94,7 @@ class CrossModalBranch(nn.Module):
             skip = channels[i] if config.cff and i in FUSED_STAGES else 0
             self.ups.append(UpUnit(channels[i + 1], channels[i], norm))
             self.stages.append(conv_stack(channels[i] + skip, channels[i], CONVOLUTIONS_PER_STAGE[i], norm))
-        self.head = nn.Conv3d(channels[0], config.num_classes, 1)
+        self.head = Conv3d(channels[0], config.num_classes, 1)
 
     def forward(self, ct: list[Tensor], mr: list[Tensor]) -> Tensor:
         """Logits (N, num_classes, k, j, i) from both encoders' feature maps f^0 .. f^depth."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.models.convolution import Conv3d
 from CrossModalSegLib.models.input_check import require_images, require_sizes
 from CrossModalSegLib.models.vnet import Normalization, VNetConfig, VNetDecoder, VNetEncoder
 
@@ -87,7 +88,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, window: int) -> None:
         super().__init__()
-        self.weigh = nn.Conv3d(2, 1, window, padding=window // 2)
+        self.weigh = Conv3d(2, 1, window, padding=window // 2)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, k, j, i) -> (N, 1, k, j, i)."""

@@ -17,6 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from CrossModalSegLib.models.convolution import Conv3d
 from CrossModalSegLib.models.input_check import require_images, require_sizes
 
 
@@ -62,7 +63,7 @@ class DenseLayer(nn.Sequential):
         super().__init__(
             nn.InstanceNorm3d(in_channels, affine=True),
             nn.ReLU(inplace=True),
-            nn.Conv3d(in_channels, growth, 3, padding=1, bias=False),
+            Conv3d(in_channels, growth, 3, padding=1, bias=False),
             nn.Dropout3d(dropout),
         )
 
@@ -87,7 +88,7 @@ class Transition(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
-            nn.InstanceNorm3d(in_channels, affine=True), nn.ReLU(inplace=True), nn.Conv3d(in_channels, out_channels, 1)
+            nn.InstanceNorm3d(in_channels, affine=True), nn.ReLU(inplace=True), Conv3d(in_channels, out_channels, 1)
         )
 
 
@@ -97,7 +98,7 @@ class DenseUNet(nn.Module):
     def __init__(self, config: DenseUNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = nn.Conv3d(config.in_channels, config.base_channels, 3, padding=1)
+        self.stem = Conv3d(config.in_channels, config.base_channels, 3, padding=1)
         self.encoder = nn.ModuleList()
         self.downs = nn.ModuleList()
         widths = []
@@ -122,7 +123,7 @@ class DenseUNet(nn.Module):
         self.pool = nn.AvgPool3d(2)
         self.upsample = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
         self.head = nn.Sequential(nn.InstanceNorm3d(width, affine=True), nn.ReLU(inplace=True))
-        self.classify = nn.Conv3d(width, config.num_classes, 1)
+        self.classify = Conv3d(width, config.num_classes, 1)
 
     @property
     def divisor(self) -> int:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.models.convolution import Conv3d
 from CrossModalSegLib.models.input_check import require_images, require_sizes
 from CrossModalSegLib.models.vnet import Normalization, VNetConfig, VNetDecoder, VNetEncoder, conv_stack
 
@@ -84,7 +85,7 @@ class MCNN(nn.Module):
             {
                 name: nn.Sequential(
                     conv_stack(width, config.embedding, 1, config.normalization),
-                    nn.Conv3d(config.embedding, config.embedding, 1),
+                    Conv3d(config.embedding, config.embedding, 1),
                 )
                 for name in BRANCH_NAMES
             }

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from CrossModalSegLib.models.convolution import Conv3d
 from CrossModalSegLib.models.input_check import require_images, require_sizes
 
 
@@ -61,14 +62,14 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv3d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+            Conv3d(in_channels, out_channels, 3, stride, padding=1, bias=False),
             nn.InstanceNorm3d(out_channels, affine=True),
             nn.LeakyReLU(0.01, inplace=True),
-            nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False),
+            Conv3d(out_channels, out_channels, 3, padding=1, bias=False),
             nn.InstanceNorm3d(out_channels, affine=True),
         )
         is_plain = in_channels == out_channels and stride == 1
-        self.shortcut = nn.Identity() if is_plain else nn.Conv3d(in_channels, out_channels, 1, stride)
+        self.shortcut = nn.Identity() if is_plain else Conv3d(in_channels, out_channels, 1, stride)
         self.activate = nn.LeakyReLU(0.01, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class MMUNet(nn.Module):
         coarse = channels[:0:-1]
         self.ups = nn.ModuleList(nn.ConvTranspose3d(a, b, 2, 2) for a, b in zip(coarse, fine, strict=True))
         self.decoder = nn.ModuleList(ResidualBlock(2 * c, c) for c in fine)
-        self.head = nn.Conv3d(channels[0], config.num_classes, 1)
+        self.head = Conv3d(channels[0], config.num_classes, 1)
 
     @property
     def divisor(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.models.convolution import use_safe_convolutions
 from CrossModalSegLib.models.input_check import require_images, require_sizes
 
 
@@ -146,6 +147,7 @@ class MonaiNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        use_safe_convolutions(body)
         self.body = body
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

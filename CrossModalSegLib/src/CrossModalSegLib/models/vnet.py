@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.models.convolution import Conv3d
 
 Normalization = Literal["none", "batch", "instance"]
 CONVOLUTIONS_PER_STAGE = (1, 2, 3, 4, 4, 4, 4)
@@ -79,7 +80,7 @@ class ConvUnit(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, normalization: Normalization, stride: int = 1) -> None:
         super().__init__(
-            nn.Conv3d(in_channels, out_channels, 3, stride, padding=1),
+            Conv3d(in_channels, out_channels, 3, stride, padding=1),
             *normalization_layers(normalization, out_channels),
             nn.PReLU(out_channels),
         )
@@ -149,7 +150,7 @@ class VNetDecoder(nn.Module):
             entry = (channels[i] if is_strided else width) + channels[i]
             self.stages.append(conv_stack(entry, channels[i], CONVOLUTIONS_PER_STAGE[i], norm))
             width = channels[i]
-        self.head = nn.Conv3d(width, config.num_classes, 1)
+        self.head = Conv3d(width, config.num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits (N, num_classes, k, j, i) from the encoder's feature maps f^0 .. f^depth."""
