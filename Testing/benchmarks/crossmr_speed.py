@@ -29,7 +29,7 @@ import torch
 from training_speed import Cost, cost, whole_step
 
 from CrossModalSegLib.config import to_dict
-from CrossModalSegLib.data.referring.pair_sampler import PairBatch, PairSampler, collate_pairs
+from CrossModalSegLib.data.referring.pair_sampler import PairBatch, PairSampler
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing, SliceStack, slice_stack
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import LoadedModel, load_model
@@ -150,9 +150,7 @@ def training_run(name: str) -> ReferringRun:
     fabric = build_fabric(accelerator=accelerator, precision=choose_precision(config.precision, accelerator))
     stacks = [made_up_stack(number, config.preprocessing) for number in range(2)]
     sampler = PairSampler(stacks, config.pairs, seed=0)
-    stream = PlannedStream(
-        sampler, lambda plans: collate_pairs([sampler.make(plan) for plan in plans]), config.batch_size
-    )
+    stream = PlannedStream(sampler, sampler.make_batch, config.batch_size)
     torch.manual_seed(0)
     return ReferringRun(fabric, CrossMR(config.network), stream, config, len(TABLE) + 1, 1000)
 

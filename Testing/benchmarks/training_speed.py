@@ -66,7 +66,7 @@ def make_run(config: TrainingConfig, num_classes: int) -> TrainingRun:
         sampler,
         config.augmentation,
         config.batch_size,
-        threads=max(1, config.num_workers),
+        workers=config.num_workers,
         pin_memory=accelerator == "cuda",
     )
     torch.manual_seed(0)
@@ -121,7 +121,7 @@ def print_parts(run: TrainingRun, images: torch.Tensor, bare: float) -> None:
     run.optimizer.zero_grad(set_to_none=True)
     average = 0.0 if run.average is None else seconds(lambda: run.average.update(run.network), device)
     plans = [run.stream.sampler.plan() for _ in range(run.config.batch_size)]
-    data = statistics.median(seconds(lambda: run.stream._make(plans), device) for _ in range(3))
+    data = statistics.median(seconds(lambda: run.stream.make(plans), device) for _ in range(3))
     parts = {"loss": loss, "clipping": clip, "optimiser": step, "weight average": average}
     text = ", ".join(f"{name} {1000 * value:.0f} ms ({100 * value / bare:.1f} %)" for name, value in parts.items())
     print(

@@ -29,8 +29,8 @@ def sampler(seed=0):
 def streams():
     opened = []
 
-    def make(threads=1, augmentation="default", seed=0):
-        opened.append(BatchStream(sampler(seed), augmentation, 2, threads=threads))
+    def make(workers=0, augmentation="default", seed=0):
+        opened.append(BatchStream(sampler(seed), augmentation, 2, workers=workers))
         return opened[-1]
 
     yield make
@@ -50,25 +50,27 @@ def test_a_batch_has_the_documented_shapes_and_types(streams):
     assert batch.spacing == ((2.0, 1.0, 1.0),) * 2 and set(batch.cases) <= {0, 1}
 
 
-def test_the_number_of_threads_changes_nothing(streams):
-    one, three = streams(1), streams(3)
-    assert all(same(one.next(), three.next()) for _ in range(6))
+def test_the_number_of_workers_changes_nothing(streams):
+    thread, processes = streams(0), streams(2)
+    assert all(same(thread.next(), processes.next()) for _ in range(6))
 
 
-def test_the_state_is_that_after_the_last_batch_handed_out(streams):
-    stream = streams(2)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_state_is_that_after_the_last_batch_handed_out(streams, workers):
+    stream = streams(workers)
     for _ in range(3):
         stream.next()
     state = stream.state_dict()
     expected = [stream.next() for _ in range(3)]
-    other = streams(1, seed=5)
+    other = streams(0, seed=5)
     other.next()
     other.load_state_dict(state)
     assert all(same(batch, other.next()) for batch in expected)
 
 
-def test_new_label_maps_count_from_the_very_next_batch(streams):
-    stream, plain = streams(augmentation="none"), streams(augmentation="none")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_new_label_maps_count_from_the_very_next_batch(streams, workers):
+    stream, plain = streams(workers, augmentation="none"), streams(augmentation="none")
     stream.next(), plain.next()
     stream.set_extra("pseudo", [np.full((8, 20, 20), value, np.uint8) for value in (3, 4)])
     batch = stream.next()
@@ -77,8 +79,9 @@ def test_new_label_maps_count_from_the_very_next_batch(streams):
         assert labels.dtype == torch.int64 and (labels == number + 3).all()
 
 
-def test_an_error_in_a_thread_reaches_the_caller(streams):
-    stream = streams()
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_reaches_the_caller(streams, workers):
+    stream = streams(workers)
     stream.sampler.cut = lambda *_plan: (_ for _ in ()).throw(RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         stream.next()

@@ -44,7 +44,7 @@ class Arguments:
         seed: of everything random.
         validate_every: steps between validations.
         checkpoint_minutes: minutes between checkpoints.
-        workers: background threads that prepare batches.
+        workers: processes that prepare batches; without any, a thread does.
         config: JSON file with further settings in the form of the training.json of a trained model; options given here
             come before it, and it before the preset.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.

@@ -47,7 +47,7 @@ class Arguments:
         precision: "bf16" computes with bfloat16 where the device does so natively.
         seed: of everything random.
         checkpoint_minutes: minutes between checkpoints.
-        workers: background threads that prepare batches.
+        workers: processes that prepare batches; without any, a thread does.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         devices: number of GPUs (or processes on the CPU).
         licence: of the weights, for the model card.

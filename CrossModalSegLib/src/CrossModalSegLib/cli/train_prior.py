@@ -30,7 +30,7 @@ class Arguments:
         resume: continue a training that was stopped.
         licence: of the weights, for the model card.
         seed: of weights and samples.
-        workers: 1 makes the samples in a second process.
+        workers: processes that make the samples; without any, they are made between the steps.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         quiet: show no progress.
     """

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from CrossModalSegLib.cohort import Cohort, load_case
 from CrossModalSegLib.config import to_dict
@@ -90,7 +90,8 @@ class SampleStream(IterableDataset):
         self._volumes, self._config, self._seed = volumes, config, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rng = np.random.default_rng(self._seed)
+        worker = get_worker_info()
+        rng = np.random.default_rng((*self._seed, 0 if worker is None else worker.id))
         while True:
             sample = synthesise(self._volumes, self._config, rng)
             yield torch.from_numpy(sample.inputs), torch.from_numpy(sample.target.astype(np.int64))
@@ -118,7 +119,7 @@ def train_prior(
         init: A prior to start from.
         resume: Continue from the newest checkpoint.
         licence: Of the weights, for the model card.
-        workers: 1 makes the samples in a second process.
+        workers: Processes that make the samples; with 0 they are made between the steps.
         device: Where to train.
         progress: Called after each step.
         cancel: Looked at before each step.

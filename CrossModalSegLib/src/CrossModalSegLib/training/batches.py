@@ -1,10 +1,9 @@
-"""Batches, made in background threads while the network trains: of patches, or of whatever a sampler plans."""
+"""Batches, made in the background while the network trains: of patches, or of whatever a sampler plans."""
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from CrossModalSegLib.data.augment import LEVELS, Augmentation, AugmentationConfig, AugmentationLevel
 from CrossModalSegLib.data.patches import Patch, PatchPlan, PatchSampler, Shape3, stack_patches
@@ -46,7 +46,7 @@ class Batch:
         images, labels, inside = (t.to(device, non_blocking=True) for t in (self.images, self.labels, self.inside))
         return replace(self, images=images, labels=labels, inside=inside, extra=move)
 
-    def pinned(self) -> Batch:
+    def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from which copies to a GPU overlap with computing."""
         extra = {name: tensor.pin_memory() for name, tensor in self.extra.items()}
         images, labels, inside = (t.pin_memory() for t in (self.images, self.labels, self.inside))
@@ -86,53 +86,53 @@ class MovableBatch(Protocol):
     def to(self, device: torch.device) -> MovableBatch:
         """The batch on a device."""
 
-    def pinned(self) -> MovableBatch:
+    def pin_memory(self) -> MovableBatch:
         """The batch in page-locked memory, from which copies to a GPU overlap with computing."""
 
 
-class PlannedStream:
-    """An endless stream of batches.
+BatchMaker = Callable[[Sequence[Any]], MovableBatch]
 
-    Plans are drawn in the caller's thread, in order; making the batches follows from the plans alone. So the stream is
-    the same for any number of threads, and `state_dict` is the sampler's state right after the batch that was handed
-    out last, however far the threads are ahead.
+
+class PlannedStream:
+    """An endless stream of batches, prepared while the network trains.
+
+    Plans are drawn in the caller's process, in order; making the batches follows from the plans alone. So the stream is
+    the same for any number of workers, and `state_dict` is the sampler's state right after the batch that was handed
+    out last, however far the workers are ahead.
     """
 
     def __init__(
         self,
         sampler: PlanSource,
-        make: Callable[[Sequence[Any]], MovableBatch],
+        make: BatchMaker,
         batch_size: int,
         *,
-        threads: int = 1,
+        workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        """Begin to prepare batches.
+        """A stream; nothing is prepared before the first batch is asked for.
 
         Args:
             sampler: Draws the plans.
-            make: A batch of plans; called in the threads.
+            make: Makes a batch of plans; it is sent to the processes where they do not share memory.
             batch_size: Plans in a batch.
-            threads: Number of background threads.
+            workers: Processes that make the batches; with 0 a thread of this process does.
             pin_memory: For a GPU.
         """
         self.sampler = sampler
         self.batch_size = batch_size
-        self._make_batch = make
-        self._pin = pin_memory
-        self._depth = threads + 1
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
-        self._pending: deque[tuple[Future[MovableBatch], dict[str, Any]]] = deque()
+        self.make = make
+        self._workers, self._pin_memory = workers, pin_memory
+        self._batches: _ThreadBatches | _ProcessBatches | None = None
+        self._states: deque[dict[str, Any]] = deque()
         self._state = sampler.state_dict()
 
     def next(self) -> MovableBatch:
         """The next batch."""
-        while len(self._pending) < self._depth:
-            self._submit()
-        future, state = self._pending.popleft()
-        batch = future.result()
-        self._state = state
-        self._submit()
+        if self._batches is None:
+            self._batches = self._begin()
+        batch = self._batches.next()
+        self._state = self._states.popleft()
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -141,29 +141,98 @@ class PlannedStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batch at which `state_dict` was called."""
-        self._rewind(state)
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _rewind(self, state: dict[str, Any]) -> None:
-        for future, _ in self._pending:
-            future.cancel()
-        for future, _ in self._pending:
-            if not future.cancelled():
-                future.exception()  # waits: a running thread reads the sampler's label maps
-        self._pending.clear()
+        self.close()
         self._state = state
         self.sampler.load_state_dict(state)
 
-    def _submit(self) -> None:
-        plans = [self.sampler.plan() for _ in range(self.batch_size)]
-        self._pending.append((self._pool.submit(self._make, plans), self.sampler.state_dict()))
+    def close(self) -> None:
+        """End the workers; batches that are ready are dropped."""
+        if self._batches is not None:
+            self._batches.close()
+        self._batches = None
+        self._states.clear()
 
-    def _make(self, plans: Sequence[Any]) -> MovableBatch:
-        batch = self._make_batch(plans)
-        return batch.pinned() if self._pin else batch
+    def _begin(self) -> _ThreadBatches | _ProcessBatches:
+        if self._workers == 0:
+            return _ThreadBatches(self.make, self._plans(), self._pin_memory)
+        return _ProcessBatches(self.make, self._plans(), self._pin_memory, self._workers)
+
+    def _plans(self) -> Iterator[list[Any]]:
+        while True:
+            plans = [self.sampler.plan() for _ in range(self.batch_size)]
+            self._states.append(self.sampler.state_dict())
+            yield plans
+
+
+class _ThreadBatches:
+    """Batches made in a thread, one ahead: works in every program, also where processes cannot be started."""
+
+    def __init__(self, make: BatchMaker, plans: Iterator[list[Any]], pin_memory: bool) -> None:
+        self._make, self._plans, self._pin = make, plans, pin_memory
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._pending: deque[Future[MovableBatch]] = deque()
+        self._submit()
+
+    def next(self) -> MovableBatch:
+        self._submit()
+        return self._pending.popleft().result()
+
+    def close(self) -> None:
+        # Waits for a batch in the making: it reads the sampler's label maps.
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self) -> None:
+        self._pending.append(self._pool.submit(self._made, next(self._plans)))
+
+    def _made(self, plans: list[Any]) -> MovableBatch:
+        batch = self._make(plans)
+        return batch.pin_memory() if self._pin else batch
+
+
+class _ProcessBatches:
+    """Batches made in processes, where Python's lock does not hold the network back."""
+
+    def __init__(self, make: BatchMaker, plans: Iterator[list[Any]], pin_memory: bool, workers: int) -> None:
+        loader = DataLoader(
+            _Batches(make),
+            batch_size=None,
+            sampler=_Drawn(plans),
+            num_workers=workers,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # else it draws from the one that the training uses
+            pin_memory=pin_memory,
+        )
+        self._iterator = iter(loader)
+
+    def next(self) -> MovableBatch:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        del self._iterator  # ends the processes
+
+
+class _Batches(Dataset):
+    """Batches by their plans."""
+
+    def __init__(self, make: BatchMaker) -> None:
+        self._make = make
+
+    def __getitem__(self, plans: list[Any]) -> MovableBatch:
+        return self._make(plans)
+
+
+class _Drawn(Sampler):
+    """Plans without end, as a sampler of `DataLoader`."""
+
+    def __init__(self, plans: Iterator[list[Any]]) -> None:
+        self._plans = plans
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return self._plans
+
+
+def _unchanged(batch: MovableBatch) -> MovableBatch:
+    return batch
 
 
 class BatchStream(PlannedStream):
@@ -175,33 +244,38 @@ class BatchStream(PlannedStream):
         augmentation: AugmentationConfig | AugmentationLevel | None,
         batch_size: int,
         *,
-        threads: int = 1,
+        workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        """Begin to prepare batches.
+        """A stream of patches.
 
         Args:
             sampler: Draws the patches.
             augmentation: Its strength.
             batch_size: Patches in a batch.
-            threads: Number of background threads.
+            workers: Processes that make the batches; with 0 a thread of this process does.
             pin_memory: For a GPU.
         """
-        self._margin = patch_margin(sampler.size, augmentation)
-        self._make_augmentation: Callable[[], Augmentation] = lambda: Augmentation(augmentation, size=sampler.size)
-        self._local = threading.local()
-        super().__init__(sampler, self._cut, batch_size, threads=threads, pin_memory=pin_memory)
+        make = PatchMaker(sampler, augmentation)
+        super().__init__(sampler, make, batch_size, workers=workers, pin_memory=pin_memory)
 
     def set_extra(self, name: str, maps: Sequence[np.ndarray]) -> None:
         """Give, or replace, a further label map; batches already prepared with the old ones are made again."""
-        self._rewind(self._state)
+        self.load_state_dict(self._state)
         self.sampler.set_extra(name, maps)
 
-    def _cut(self, plans: Sequence[PatchPlan]) -> Batch:
-        if not hasattr(self._local, "augmentation"):
-            # One each thread: its transforms hold random states while they work.
-            self._local.augmentation = self._make_augmentation()
-        return collate([self._local.augmentation(self.sampler.cut(plan, self._margin)) for plan in plans])
+
+class PatchMaker:
+    """Cuts and augments the patches of a batch."""
+
+    def __init__(self, sampler: PatchSampler, augmentation: AugmentationConfig | AugmentationLevel | None) -> None:
+        self._sampler = sampler
+        self._margin = patch_margin(sampler.size, augmentation)
+        self._augment = Augmentation(augmentation, size=sampler.size)
+
+    def __call__(self, plans: Sequence[PatchPlan]) -> Batch:
+        """The batch."""
+        return collate([self._augment(self._sampler.cut(plan, self._margin)) for plan in plans])
 
 
 def patch_margin(size: Shape3, augmentation: AugmentationConfig | AugmentationLevel | None) -> Shape3:

@@ -58,7 +58,7 @@ class TrainingConfig:
         validation_share: Without a fold, the share of the cases that validates, rounded down.
         scribble_share: Without validation cases, the share of the scribbled slices that validates, rounded down.
         checkpoint_minutes: Between two checkpoints.
-        num_workers: Background threads that prepare batches; 0 takes one.
+        num_workers: Processes that prepare batches; 0 takes a thread instead.
     """
 
     method: MethodName = "cmfnet"

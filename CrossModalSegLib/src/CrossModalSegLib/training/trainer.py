@@ -187,7 +187,7 @@ def _open_run(cohort: Cohort, cases: TrainingCases, config: TrainingConfig, fabr
     )
     is_cuda = fabric.device.type == "cuda"
     stream = BatchStream(
-        sampler, config.augmentation, config.batch_size, threads=max(1, config.num_workers), pin_memory=is_cuda
+        sampler, config.augmentation, config.batch_size, workers=config.num_workers, pin_memory=is_cuda
     )
     benchmark_before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = is_cuda  # patches have one size: looking for the fastest kernels pays off

@@ -1,12 +1,11 @@
 """Endless pairs of a scribbled reference slice and a target slice, drawn from labelled slices.
 
-A plan is a single number from which everything about a pair follows, so that pairs can be made in any thread and a
+A plan is a single number from which everything about a pair follows, so that pairs can be made in any process and a
 sampler continues from the state of its generator.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,7 +154,7 @@ class PairBatch:
         """The batch on a device."""
         return PairBatch(*(each.to(device, non_blocking=True) for each in self.tensors))
 
-    def pinned(self) -> PairBatch:
+    def pin_memory(self) -> PairBatch:
         """The batch in page-locked memory."""
         return PairBatch(*(each.pin_memory() for each in self.tensors))
 
@@ -199,7 +198,7 @@ class _Place:
 
 
 class PairSampler:
-    """Draws plans in order, and makes pairs of them in any thread.
+    """Draws plans in order, and makes pairs of them; in any process, but not in two threads at once.
 
     Attributes:
         stacks: The labelled slices.
@@ -232,7 +231,7 @@ class PairSampler:
         self.stacks = tuple(stacks)
         self.config = config
         self._rng = np.random.default_rng(seed)
-        self._local = threading.local()
+        self._augment = PairedAugmentation(config.augmentation)
         self._areas = [_areas(stack, config.min_pixels) for stack in self.stacks]
         self._references = [_contrasts(stack, reference_contrasts) for stack in self.stacks]
         self._targets = [_contrasts(stack, target_contrasts) for stack in self.stacks]
@@ -257,7 +256,7 @@ class PairSampler:
         organ, reference = self._draw_reference(rng)
         target = self._draw_target(reference, organ, rng)
         chosen = self._draw_organs(reference, target, organ, rng)
-        sides = self._augmentation()(self._slice(reference), self._slice(target), rng)
+        sides = self._augment(self._slice(reference), self._slice(target), rng)
         middle = self.config.context
         maps = np.stack([side.labels[middle] for side in sides])
         masks = np.stack([_masks(labels, chosen, self.config.min_pixels) for labels in maps])
@@ -266,6 +265,10 @@ class PairSampler:
             scribbles[side] = draw_scribbles(masks[side], self.config.styles, rng)
         return Pair(np.stack([side.image for side in sides]), masks, scribbles, maps, chosen)
 
+    def make_batch(self, plans: Sequence[int]) -> PairBatch:
+        """The pairs of plans, as a batch."""
+        return collate_pairs([self.make(plan) for plan in plans])
+
     def state_dict(self) -> dict[str, Any]:
         """Where the sampler is in its draws."""
         return dict(self._rng.bit_generator.state)
@@ -273,11 +276,6 @@ class PairSampler:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` gave."""
         self._rng.bit_generator.state = dict(state)
-
-    def _augmentation(self) -> PairedAugmentation:
-        if not hasattr(self._local, "augmentation"):
-            self._local.augmentation = PairedAugmentation(self.config.augmentation)
-        return self._local.augmentation
 
     def _draw_reference(self, rng: np.random.Generator) -> tuple[int, _Place]:
         """A patient, an organ of it, and a slice that holds the organ: small organs come as often as large ones."""

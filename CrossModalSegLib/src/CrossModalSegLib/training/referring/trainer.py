@@ -195,9 +195,9 @@ def _open_run(
     sampler = _sampler(stacks, config, seed)
     stream = PlannedStream(
         sampler,
-        lambda plans: collate_pairs([sampler.make(plan) for plan in plans]),
+        sampler.make_batch,
         config.batch_size,
-        threads=max(1, config.num_workers),
+        workers=config.num_workers,
         pin_memory=fabric.device.type == "cuda",
     )
     try:
