@@ -60,7 +60,7 @@ class ReferringConfig:
         fold: Cases of this fold validate.
         validation_share: Without a fold, the share of the cases that validates, rounded down.
         checkpoint_minutes: Between two checkpoints.
-        num_workers: Background threads that prepare batches; 0 takes one.
+        num_workers: Processes that prepare batches; 0 takes a thread instead.
     """
 
     method: ReferringMethod = "crossmr"
