@@ -8,6 +8,7 @@ import pytest
 from cli_support import run
 
 from CrossModalSegLib.cli import web
+from CrossModalSegLib.cli.main import main
 from CrossModalSegLib.cli.web import Arguments
 from CrossModalSegLib.errors import InputError
 
@@ -24,8 +25,8 @@ def image(tmp_path: Path) -> Path:
     [
         ({"ct": Path("missing.nii.gz")}, "There is no '.*missing.nii.gz'"),
         ({"mask": Path("mask.nii.gz")}, "--mask needs the image"),
-        ({"target": (Path("a"),)}, "--target needs a --reference"),
-        ({"reference": Path("a"), "mr": Path("b")}, "either --ct and --mr, or --reference and --target"),
+        ({"targets": ((Path("a"),),)}, "--targets need a --reference"),
+        ({"reference": Path("a"), "mr": Path("b")}, "either --ct and --mr, or --reference and --targets"),
         ({"image": Path("a"), "mr": Path("b")}, "either --image, or --ct and --mr"),
         ({"labels": ("GTV", "gtv")}, "these appear twice: gtv"),
         ({"max_upload_mb": 0}, "--max-upload-mb should be 1 or above"),
@@ -54,9 +55,19 @@ def test_fronts_that_cannot_be_are_refused(changes: dict[str, object], message: 
 def test_images_keep_their_roles_and_order(image: Path) -> None:
     options = web._page_options(Arguments(mr=image, ct=image, labels=("GTV",)))
     assert [start.role for start in options.images] == ["ct", "mr"]
-    options = web._page_options(Arguments(reference=image, target=(image, image)))
+    options = web._page_options(Arguments(reference=image, targets=((image,), (image,))))
     assert [start.role for start in options.images] == ["reference", "target", "target"]
     assert all(start.path.is_absolute() for start in options.images)
+
+
+@pytest.mark.parametrize("written", ["--targets a b", "--target a --target b", "--targets a --targets b"])
+def test_targets_are_given_together_or_one_by_one(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(web, "run", asked.append)
+    assert main(["web", "--reference", "r", *written.split(), "--labels", "liver", "spleen"]) == 0
+    (args,) = asked
+    assert [path for group in args.targets for path in group] == [Path("a"), Path("b")]
+    assert args.labels == ("liver", "spleen") and args.reference == Path("r")
 
 
 def test_only_other_addresses_need_a_token() -> None:

@@ -7,7 +7,7 @@ import secrets
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -33,7 +33,7 @@ class Arguments:
         mr: MR image to begin with.
         image: a single image of any kind, instead of --ct and --mr.
         reference: image to scribble on, to segment the targets by reference.
-        target: image to segment by reference; may be given more than once.
+        targets: images to segment by reference; the option may also be given more than once.
         mask: true segmentation to measure against.
         labels: names of the structures.
         model: model folder or name to offer first.
@@ -50,7 +50,9 @@ class Arguments:
     mr: Path | None = None
     image: Path | None = None
     reference: Path | None = None
-    target: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    targets: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[Path, ...], ...]], tyro.conf.arg(aliases=("--target",), metavar="PATH")
+    ] = ()
     mask: Path | None = None
     labels: tuple[str, ...] = ()
     model: str | None = None
@@ -99,11 +101,11 @@ def _images(args: Arguments) -> tuple[StartImage, ...]:
     given = {role: path for role, path in single.items() if path is not None}
     if "image" in given and len(given) > 1:
         raise InputError("--image is for a single image of any kind; give either --image, or --ct and --mr.")
-    if ("reference" in given or args.target) and ("ct" in given or "mr" in given or "image" in given):
-        raise InputError("Give either --ct and --mr, or --reference and --target.")
-    if args.target and "reference" not in given:
-        raise InputError("--target needs a --reference to scribble on.")
-    targets = (("target", path) for path in args.target)
+    targets = tuple(("target", path) for group in args.targets for path in group)
+    if ("reference" in given or targets) and ("ct" in given or "mr" in given or "image" in given):
+        raise InputError("Give either --ct and --mr, or --reference and --targets.")
+    if targets and "reference" not in given:
+        raise InputError("--targets need a --reference to scribble on.")
     return tuple(StartImage(path.absolute(), role) for role, path in (*given.items(), *targets))
 
 
