@@ -69,25 +69,34 @@ def geodesic_distances(images: Tensor, seeds: Tensor, spacing: tuple[float, floa
 
 
 def _sweep(distances: Tensor, costs: Tensor, reverse: bool) -> None:
-    """Pass distances (C, n, p, q) on from plane to plane, in place; costs (n - 1, p, q, 3, 3) of plane t and t + 1."""
+    """Pass distances (C, n, p, q) on from plane to plane, in place; costs (3, 3, n - 1, p, q) of plane t and t + 1."""
     planes = range(distances.shape[1] - 2, -1, -1) if reverse else range(1, distances.shape[1])
+    # The nine ways lie on the first axes: a minimum along the last ones, of three, takes several times as long.
+    ways = torch.empty((3, 3, *distances[:, 0].shape))
     for t in planes:
-        before, cost = (distances[:, t + 1], costs[t]) if reverse else (distances[:, t - 1], costs[t - 1])
+        before, cost = (distances[:, t + 1], costs[:, :, t]) if reverse else (distances[:, t - 1], costs[:, :, t - 1])
         neighbours = functional.pad(before, (1, 1, 1, 1), value=FAR).unfold(1, 3, 1).unfold(2, 3, 1)
-        torch.minimum(distances[:, t], (neighbours + cost).amin(dim=(-2, -1)), out=distances[:, t])
+        torch.add(neighbours.permute(3, 4, 0, 1, 2), cost[:, :, None], out=ways)
+        torch.minimum(distances[:, t], ways.amin(dim=(0, 1)), out=distances[:, t])
 
 
 def _step_costs(images: Tensor, axis: int, spacing: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
-    """Costs (n - 1, p, q, 3, 3) of entering plane t + 1 from the neighbours in plane t, and t from those in t + 1."""
-    planes = images.movedim(axis + 1, 1)
+    """Costs (3, 3, n - 1, p, q) of entering plane t + 1 from the neighbours in plane t, and t from those in t + 1."""
+    planes = images.movedim(axis + 1, 1).contiguous()
     along = spacing[axis]
     p_mm, q_mm = (mm for other, mm in enumerate(spacing) if other != axis)
-    offsets = torch.tensor([-1.0, 0.0, 1.0])
-    length = (along**2 + (offsets[:, None] * p_mm) ** 2 + (offsets[None] * q_mm) ** 2).sqrt()
-    neighbours = functional.pad(planes, (1, 1, 1, 1), mode="replicate").unfold(2, 3, 1).unfold(3, 3, 1)
-    forward = (planes[:, 1:, :, :, None, None] - neighbours[:, :-1]).abs().mean(dim=0)
-    backward = (planes[:, :-1, :, :, None, None] - neighbours[:, 1:]).abs().mean(dim=0)
-    return forward + COST_PER_MM * length, backward + COST_PER_MM * length
+    padded = functional.pad(planes, (1, 1, 1, 1), mode="replicate")
+    count, (p, q) = planes.shape[1] - 1, planes.shape[2:]
+    forward, backward = torch.empty((2, 3, 3, count, p, q))
+    for u in range(3):
+        for v in range(3):
+            length = (along**2 + ((u - 1) * p_mm) ** 2 + ((v - 1) * q_mm) ** 2) ** 0.5
+            neighbour = padded[:, :, u : u + p, v : v + q]
+            torch.mean((planes[:, 1:] - neighbour[:, :-1]).abs(), dim=0, out=forward[u, v])
+            torch.mean((planes[:, :-1] - neighbour[:, 1:]).abs(), dim=0, out=backward[u, v])
+            forward[u, v] += COST_PER_MM * length
+            backward[u, v] += COST_PER_MM * length
+    return forward, backward
 
 
 def _even(volume: Tensor) -> Tensor:
