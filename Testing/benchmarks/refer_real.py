@@ -170,7 +170,7 @@ def segment_with(model: LoadedModel) -> Answer:
         frame = slice_frame(image, prep)
         slices = torch.from_numpy(image_slices(image, frame, prep))[:, None]
         labels = np.concatenate([model.network.eval()(each[None]).argmax(1).numpy() for each in slices])
-        return image.with_array(frame.from_axial(frame.from_canvas(labels.astype(np.uint8), "nearest")))
+        return image.with_array(frame.from_canvas(labels.astype(np.uint8), "nearest"))
 
     return answer
 

@@ -7,6 +7,7 @@ from referring_setup import TINY_NETWORK, tiny_referring_config
 
 from CrossModalSegLib.config import from_dict, to_dict
 from CrossModalSegLib.data.referring.pair_sampler import PairKinds
+from CrossModalSegLib.data.referring.paired_augmentation import SLIGHT
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.training.referring.config import ABLATIONS, PRESETS, ReferringConfig, preset
@@ -56,7 +57,13 @@ def test_an_ablation_changes_what_its_name_says(base, ablation, differences):
     allowed = {
         "no-tokens": {"network.seed_queries", "network.prototype_masks", "network.token_positions"},
         "from-scratch": {"encoder_rate"},
-        "unet": {f"pairs.kinds.{name}" for name in vars(preset(base).pairs.kinds)} | {"pairs.both_ways"},
+        "unet": {
+            "pairs.both_ways",
+            "pairs.augmentation.contrast_remaps",
+            "pairs.augmentation.spatial",
+            *(f"pairs.kinds.{name}" for name in vars(preset(base).pairs.kinds)),
+            *(f"pairs.augmentation.target.{name}" for name in vars(preset(base).pairs.augmentation.target)),
+        },
     }
     assert differences <= changed <= differences | allowed.get(ablation, set())
 
@@ -69,6 +76,20 @@ def flat_differences(a: dict, b: dict, prefix: str = "") -> set[str]:
         elif a[key] != b[key]:
             found.add(prefix + key)
     return found
+
+
+@pytest.mark.parametrize("base", PRESETS)
+def test_the_unet_is_trained_as_usual(base):
+    pairs = preset(base, "unet").pairs
+    assert {kind for kind, weight in pairs.kinds.weights.items() if weight > 0} == {"anywhere"}
+    assert pairs.augmentation.target == SLIGHT and not pairs.augmentation.contrast_remaps
+    assert pairs.augmentation.spatial == "independent"
+
+
+def test_a_unet_may_go_without_augmentation():
+    config = tiny_referring_config()
+    config = replace(config, pairs=replace(config.pairs, augmentation=None))
+    assert ABLATIONS["unet"](config).pairs.augmentation is None
 
 
 def test_every_ablation_is_tested_above():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from CrossModalSegLib.data.referring.pair_sampler import PairConfig, PairKinds, ScribbleStyles
-from CrossModalSegLib.data.referring.paired_augmentation import PAPER_TARGET, PairedAugmentationConfig
+from CrossModalSegLib.data.referring.paired_augmentation import PAPER_TARGET, SLIGHT, PairedAugmentationConfig
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.inference.predictor import Precision
@@ -222,16 +222,13 @@ def _without_pairing(config: ReferringConfig) -> ReferringConfig:
 
 
 def _unet(config: ReferringConfig) -> ReferringConfig:
-    kinds = replace(
-        config.pairs.kinds,
-        same_slice=0.7,
-        other_slice=0.3,
-        other_contrast=0.0,
-        other_patient=0.0,
-        anywhere=0.0,
-        mixed_contrasts=False,
-    )
-    return replace(config, method="unet", pairs=replace(config.pairs, kinds=kinds, both_ways=False))
+    """As a U-Net is usually trained: all slices alike, those without organs too, and no other contrasts made up."""
+    kinds = replace(config.pairs.kinds, **dict.fromkeys(config.pairs.kinds.weights, 0.0) | {"anywhere": 1.0})
+    pairs = replace(config.pairs, kinds=replace(kinds, mixed_contrasts=False), both_ways=False)
+    if pairs.augmentation is not None:
+        plain = replace(pairs.augmentation, target=SLIGHT, contrast_remaps=False, spatial="independent")
+        pairs = replace(pairs, augmentation=plain)
+    return replace(config, method="unet", pairs=pairs)
 
 
 ABLATIONS: dict[AblationName, Callable[[ReferringConfig], ReferringConfig]] = {
