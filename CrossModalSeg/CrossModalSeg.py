@@ -80,11 +80,12 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.work = Work(self.ui, self.logic, self.show)
         self.environment = EnvironmentStep(self)
         self.models_step = ModelsStep(self)
+        self.inputs = InputsStep(self)
         self.scribbles = ScribblesStep(self)
         self.results = ResultsStep(self)
         self._steps = (
             self.environment,
-            InputsStep(self),
+            self.inputs,
             self.scribbles,
             RunStep(self),
             self.results,
@@ -102,8 +103,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._take_parameters()
         self.environment.look()
         if self.is_ready and not (was_ready and self.models):
-            self.models_step.refresh()
-            self.environment.look_for_devices()
+            self.look_around()
         self.show()
 
     def exit(self) -> None:
@@ -118,6 +118,11 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._leave_parameters()
         self.removeObservers()
         self.logic.stop()
+
+    def look_around(self) -> None:
+        """See which models are installed, and what can be computed on."""
+        self.models_step.refresh()
+        self.environment.look_for_devices()
 
     # --- what the steps ask for ---
 
@@ -222,6 +227,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.show)
         self.parameters.disconnectGui(self._gui_tag)
         self.parameters = None
+        self.inputs.stop()
         self.scribbles.stop()
 
     def _on_scene_closes(self, caller, event) -> None:

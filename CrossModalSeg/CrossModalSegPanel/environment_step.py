@@ -20,6 +20,7 @@ class EnvironmentStep:
     def __init__(self, panel) -> None:
         self._panel, self._ui, self._logic = panel, panel.ui, panel.logic
         self._installation = None
+        self._devices = None
         self.is_ready = False
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MILLISECONDS)
@@ -55,8 +56,16 @@ class EnvironmentStep:
         """The panel goes."""
         self._timer.stop()
 
+    def cpu_note(self) -> str:
+        """What a person should know who has no graphics card; nothing where there is one, or nobody looked yet."""
+        if not self.is_ready or self._devices is None or not _is_cpu_alone(self._devices):
+            return ""
+        return _("There is no graphics card to compute on; everything works, but takes longer.")
+
     def _on_devices(self, devices) -> None:
+        self._devices = devices
         self._ui.deviceLabel.setText(devices_text(devices))
+        self._panel.show()
 
     def _install(self, *_args) -> None:
         wheels = self._ui.wheelsPath.currentPath.strip()
@@ -78,6 +87,8 @@ class EnvironmentStep:
         error, self._installation = self._installation.error, None
         self.look()
         self._panel.work.say(self._ui.environmentStep, error or _("The installation is complete."))
+        if self.is_ready:
+            self._panel.look_around()
         self._panel.show()
 
 
@@ -87,6 +98,8 @@ def devices_text(devices) -> str:
     for device in devices:
         memory = "" if device.free_bytes is None else _(", {free:.1f} GB free").format(free=device.free_bytes / 2**30)
         lines.append(f"{device.name}: {device.description}{memory}")
-    if all(device.name == "cpu" for device in devices):
-        lines.append(_("There is no graphics card to compute on; everything works, but takes longer."))
     return "\n".join(lines)
+
+
+def _is_cpu_alone(devices) -> bool:
+    return all(device.name == "cpu" for device in devices)

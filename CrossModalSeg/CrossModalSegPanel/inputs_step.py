@@ -6,12 +6,19 @@ from slicer.i18n import tr as _
 
 from CrossModalSegPanel.parameters import Task
 
+MOVED_MILLISECONDS = 200  # after the last movement
+
 
 class InputsStep:
     """The choice of images, and bringing them together."""
 
     def __init__(self, panel) -> None:
         self._panel, self._ui, self._logic = panel, panel.ui, panel.logic
+        self._observed = []
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(MOVED_MILLISECONDS)
+        self._timer.timeout.connect(self._show_placement)
         selector = self._ui.targetsSelector
         selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
         selector.setMRMLScene(slicer.mrmlScene)
@@ -31,10 +38,33 @@ class InputsStep:
         for widget in (ui.referenceLabel, ui.referenceSelector, ui.targetsLabel, ui.targetsSelector):
             widget.setVisible(not is_fit)
         self._check_targets(parameters.targets)
-        ui.placementLabel.setText(self._placement_text())
+        self._observe(list(self._panel.images().values()))
+        self._show_placement()
         can_register = self._panel.can_start and bool(self._pairs())
         ui.registerButton.setEnabled(can_register)
         ui.registerUndoButton.setEnabled(self._panel.can_start and self._logic.canUndo)
+
+    def stop(self) -> None:
+        """The panel goes, or lets go of the scene."""
+        self._timer.stop()
+        self._observe([])
+
+    def _observe(self, nodes: list) -> None:
+        """Follow images that are moved, by hand or by other modules."""
+        if nodes == self._observed:
+            return
+        event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        for node in self._observed:
+            self._panel.removeObserver(node, event, self._on_moved)
+        for node in nodes:
+            self._panel.addObserver(node, event, self._on_moved)
+        self._observed = nodes
+
+    def _on_moved(self, caller, event) -> None:
+        self._timer.start()
+
+    def _show_placement(self) -> None:
+        self._ui.placementLabel.setText(self._placement_text())
 
     def _on_targets(self, *_args) -> None:
         parameters = self._panel.parameters

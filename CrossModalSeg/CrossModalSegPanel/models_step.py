@@ -78,13 +78,31 @@ class ModelsStep:
     def _import_zip(self, *_args) -> None:
         self._import(qt.QFileDialog.getOpenFileName(None, _("The archive of a model"), "", _("Models (*.zip)")))
 
-    def _import(self, source: str) -> None:
-        if source:
-            self._start(
-                _("Installing the model …"),
-                lambda **callbacks: self._logic.importModel(source, **callbacks),
-                lambda model: _("The model {name} was installed.").format(name=model.name),
-            )
+    def _import(self, source: str, overwrite: bool = False) -> None:
+        if not source:
+            return
+        name = self._ui.importNameEdit.text.strip() or None
+
+        def failed(kind: str, sentence: str) -> str | None:
+            if kind != "taken" or not slicer.util.confirmOkCancelDisplay(
+                _("{sentence}\n\nReplace it? To keep both, cancel, and type a name at 'Import as'.").format(
+                    sentence=sentence
+                )
+            ):
+                return sentence
+            self._import(source, overwrite=True)
+            return None
+
+        self._start(
+            _("Installing the model …"),
+            lambda **callbacks: self._logic.importModel(source, name, overwrite, **callbacks),
+            self._imported,
+            failed,
+        )
+
+    def _imported(self, model) -> str:
+        self._ui.importNameEdit.setText("")
+        return _("The model {name} was installed.").format(name=model.name)
 
     def _export(self, *_args) -> None:
         model = self._chosen()
@@ -112,12 +130,12 @@ class ModelsStep:
                 lambda _models: _("The model {name} was deleted.").format(name=model.name),
             )
 
-    def _start(self, text: str, begin, told) -> None:
+    def _start(self, text: str, begin, told, failed=lambda _kind, sentence: sentence) -> None:
         def done(result) -> str:
             self.refresh()
             return told(result)
 
-        self._panel.work.start(self._ui.modelsStep, text, begin, done)
+        self._panel.work.start(self._ui.modelsStep, text, begin, done, failed=failed)
 
 
 def model_row(model) -> list[str]:

@@ -11,6 +11,7 @@ class ResultsStep:
         self._ui.measureButton.clicked.connect(self._measure)
         self._ui.undoButton.clicked.connect(panel.undo)
         self._ui.surfacesButton.clicked.connect(self._show_surfaces)
+        self._ui.resultsTable.setVisible(False)
 
     def show(self) -> None:
         """Follow the parameters."""
@@ -43,10 +44,11 @@ class ResultsStep:
 
     def forget_table(self) -> None:
         """The numbers are not there any more."""
-        self._ui.resultsTable.setMRMLTableNode(None)
+        self._show_table(None)
 
     def _show_table(self, node) -> None:
         self._ui.resultsTable.setMRMLTableNode(node)
+        self._ui.resultsTable.setVisible(node is not None)
 
     def _measure(self, *_args, step=None, text: str | None = None) -> None:
         parameters = self._panel.parameters

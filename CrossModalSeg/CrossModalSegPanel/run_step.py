@@ -14,7 +14,7 @@ class RunStep:
     def __init__(self, panel) -> None:
         self._panel, self._ui, self._logic = panel, panel.ui, panel.logic
         ui = self._ui
-        ui.trainGroup.collapsed = True
+        ui.trainGroup.collapsed = ui.fitOptionsGroup.collapsed = True
         for button, action in (
             (ui.fitButton, self._fit),
             (ui.segmentButton, self._segment),
@@ -41,6 +41,8 @@ class RunStep:
             texts = {"startModel": _("What ships with it"), "segmentModel": _("None"), "referModel": _("Default")}
             models = [model for model in panel.models if model.task == _TASKS[name] and model.problem is None]
             panel.fill(selector, texts[name], models, getattr(parameters, name))
+        ui.cpuLabel.setText(panel.environment.cpu_note())
+        ui.cpuLabel.setVisible(bool(ui.cpuLabel.text))
         lacking = self._lacking()
         ui.lackingLabel.setText(lacking)
         ui.lackingLabel.setVisible(bool(lacking))

@@ -26,7 +26,7 @@ class Work:
         """
         self._ui, self._logic, self._on_change = ui, logic, on_change
         self._task = None
-        self._done = None
+        self._done = self._failed = None
         self._step = None
         self._is_paused = False
         self._is_closed = False
@@ -43,7 +43,9 @@ class Work:
         """Whether something goes on."""
         return self._task is not None
 
-    def start(self, step, text: str, begin, done, can_finish: bool = False) -> None:
+    def start(
+        self, step, text: str, begin, done, can_finish: bool = False, failed=lambda _kind, sentence: sentence
+    ) -> None:
         """Begin.
 
         Args:
@@ -52,6 +54,8 @@ class Work:
             begin: takes callbacks and returns the task.
             done: gets the result; returns what is said then, or None where it began something else.
             can_finish: whether it can be stopped with its best answer.
+            failed: gets the kind of an error and its sentence; returns what is said, or None where it began something
+                else.
         """
         if self.is_busy:
             return
@@ -62,7 +66,7 @@ class Work:
         except self._logic.errors() as error:
             self.say(step, str(error))
             return
-        self._done, self._is_paused = done, False
+        self._done, self._failed, self._is_paused = done, failed, False
         self.say(step, text)
         self._ui.workBar.setRange(0, 0)
         self._note("")
@@ -123,7 +127,8 @@ class Work:
         self._end(lambda: self._done(result))
 
     def _on_error(self, message: str) -> None:
-        self._end(lambda: message)
+        kind = self._task.kind if self._task is not None else None
+        self._end(lambda: self._failed(kind, message))
 
     def _end(self, told) -> None:
         self._task = None

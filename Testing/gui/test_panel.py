@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed; its wheels are for 64-bit Linux on PCs")
 pytest.importorskip("PySide6.QtWidgets", reason="Qt's system libraries are missing", exc_type=ImportError)
 
+WIDTH = 480  # of the panel
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "standins"), str(HERE.parent / "scene")]
 
@@ -25,7 +27,7 @@ import slicer.util
 import slicer_python
 import slicer_widgets
 import vtk
-from scene_support import add_volume, paint, save_mrb, segment_named
+from scene_support import add_transform, add_volume, paint, save_mrb, segment_named
 
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.headless import HeadlessScene
@@ -80,7 +82,11 @@ def until(done, seconds: float = 60) -> None:
 
 
 def picture(panel, name: str, tmp_path: Path) -> None:
-    panel.parent.adjustSize()  # as tall as it wants to be: Slicer scrolls its panels
+    layout = panel.parent.layout()
+    for _ in range(2):  # texts only know how many lines they need once they have a width
+        qt.application.processEvents()
+        # As tall as it wants to be: Slicer scrolls its panels.
+        panel.parent.resize(WIDTH, max(layout.totalHeightForWidth(WIDTH), layout.totalMinimumSize().height()))
     qt.application.processEvents()
     assert panel.parent.grab().save(str(tmp_path / f"{name}.png"))
 
@@ -121,6 +127,17 @@ def test_the_placement_is_shown(panel, phantom) -> None:
     assert panel.ui.placementLabel.text.startswith("away: apart (overlap 0%).")
 
 
+def test_the_placement_follows_a_transform_that_is_moved_by_hand(panel, phantom) -> None:
+    _, mr, _ = phantom
+    panel.ui.mrSelector.setCurrentNode(mr)
+    above = add_transform(slicer.mrmlScene, np.eye(4))
+    mr.SetAndObserveTransformNodeID(above.GetID())
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, 80)  # half of the image's 160 mm
+    above.SetMatrixTransformToParent(matrix)
+    until(lambda: panel.ui.placementLabel.text == "MR: same patient space (overlap 50%).", 5)
+
+
 def test_from_structures_to_background_with_the_real_worker(panel, phantom, tmp_path: Path) -> None:
     ct, mr, grid = phantom
     panel.ui.mrSelector.setCurrentNode(mr)
@@ -148,7 +165,38 @@ def test_from_structures_to_background_with_the_real_worker(panel, phantom, tmp_
 def test_devices_are_shown_by_the_real_worker(panel) -> None:
     panel.ui.checkButton.click()
     until(lambda: not panel.ui.deviceLabel.text.startswith("Looking"), 200)
-    assert "cpu: " in panel.ui.deviceLabel.text
+    assert "cpu: " in panel.ui.deviceLabel.text and "GB free" in panel.ui.deviceLabel.text
+
+
+def test_who_has_no_graphics_card_reads_so_beside_the_buttons(panel) -> None:
+    def device(name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, description="made up", free_bytes=None)
+
+    asked = []
+    panel.logic.devices = lambda onDone, onError: asked.append(onDone)
+    assert not panel.ui.cpuLabel.visible  # nobody looked yet
+    panel.enter()
+    asked[0]([device("cpu")])
+    assert panel.ui.cpuLabel.visible and panel.ui.cpuLabel.text.startswith("There is no graphics card")
+    asked[0]([device("cuda:0"), device("cpu")])
+    assert not panel.ui.cpuLabel.visible
+
+
+def test_what_was_installed_is_looked_at(panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems, asked = ["Missing: torch."], []
+    panel.logic.environmentProblem = lambda: problems[0]
+    panel.environment.look()
+    panel.show()
+    assert not panel.ui.runStep.enabled and panel.ui.installButton.visible
+    ended = SimpleNamespace(poll=lambda: ["Collecting torch"], has_ended=True, error="")
+    panel.logic.startInstallation = lambda wheels: ended
+    panel.logic.devices = lambda **callbacks: asked.append("devices")
+    panel.logic.modelsAndFolder = lambda **callbacks: asked.append("models")
+    problems[0] = ""
+    panel.ui.installButton.click()
+    until(lambda: panel.is_ready)
+    assert panel.ui.runStep.enabled and sorted(asked) == ["devices", "models"]
+    assert panel.ui.workLabel.text == "The installation is complete."
 
 
 def test_a_worker_that_is_killed_is_explained(panel, phantom) -> None:
@@ -360,11 +408,36 @@ def test_models_are_listed_used_exported_deleted_and_imported(
     until(lambda: not panel.work.is_busy and "plain" not in [model.name for model in panel.models], 100)
     panel.ui.importZipButton.click()
     until(lambda: not panel.work.is_busy and "plain" in [model.name for model in panel.models], 100)
-    panel.ui.importFolderButton.click()
-    until(lambda: not panel.work.is_busy, 100)
-    assert "refer" in panel.ui.workLabel.text and "exists" in panel.ui.workLabel.text
     panel.ui.modelsStep.collapsed = False
     picture(panel, "models", tmp_path)
+
+
+def test_a_model_of_a_taken_name_is_replaced_after_asking_or_gets_another_name(
+    panel, installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(shutil.copytree(installed / "refer", tmp_path / "source"))
+    monkeypatch.setattr(qt, "QFileDialog", SimpleNamespace(getExistingDirectory=lambda *_: str(source)), raising=False)
+    questions, answers = [], [False, True]
+    monkeypatch.setattr(
+        slicer.util, "confirmOkCancelDisplay", lambda text: (questions.append(text), answers.pop(0))[1], raising=False
+    )
+
+    def import_it() -> str:
+        panel.ui.importFolderButton.click()
+        until(lambda: not panel.work.is_busy, 200)
+        return panel.ui.workLabel.text
+
+    (installed / "refer" / "mine.txt").write_text("of the model that is there", encoding="utf-8")
+    refusal = "A model 'refer' is installed already. Replace it, or import this one under another name."
+    assert import_it() == refusal
+    assert questions[0].startswith(refusal) and "'Import as'" in questions[0]
+    assert (installed / "refer" / "mine.txt").exists()
+    panel.ui.importNameEdit.setText(" other ")
+    assert import_it() == "The model other was installed."
+    assert panel.ui.importNameEdit.text == "" and (installed / "other").is_dir()
+    assert import_it() == "The model refer was installed."
+    assert len(questions) == 2 and not (installed / "refer" / "mine.txt").exists()
+    assert not panel.ui.cancelButton.visible
 
 
 def test_refer_takes_any_number_of_targets_and_answers_again(panel, phantom, drawn, installed, tmp_path) -> None:

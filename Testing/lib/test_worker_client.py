@@ -194,6 +194,7 @@ def test_of_the_previews_between_two_polls_only_the_last_is_shown(client, base):
         ("input", "Choose another image."),
         ("memory", "not enough memory"),
         ("disk", "No space is left to write"),
+        ("taken", "There is one of that name."),
         ("missing", "No module named 'torch'"),
         ("defect", "wrong in the program itself (KeyError in "),
     ],

@@ -24,6 +24,7 @@ from CrossModalSegLib.errors import (
     ModelError,
     OutputError,
     SessionError,
+    TakenError,
 )
 from CrossModalSegLib.fitting.prior_training import prior_network
 from CrossModalSegLib.inference.model_card import ModelCard
@@ -415,8 +416,9 @@ def test_a_model_is_installed_written_out_and_deleted(models, installed, tmp_pat
     assert (info.model.name, info.model.task, info.model.modalities) == ("my-model", "segment", ("mr",))
     assert info.parameters > 0
     assert not info.model.is_shipped
-    with pytest.raises(OutputError, match="exists"):
+    with pytest.raises(TakenError, match="'my-model' is installed already. Replace it, or"):
         ask(m.ImportModelRequest(models / "plain", "my-model"))
+    assert ask(m.ImportModelRequest(models / "plain", "my-model", overwrite=True)).model.name == "my-model"
     assert ask(m.SegmentRequest({"mr": MR}, "my-model", device="cpu")).table.names == TABLE.names
 
     out = tmp_path / "model.zip"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.errors import InputError, TakenError
 from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.worker import server
 from CrossModalSegLib.worker.context import Context
@@ -49,6 +49,7 @@ def behave(request: ModelInfoRequest, context: Context) -> ModelInfoResult:
             "input": InputError("Choose another image."),
             "memory": MemoryError("no more"),
             "disk": OSError(errno.ENOSPC, "No space left on device", "/tmp/Jane Doe.nii"),
+            "taken": TakenError("There is one of that name.", Path("Jane Doe")),
             "missing": ModuleNotFoundError("No module named 'torch'", name="torch"),
             "defect": KeyError("Jane Doe 1234.5"),
         }[rest]

@@ -6,6 +6,8 @@ The command line ends with exit code 2 on any of them, and with 130 on `Cancelle
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class CrossModalSegError(Exception):
     """Base of every error that the library raises on purpose."""
@@ -33,6 +35,18 @@ class ModelError(CrossModalSegError):
 
 class OutputError(CrossModalSegError):
     """An output cannot be written."""
+
+
+class TakenError(OutputError):
+    """The place of an output is taken, and replacing it was not asked for.
+
+    Attributes:
+        path: the place.
+    """
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Cancelled(CrossModalSegError):

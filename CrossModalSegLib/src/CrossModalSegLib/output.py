@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from .errors import OutputError
+from .errors import OutputError, TakenError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -223,8 +223,9 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
     if not any(path.iterdir()):
         return
     if not overwrite:
-        raise OutputError(
-            f"The output folder '{path}' exists and is not empty; name another one, empty it, or ask to overwrite it."
+        raise TakenError(
+            f"The output folder '{path}' exists and is not empty; name another one, empty it, or ask to overwrite it.",
+            path,
         )
 
 

@@ -41,8 +41,13 @@ class QUiLoader(QtUiTools.QUiLoader):
         return widget
 
     def load(self, file: QtCore.QFile, parent: QtWidgets.QWidget | None = None):
-        widget = super().load(file, parent)
-        for each in ElementTree.parse(QtCore.QFile.fileName(file)).getroot().iter("connection"):
+        root = ElementTree.parse(QtCore.QFile.fileName(file)).getroot()
+        connections = root.find("connections")
+        root.remove(connections)  # Qt's loader finds no signals of Python with C++ arguments
+        content = QtCore.QBuffer()
+        content.setData(ElementTree.tostring(root))
+        widget = super().load(content, parent)
+        for each in connections:
             sender, signal, receiver, slot = (each.find(part).text for part in ("sender", "signal", "receiver", "slot"))
             source = _named(widget, sender)
             getattr(source, signal.split("(")[0]).connect(getattr(_named(widget, receiver), slot.split("(")[0]))

@@ -51,6 +51,7 @@ class Task:
         job: what runs in the worker.
         result: what the workflow's function promises, once the state is "done".
         error: a sentence, once the state is "failed" or "cancelled".
+        kind: of the error, as in `worker.messages.Error`.
         on_progress: called with (done, total, message, values).
         on_preview: called with the segmentation that shows the best answer so far.
         on_done: called with the result, which is in the scene by then.
@@ -74,7 +75,7 @@ class Task:
         self.on_log: Callable[[str], None] | None = None
         self.result: Any = None
         self.error: str | None = None
-        self._kind: ErrorKind | None = None
+        self.kind: ErrorKind | None = None
         self._is_done = False
         self._scene, self._client, self._nodes, self._plan = scene, client, tuple(nodes), plan
         self.job = self._submit(plan.request)
@@ -82,14 +83,14 @@ class Task:
     @property
     def state(self) -> State:
         """Where the work is; "done" only when the result is in the scene."""
-        if self._kind is not None:
-            return "cancelled" if self._kind == "cancelled" else "failed"
+        if self.kind is not None:
+            return "cancelled" if self.kind == "cancelled" else "failed"
         return "done" if self._is_done else ("running" if self.job.has_ended else self.job.state)
 
     @property
     def has_ended(self) -> bool:
         """Whether there is a result or an error."""
-        return self._is_done or self._kind is not None
+        return self._is_done or self.kind is not None
 
     @property
     def progress(self) -> Progress:
@@ -132,8 +133,8 @@ class Task:
             if left is not None and left <= 0:
                 raise TimeoutError(f"The work has not ended within {timeout:g} s; it goes on.")
             self.job.wait(left)
-        if self._kind is not None:
-            raise Error(self._kind, self.error).as_exception()
+        if self.kind is not None:
+            raise Error(self.kind, self.error).as_exception()
         return self.result
 
     def _submit(self, request: JobRequest) -> Job:
@@ -203,7 +204,7 @@ class Task:
         self._fail("input", message)
 
     def _fail(self, kind: ErrorKind, message: str) -> None:
-        self._kind, self.error = kind, message
+        self.kind, self.error = kind, message
         self._plan.revert()
         _call(self.on_error, message)
 

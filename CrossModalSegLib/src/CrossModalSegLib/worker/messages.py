@@ -431,7 +431,7 @@ class Log:
     message: str
 
 
-ErrorKind = Literal["cancelled", "input", "memory", "disk", "session", "missing", "crash", "message", "defect"]
+ErrorKind = Literal["cancelled", "input", "memory", "disk", "taken", "session", "missing", "crash", "message", "defect"]
 
 
 @dataclass(frozen=True)
@@ -440,9 +440,9 @@ class Error:
 
     Attributes:
         kind: "cancelled": on request; "input": something in the request cannot be used; "memory": not enough of it;
-            "disk": a file cannot be read or written; "session": a `ReferStrokesRequest` without its session;
-            "missing": a package is not installed; "crash": the worker ended; "message": the worker did not understand
-            a message; "defect": of this program.
+            "disk": a file cannot be read or written; "taken": something is where the output should go; "session": a
+            `ReferStrokesRequest` without its session; "missing": a package is not installed; "crash": the worker ended;
+            "message": the worker did not understand a message; "defect": of this program.
         message: a sentence for the person.
     """
 
@@ -460,6 +460,7 @@ _EXCEPTIONS: dict[ErrorKind, type[CrossModalSegError]] = {
     "missing": InputError,
     "session": InputError,
     "disk": OutputError,
+    "taken": OutputError,
 }
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from CrossModalSegLib import __version__
-from CrossModalSegLib.errors import Cancelled, CrossModalSegError, OutputError, SessionError
+from CrossModalSegLib.errors import Cancelled, CrossModalSegError, OutputError, SessionError, TakenError
 from CrossModalSegLib.progress import CancelToken, PausableToken
 from CrossModalSegLib.worker.context import Context, Previewer, Reporter
 from CrossModalSegLib.worker.interruption import stopping_forward_passes
@@ -277,6 +277,8 @@ def error_of(error: BaseException) -> Error:
         return Error("missing", f"A package is missing in the worker's Python: {error}. Install it and start again.")
     if failure is None:
         return Error("defect", _defect(error))
+    if isinstance(error, TakenError):
+        return Error("taken", failure.sentence)
     if isinstance(error, (OutputError, OSError)):
         return Error("disk", failure.sentence)
     return Error("input" if isinstance(error, CrossModalSegError) else "memory", failure.sentence)

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-from CrossModalSegLib.errors import ModelError, OutputError
+from CrossModalSegLib.errors import ModelError, OutputError, TakenError
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import (
     CARD_FILE,
@@ -57,10 +57,17 @@ def install(request: ImportModelRequest, context: Context) -> ModelInfoResult:
 
     Raises:
         ModelError: the source is not a usable model.
-        OutputError: one of that name exists, or it cannot be written.
+        TakenError: one of that name exists.
+        OutputError: it cannot be written.
     """
     context.progress(0, 0, "installing the model")
-    folder = import_model(request.source, None, request.name, overwrite=request.overwrite)
+    try:
+        folder = import_model(request.source, None, request.name, overwrite=request.overwrite)
+    except TakenError as error:
+        raise TakenError(
+            f"A model '{error.path.name}' is installed already. Replace it, or import this one under another name.",
+            error.path,
+        ) from error
     return model_info(folder, folder.name)
 
 
