@@ -8,6 +8,7 @@ from scene_support import RAS_TO_LPS, add_transform, add_volume, affine_transfor
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.scene.change import Change
+from CrossModalSegLib.scene.images import voxels
 from CrossModalSegLib.scene.volumes import SOURCE_ROLE, read_grid, read_volume, write_volume
 from CrossModalSegLib.volume import Volume, same_geometry
 from grids import grid_affine
@@ -33,6 +34,27 @@ def test_the_array_is_a_copy(scene):
     node = add_volume(scene, np.zeros((2, 3, 4), np.float32), OBLIQUE)
     read_volume(node).array[:] = 7
     assert not read_volume(node).array.any()
+
+
+def test_voxels_that_are_not_copied_are_the_nodes_own_and_outlive_it(scene):
+    node = add_volume(scene, np.ones((2, 3, 4), np.float32), OBLIQUE)
+    read = read_volume(node, copy=False)
+    voxels(node.GetImageData())[:] = 5
+    node.GetImageData().GetPointData().GetScalars().Modified()
+    scene.RemoveNode(node)
+    del node
+    assert np.array_equal(read.array, np.full((2, 3, 4), 5, np.float32))
+    with pytest.raises(ValueError, match="read-only"):
+        read.array[0] = 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("copy", [True, False])
+def test_values_that_are_not_finite_are_counted(scene, value, copy):
+    array = np.zeros((2, 3, 4), np.float32)
+    array[1, 1, :2] = value
+    with pytest.raises(InputError, match="'ct' holds 2 voxels that are not finite"):
+        read_volume(add_volume(scene, array, OBLIQUE), copy=copy)
 
 
 @given(affines, rigid, affine_transforms)

@@ -27,7 +27,7 @@ from .segments import (
     segments_of_classes,
     style_of,
 )
-from .strokes import Stroke, find_strokes, landed, marks
+from .strokes import Marks, Stroke, find_strokes, landed, marks
 from .volumes import read_grid
 
 if TYPE_CHECKING:
@@ -93,13 +93,38 @@ def read_scribbles(segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolu
         InputError: one of the nodes cannot be used.
     """
     grid = read_grid(reference)
-    strokes = find_strokes(require_segmentation(segmentation), table)
-    for stroke in strokes:
-        _require_class(stroke, segmentation, table)
-    marked = marks(strokes, segmentation, reference)
-    array = np.full(grid.array.size, UNLABELLED, dtype=np.uint8)
-    array[marked.flat] = marked.values
-    return grid.with_array(array.reshape(grid.shape))
+    return _painted(grid, _read(segmentation, reference, table))
+
+
+def read_complete_scribbles(
+    segmentation: vtkMRMLSegmentationNode,
+    reference: vtkMRMLVolumeNode,
+    table: LabelTable,
+    background: bool = True,
+) -> Volume:
+    """`read_scribbles` where each class has some.
+
+    Args:
+        segmentation, reference, table: as in `read_scribbles`.
+        background: whether background has to have some, too.
+
+    Raises:
+        LabelError: one has none, or as `read_scribbles`.
+        GeometryError, InputError: as `read_scribbles`.
+    """
+    grid = read_grid(reference)
+    found = _read(segmentation, reference, table)
+    counts = np.bincount(found.values, minlength=UNLABELLED)
+    needed = {label.name: label.value for label in table.labels} | (
+        {BACKGROUND: BACKGROUND_VALUE} if background else {}
+    )
+    missing = [name for name, value in needed.items() if not counts[value]]
+    if missing:
+        raise LabelError(
+            f"There is no scribble of {', '.join(missing)} in '{segmentation.GetName()}' on '{reference.GetName()}'; "
+            "draw at least one stroke of each."
+        )
+    return _painted(grid, found)
 
 
 def count_scribbles(
@@ -172,6 +197,22 @@ def add_auto_background(
     if change is not None:
         change.changed(segmentation, lambda: remove_voxels(segmentation, identity, reference, flat))
     return int(flat.size)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read(segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable) -> Marks:
+    strokes = find_strokes(require_segmentation(segmentation), table)
+    for stroke in strokes:
+        _require_class(stroke, segmentation, table)
+    return marks(strokes, segmentation, reference)
+
+
+def _painted(grid: Volume, found: Marks) -> Volume:
+    array = np.full(grid.array.size, UNLABELLED, dtype=np.uint8)
+    array[found.flat] = found.values
+    return grid.with_array(array.reshape(grid.shape))
 
 
 # --- preparing -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from CrossModalSegLib.errors import CrossModalSegError
@@ -28,7 +28,7 @@ class Plan:
     """What a task asks for and does with the answers.
 
     Attributes:
-        request: for the worker.
+        request: for the worker; None once it was sent.
         write: writes a result into the scene, all of it or nothing, and returns what the caller gets.
         show: shows a preview; None where there are none.
         follow: is told the figures of each progress.
@@ -36,7 +36,7 @@ class Plan:
         again: a request to send instead after an error, or None where the error stays.
     """
 
-    request: JobRequest
+    request: JobRequest | None
     write: Callable[[Any], Any]
     show: Callable[[Preview], Any] | None = None
     follow: Callable[[Mapping[str, float]], None] = _nothing
@@ -77,7 +77,8 @@ class Task:
         self.error: str | None = None
         self.kind: ErrorKind | None = None
         self._is_done = False
-        self._scene, self._client, self._nodes, self._plan = scene, client, tuple(nodes), plan
+        self._scene, self._client, self._nodes = scene, client, tuple(nodes)
+        self._plan = replace(plan, request=None)  # the job alone holds the images, and only until it ends
         self.job = self._submit(plan.request)
 
     @property

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 SOURCE_ROLE = "CrossModalSeg.Source"
 
 
-def read_volume(node: vtkMRMLVolumeNode) -> Volume:
+def read_volume(node: vtkMRMLVolumeNode, *, copy: bool = True) -> Volume:
     """Copy an image out of the scene.
 
     Args:
         node: a scalar volume with one value per voxel.
+        copy: False gives the node's own voxels, not to be written to, in no time. They stay in memory when the node
+            goes, but change with it: for what is on its way to the worker.
 
     Returns:
         (k, j, i) in the node's own number type, with its place in the world: all parent transforms are applied.
@@ -45,13 +47,16 @@ def read_volume(node: vtkMRMLVolumeNode) -> Volume:
             f"'{node.GetName()}' holds {components} values per voxel (colours or vectors); a volume with one value per "
             "voxel is needed. Extract one component (module Vector to Scalar Volume)."
         )
-    array = voxels(node.GetImageData()).copy()
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    array = voxels(node.GetImageData())
+    if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         count = int(array.size - np.isfinite(array).sum())
         raise InputError(
             f"'{node.GetName()}' holds {count} voxels that are not finite numbers (NaN or infinite). Replace them "
             "first, for example by a threshold in the module Simple Filters."
         )
+    if copy:
+        return grid.with_array(array.copy())
+    array.flags.writeable = False
     return grid.with_array(array)
 
 

@@ -53,7 +53,7 @@ from .nodes import require_present
 from .plots import Curve
 from .preview import Preview as ShownResult
 from .results import Segmented, last_result, result_name, write_agreement, write_beside, write_referred
-from .scribbles import add_auto_background, missing_scribbles, prepare_scribbles, read_scribbles
+from .scribbles import add_auto_background, prepare_scribbles, read_complete_scribbles, read_scribbles
 from .segmentations import named_classes, read_mask, write_segmentation
 from .snapshot import Snapshot
 from .task import Plan, Task
@@ -139,7 +139,7 @@ class Workflow:
         require_present(self.scene, reference, scribbles)
         before = Snapshot(reference)
         strokes = read_scribbles(scribbles, reference, table)
-        request = AutoBackgroundRequest(strokes, read_volume(reference), margin_mm, coverage, seed)
+        request = AutoBackgroundRequest(strokes, read_volume(reference, copy=False), margin_mm, coverage, seed)
 
         def write(result: AutoBackgroundResult) -> int:
             with self._step() as change:
@@ -176,7 +176,9 @@ class Workflow:
         require_present(self.scene, fixed, moving)
         _require_different(fixed, moving)
         still, moved = Snapshot(fixed), Snapshot(moving)
-        request = RegisterRequest(read_volume(fixed), read_volume(moving), transform, start, seed)
+        request = RegisterRequest(
+            read_volume(fixed, copy=False), read_volume(moving, copy=False), transform, start, seed
+        )
 
         def write(result: RegisterResult) -> vtkMRMLNode:
             # From where the volumes were when the images were compared, to where they are now.
@@ -231,11 +233,11 @@ class Workflow:
         """
         reference, nodes = self._checked_images(images)
         require_present(self.scene, scribbles, into)
-        _require_scribbled(scribbles, reference, table, background=True)
+        strokes = read_complete_scribbles(scribbles, reference, table)
         set_images(scribbles, images)
         request = FitRequest(
-            images={modality: read_volume(node) for modality, node in images.items()},
-            scribbles=read_scribbles(scribbles, reference, table),
+            images={modality: read_volume(node, copy=False) for modality, node in images.items()},
+            scribbles=strokes,
             labels=table,
             case=_case(reference),
             resume=resume,
@@ -294,7 +296,7 @@ class Workflow:
         """
         reference, nodes = self._checked_images(images)
         require_present(self.scene, into)
-        volumes = {modality: read_volume(node) for modality, node in images.items()}
+        volumes = {modality: read_volume(node, copy=False) for modality, node in images.items()}
         request = SegmentRequest(volumes, model, probabilities=probabilities, uncertainty=uncertainty, device=device)
         before = Snapshot(reference)
         name = name or result_name(reference)
@@ -342,13 +344,12 @@ class Workflow:
         volumes = dict(zip(_names([reference, *targets]), [reference, *targets], strict=True))
         require_present(self.scene, *volumes.values(), scribbles)
         _require_different(*volumes.values())
-        _require_scribbled(scribbles, reference, table, background=False)
+        strokes = read_complete_scribbles(scribbles, reference, table, background=False)
         before = {name: Snapshot(node) for name, node in volumes.items()}
         session, state = _case(reference), (model, device, *(_state(node) for node in volumes.values()))
-        strokes = read_scribbles(scribbles, reference, table)
 
         def whole() -> ReferRequest:
-            images = {name: read_volume(node) for name, node in volumes.items()}
+            images = {name: read_volume(node, copy=False) for name, node in volumes.items()}
             first = images.pop(REFERENCE)
             return ReferRequest(
                 reference=first,
@@ -491,17 +492,6 @@ def _require_different(*nodes: vtkMRMLNode) -> None:
     for number, node in enumerate(nodes):
         if node is not None and any(node is other for other in nodes[:number]):
             raise InputError(f"'{node.GetName()}' was chosen twice; choose different volumes.")
-
-
-def _require_scribbled(
-    scribbles: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable, background: bool
-) -> None:
-    missing = missing_scribbles(scribbles, reference, table, background)
-    if missing:
-        raise LabelError(
-            f"There is no scribble of {', '.join(missing)} in '{scribbles.GetName()}' on '{reference.GetName()}'; draw "
-            "at least one stroke of each."
-        )
 
 
 def _case(reference: vtkMRMLVolumeNode) -> str:

@@ -186,6 +186,8 @@ class Connection:
                     _put(pipe, Envelope(message, job))
                 else:
                     self._write_request(pipe, message, job)
+                # Whoever asked shall be the last to hold the images: they may be an application's own.
+                item = message = None
 
     def _write_request(self, pipe: BinaryIO, request: JobRequest, job: str) -> None:
         if not self._is_wanted(job):
