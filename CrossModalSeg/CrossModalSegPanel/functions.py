@@ -275,11 +275,12 @@ class NodeFunctions:
 
     # --- training on several cases ---
 
-    def writeCases(self, folder):
+    def writeCases(self, folder, **callbacks):
         """Write all scribbled cases of the scene as a cohort: those that were fitted, or prepared in the panel.
 
         Args:
-            folder: where to; must not exist yet.
+            folder: where to; must not exist yet, or be empty.
+            callbacks: see the top of this file.
 
         Returns:
             The cohort file, for `train`.
@@ -287,9 +288,7 @@ class NodeFunctions:
         Raises:
             CrossModalSegError: there is no case, the cases do not fit together, or the folder cannot be written.
         """
-        from CrossModalSegLib.scene.cohorts import write_cases
-
-        return write_cases(self.workflow().scene, folder)
+        return self._run(partial(self.workflow().write_cases, Path(folder)), callbacks)
 
     def train(self, cohort, out, preset="default", steps=None, resume=False, device="auto", **callbacks):
         """Train CmFNet on a cohort of scribbled cases, for `segment`.

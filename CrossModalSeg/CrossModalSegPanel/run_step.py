@@ -155,15 +155,17 @@ class RunStep:
 
     def _write_cases(self, *_args) -> None:
         chosen = qt.QFileDialog.getExistingDirectory(None, _("An empty folder for the cases"))
-        if not chosen:
-            return
-        try:
-            cohort = self._logic.writeCases(chosen)
-        except self._logic.errors() as error:
-            self._panel.work.say(self._ui.runStep, str(error))
-            return
+        if chosen:
+            self._panel.work.start(
+                self._ui.runStep,
+                _("Writing the cases …"),
+                lambda **callbacks: self._logic.writeCases(chosen, **callbacks),
+                self._on_written,
+            )
+
+    def _on_written(self, cohort: Path) -> str:
         self._ui.cohortPath.currentPath = str(cohort)
-        self._panel.work.say(self._ui.runStep, _("The cases of the scene were written. They can be trained on now."))
+        return _("The cases of the scene were written. They can be trained on now.")
 
     def _train(self, *_args) -> None:
         panel, parameters = self._panel, self._panel.parameters

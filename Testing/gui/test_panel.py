@@ -490,6 +490,7 @@ def test_the_cases_of_the_scene_are_trained_on(panel, drawn, installed, tmp_path
     panel.ui.trainButton.click()
     assert panel.ui.workLabel.text.startswith("Choose a cohort file")
     panel.ui.writeCasesButton.click()
+    until(lambda: not panel.work.is_busy, 100)
     assert panel.ui.cohortPath.currentPath == str(folder / "cohort.json"), panel.ui.workLabel.text
     panel.ui.trainedNameEdit.setText("mine")
     panel.ui.presetSelector.setCurrentIndex(0)

@@ -36,6 +36,7 @@ MESSAGES = [
     m.RegisterRequest(FILE, FILE, "affine", "moments"),
     m.AutoBackgroundRequest(FILE, None, 12.0, 0.001),
     m.EvaluateRequest(FILE, FILE, TABLE, (1.0, 3.5)),
+    m.WriteCaseRequest(Path("cases"), "a", {"ct": FILE}, FILE, 2, 3),
     m.ModelsRequest(),
     m.ModelInfoRequest("liver"),
     m.ImportModelRequest(Path("liver.zip"), None, True),
@@ -67,6 +68,7 @@ MESSAGES = [
     m.ModelsResult((MODEL,), Path("/models")),
     m.ModelInfoResult(MODEL, 1000),
     m.ExportModelResult(Path("out")),
+    m.WriteCaseResult({"ct": Path("a_ct.nrrd")}, Path("a_scribbles.nrrd")),
 ]  # fmt: skip
 
 

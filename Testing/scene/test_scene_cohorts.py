@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scene_support import RAS_TO_LPS, add_volume, paint, segment_named, vtk_matrix
 
 from CrossModalSegLib.cohort import load_case, read_cohort
-from CrossModalSegLib.errors import CohortError, LabelError, OutputError
+from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, OutputError
 from CrossModalSegLib.labels import LabelTable
-from CrossModalSegLib.scene.cohorts import images_of, scribbled_cases, set_images, write_cases
+from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.scene.cohorts import CohortWriter, images_of, scribbled_cases, set_images
 from CrossModalSegLib.scene.scribbles import prepare_scribbles
+from CrossModalSegLib.scene.workflow import Workflow
+from CrossModalSegLib.worker.client import WorkerClient
+from CrossModalSegLib.worker.jobs import write_case
 from grids import grid_affine
 
 TABLE = LabelTable.from_names(["liver", "spleen"])
@@ -37,6 +42,18 @@ def case(scene, name: str, table: LabelTable = TABLE, values: tuple[int, ...] = 
         paint(node, segment_named(node, segment), stroke, OBLIQUE)
     set_images(node, {"ct": ct, "mr": mr})
     return node, ct, mr
+
+
+def write_cases(scene, folder: Path) -> Path:
+    """What workflow and worker do together, in this thread."""
+    writer = CohortWriter(scene, folder)
+    try:
+        while (request := writer.next_case()) is not None:
+            surroundings = SimpleNamespace(progress=lambda *_: None, cancel=CancelToken())
+            writer.take(write_case.run(request, surroundings))
+        return writer.close()
+    finally:
+        writer.cancel()
 
 
 def test_cases_come_back_voxel_for_voxel_where_they_lie_in_the_world(scene, tmp_path: Path) -> None:
@@ -93,3 +110,54 @@ def test_a_folder_with_content_is_not_touched(scene, tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         write_cases(scene, tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_cases_with_other_images_are_refused_and_nothing_is_left(scene, tmp_path: Path) -> None:
+    case(scene, "a")
+    node, ct, _ = case(scene, "b")
+    set_images(node, {"ct": ct})
+    with pytest.raises(CohortError):
+        write_cases(scene, tmp_path / "cases")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def workflow(scene, tmp_path: Path):
+    client = WorkerClient(jobs_folder=tmp_path)
+    yield Workflow(scene, client)
+    client.stop()
+
+
+def test_the_worker_writes_one_case_after_the_other(scene, workflow, tmp_path: Path) -> None:
+    case(scene, "a"), case(scene, "b")
+    told = []
+    task = workflow.write_cases(tmp_path / "deep" / "cases")
+    task.on_progress = lambda done, total, message, values: told.append((done, total, message))
+    path = task.wait(60)
+    assert path == tmp_path / "deep" / "cases" / "cohort.json"
+    assert [each.name for each in read_cohort(path).cases] == ["a", "b"]
+    assert told[0] == (0, 2, "writing case 1 of 2") and (1, 2, "writing case 2 of 2") in told
+    assert not list(path.parent.parent.glob(".*"))
+
+
+def test_a_fault_in_a_later_case_leaves_nothing(scene, workflow, tmp_path: Path) -> None:
+    case(scene, "a"), case(scene, "b", values=(1, 2))
+    task = workflow.write_cases(tmp_path / "deep" / "cases")
+    with pytest.raises(InputError, match="no scribble of Background in 'b scribbles'"):
+        task.wait(60)
+    assert task.state == "failed" and not (tmp_path / "deep").exists()
+
+
+def test_cancelled_or_deleted_cases_leave_nothing(scene, workflow, tmp_path: Path) -> None:
+    node, *_ = case(scene, "a")
+    task = workflow.write_cases(tmp_path / "deep" / "cases")
+    task.cancel()
+    with pytest.raises(Cancelled):
+        task.wait(60)
+    assert not (tmp_path / "deep").exists()
+    task = workflow.write_cases(tmp_path / "deep" / "cases")
+    scene.RemoveNode(node)
+    with pytest.raises(InputError, match="'a scribbles' is not in the scene any more"):
+        task.wait(60)
+    task.job.wait(60)  # the worker may write until it hears of it
+    assert not (tmp_path / "deep").exists()

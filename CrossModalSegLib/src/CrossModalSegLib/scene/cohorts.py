@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from CrossModalSegLib.cohort import Case, Cohort, as_file_name, write_cohort
-from CrossModalSegLib.errors import CohortError, LabelError
-from CrossModalSegLib.io import write_volume
+from CrossModalSegLib.errors import Cancelled, CohortError, LabelError
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
 from CrossModalSegLib.output import atomic_folder
+from CrossModalSegLib.worker.messages import WriteCaseRequest, WriteCaseResult
 
 from .classes import classes_of
 from .nodes import SCRIBBLES, nodes_of, role
-from .scribbles import missing_scribbles, read_scribbles
+from .scribbles import read_scribbles_and_missing
 from .segments import BACKGROUND
 from .volumes import read_volume
 
@@ -55,36 +56,88 @@ def scribbled_cases(scene: vtkMRMLScene) -> list[vtkMRMLSegmentationNode]:
     return [node for node in found if role(node) == SCRIBBLES and images_of(node)]
 
 
-def write_cases(scene: vtkMRMLScene, folder: str | Path) -> Path:
-    """Write all scribbled cases of a scene as a cohort, at the places where they lie in the scene.
+class CohortWriter:
+    """Reads one case of a scene after the other, for the worker to write, into a folder that appears with the last one.
 
-    Args:
-        scene: holds scribbles of which the images are known.
-        folder: where to; must not exist, or be empty.
-
-    Returns:
-        The cohort file.
-
-    Raises:
-        CohortError: there is no such case, or they do not have the same images.
-        LabelError: they do not have the same structures, one is not scribbled, or strokes overlap.
-        GeometryError, InputError: a node cannot be used.
-        OutputError: the folder is taken or cannot be written.
+    `cancel` or `close` has to end it.
     """
-    nodes = scribbled_cases(scene)
-    if not nodes:
-        raise CohortError(
-            "The scene holds no case yet. Choose the images of one, prepare its scribbles and draw; then the next one."
+
+    def __init__(self, scene: vtkMRMLScene, folder: str | Path) -> None:
+        """Nothing is read yet.
+
+        Args:
+            scene: holds scribbles of which the images are known.
+            folder: where to; must not exist, or be empty.
+
+        Raises:
+            CohortError: there is no case.
+            LabelError: they do not have the same structures.
+            OutputError: the folder is taken or cannot be written.
+        """
+        self.nodes = scribbled_cases(scene)
+        if not self.nodes:
+            raise CohortError(
+                "The scene holds no case yet. Choose the images of one, prepare its scribbles and draw; then the next "
+                "one."
+            )
+        self._table = classes_of(self.nodes[0])
+        for node in self.nodes:
+            _check_classes(node, self._table, self.nodes[0])
+        self._names = _names(self.nodes)
+        self._cases: list[Case] = []
+        self._folder, self._open = Path(folder), ExitStack()
+        self._temporary = self._open.enter_context(atomic_folder(folder))
+
+    def next_case(self) -> WriteCaseRequest | None:
+        """The next case, where it lies in the world; None where all are written.
+
+        Raises:
+            LabelError: one is not scribbled, or strokes overlap.
+            GeometryError, InputError: a node cannot be used.
+        """
+        number = len(self._cases)
+        if number == len(self.nodes):
+            return None
+        node = self.nodes[number]
+        images = images_of(node)
+        scribbles, missing = read_scribbles_and_missing(node, next(iter(images.values())), self._table)
+        if BACKGROUND in missing or len(missing) == len(self._table):
+            raise LabelError(
+                f"There is no scribble of {', '.join(missing)} in '{node.GetName()}'; draw there, or delete this case."
+            )
+        return WriteCaseRequest(
+            folder=self._temporary,
+            name=self._names[number],
+            images={modality: read_volume(image, copy=False) for modality, image in images.items()},
+            scribbles=scribbles,
+            number=number + 1,
+            total=len(self.nodes),
         )
-    table = classes_of(nodes[0])
-    for node in nodes:
-        _check_classes(node, table, nodes[0])
-    with atomic_folder(folder) as temporary:
-        names = _names(nodes)
-        cases = tuple(_written(node, name, table, temporary) for node, name in zip(nodes, names, strict=True))
-        modalities = tuple(images_of(nodes[0]))
-        write_cohort(Cohort(modalities, table, ScribbleConvention.INTERNAL, cases, temporary), temporary / COHORT_FILE)
-    return Path(folder) / COHORT_FILE
+
+    def take(self, written: WriteCaseResult) -> None:
+        """Note that the case was written."""
+        self._cases.append(Case(self._names[len(self._cases)], written.images, written.scribbles))
+
+    def close(self) -> Path:
+        """Let the folder appear.
+
+        Returns:
+            The cohort file.
+
+        Raises:
+            CohortError: the cases do not have the same images.
+            OutputError: the folder cannot be written.
+        """
+        modalities = tuple(images_of(self.nodes[0]))
+        with self._open:
+            cohort = Cohort(modalities, self._table, ScribbleConvention.INTERNAL, tuple(self._cases), self._temporary)
+            write_cohort(cohort, self._temporary / COHORT_FILE)
+        return self._folder / COHORT_FILE
+
+    def cancel(self) -> None:
+        """Remove what was written; without effect after `close`."""
+        with suppress(Cancelled), self._open:
+            raise Cancelled("The cases were not written.")
 
 
 def _check_classes(node: vtkMRMLSegmentationNode, table: LabelTable, first: vtkMRMLSegmentationNode) -> None:
@@ -94,22 +147,6 @@ def _check_classes(node: vtkMRMLSegmentationNode, table: LabelTable, first: vtkM
             f"All cases should have the same structures, but '{first.GetName()}' has {', '.join(there)}, and "
             f"'{node.GetName()}' {', '.join(here)}. Rename the segments of one of them, or delete it."
         )
-    image = next(iter(images_of(node).values()))
-    missing = missing_scribbles(node, image, table)
-    if BACKGROUND in missing or len(missing) == len(table):
-        raise LabelError(
-            f"There is no scribble of {', '.join(missing)} in '{node.GetName()}'; draw there, or delete this case."
-        )
-
-
-def _written(node: vtkMRMLSegmentationNode, name: str, table: LabelTable, folder: Path) -> Case:
-    images, paths = images_of(node), {}
-    for modality, image in images.items():
-        paths[modality] = folder / f"{name}_{modality}.nrrd"
-        write_volume(read_volume(image), paths[modality], compress=False)
-    scribbles = folder / f"{name}_scribbles.nrrd"
-    write_volume(read_scribbles(node, next(iter(images.values())), table), scribbles)
-    return Case(name, paths, scribbles)
 
 
 def _names(nodes: list[vtkMRMLSegmentationNode]) -> list[str]:

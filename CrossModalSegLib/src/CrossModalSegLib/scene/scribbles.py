@@ -112,19 +112,29 @@ def read_complete_scribbles(
         LabelError: one has none, or as `read_scribbles`.
         GeometryError, InputError: as `read_scribbles`.
     """
-    grid = read_grid(reference)
-    found = _read(segmentation, reference, table)
-    counts = np.bincount(found.values, minlength=UNLABELLED)
-    needed = {label.name: label.value for label in table.labels} | (
-        {BACKGROUND: BACKGROUND_VALUE} if background else {}
-    )
-    missing = [name for name, value in needed.items() if not counts[value]]
+    strokes, missing = read_scribbles_and_missing(segmentation, reference, table)
+    missing = [name for name in missing if background or name != BACKGROUND]
     if missing:
         raise LabelError(
             f"There is no scribble of {', '.join(missing)} in '{segmentation.GetName()}' on '{reference.GetName()}'; "
             "draw at least one stroke of each."
         )
-    return _painted(grid, found)
+    return strokes
+
+
+def read_scribbles_and_missing(
+    segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable
+) -> tuple[Volume, list[str]]:
+    """`read_scribbles`, and the names of what is not scribbled, as `missing_scribbles` gives them.
+
+    Raises:
+        LabelError, GeometryError, InputError: as `read_scribbles`.
+    """
+    grid = read_grid(reference)
+    found = _read(segmentation, reference, table)
+    counts = np.bincount(found.values, minlength=UNLABELLED)
+    named = {label.name: label.value for label in table.labels} | {BACKGROUND: BACKGROUND_VALUE}
+    return _painted(grid, found), [name for name, value in named.items() if not counts[value]]
 
 
 def count_scribbles(

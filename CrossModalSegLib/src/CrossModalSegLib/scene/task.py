@@ -33,6 +33,8 @@ class Plan:
         show: shows a preview; None where there are none.
         follow: is told the figures of each progress.
         revert: takes back what previews did.
+        release: called once the worker works for it no longer, however it ended.
+        more: what to send after a result before the work is done, such as the next case; None where it was the last.
         again: a request to send instead after an error, or None where the error stays.
     """
 
@@ -41,6 +43,8 @@ class Plan:
     show: Callable[[Preview], Any] | None = None
     follow: Callable[[Mapping[str, float]], None] = _nothing
     revert: Callable[[], None] = _nothing
+    release: Callable[[], None] = _nothing
+    more: Callable[[Any], JobRequest | None] = lambda _: None
     again: Callable[[Error], JobRequest | None] = lambda _: None
 
 
@@ -165,9 +169,14 @@ class Task:
 
     def _on_done(self, result: object) -> None:
         if self.has_ended:
+            self._plan.release()
             return
         try:
             require_present(self._scene, *self._nodes)
+            request = self._plan.more(result)
+            if request is not None:
+                self.job = self._submit(request)
+                return
             self.result = self._plan.write(result)
         except CrossModalSegError as error:
             self._fail("input", str(error))
@@ -176,10 +185,12 @@ class Task:
             self._fail("defect", str(error))
             raise
         self._is_done = True
+        self._plan.release()
         _call(self.on_done, self.result)
 
     def _on_error(self, error: Error) -> None:
         if self.has_ended:
+            self._plan.release()
             return
         request = self._plan.again(error)
         if request is None:
@@ -207,6 +218,8 @@ class Task:
     def _fail(self, kind: ErrorKind, message: str) -> None:
         self.kind, self.error = kind, message
         self._plan.revert()
+        if self.job.has_ended:
+            self._plan.release()
         _call(self.on_error, message)
 
 

@@ -43,11 +43,12 @@ from CrossModalSegLib.worker.messages import (
     SegmentRequest,
     SegmentResult,
     TrainRequest,
+    WriteCaseResult,
 )
 
 from .alignment import apply_transform
 from .change import Change
-from .cohorts import set_images
+from .cohorts import CohortWriter, set_images
 from .geometry import world_affine
 from .nodes import require_present
 from .plots import Curve
@@ -375,6 +376,32 @@ class Workflow:
         request = ReferStrokesRequest(session, strokes, table, probabilities, tune_seconds) if is_known else whole()
         return self._start([*volumes.values(), scribbles], Plan(request, write, again=again))
 
+    def write_cases(self, folder: Path) -> Task:
+        """Write all scribbled cases of the scene as a cohort, for `train`: those that `fit` or `set_images` noted.
+
+        Args:
+            folder: where to; must not exist, or be empty. It appears when all is written.
+
+        Returns:
+            A task whose result is the cohort file.
+
+        Raises:
+            CrossModalSegError: there is no case, the cases do not fit together, or the folder is taken.
+        """
+        writer = CohortWriter(self.scene, folder)
+        try:
+            first = writer.next_case()
+        except BaseException:
+            writer.cancel()
+            raise
+
+        def more(result: WriteCaseResult) -> JobRequest | None:
+            writer.take(result)
+            return writer.next_case()
+
+        plan = Plan(first, lambda _: writer.close(), more=more, release=writer.cancel)
+        return self._start(writer.nodes, plan)
+
     def train(
         self,
         cohort: Path,
@@ -385,7 +412,7 @@ class Workflow:
         resume: bool = False,
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     ) -> Task:
-        """Train CmFNet on a cohort of scribbled cases, with a growing loss curve (`curve`); see `cohorts.write_cases`.
+        """Train CmFNet on a cohort of scribbled cases, with a growing loss curve (`curve`); see `write_cases`.
 
         Args:
             cohort, out, preset, steps, resume, device: as in `TrainRequest`.

@@ -244,6 +244,26 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True)
+class WriteCaseRequest:
+    """Write a scribbled case for a cohort. Answered by a `WriteCaseResult`.
+
+    Attributes:
+        folder: where to; exists.
+        name: with which the names of the files begin.
+        images: by modality.
+        scribbles: 0 background, 1..K classes, 255 unlabelled.
+        number, total: which case of how many it is, from 1; told with the progress.
+    """
+
+    folder: Path
+    name: str
+    images: dict[str, AnyVolume]
+    scribbles: AnyVolume
+    number: int = 1
+    total: int = 1
+
+
+@dataclass(frozen=True)
 class ModelsRequest:
     """The models that are found by name. Answered by a `ModelsResult`."""
 
@@ -719,6 +739,19 @@ class ExportModelResult:
     out: Path
 
 
+@dataclass(frozen=True)
+class WriteCaseResult:
+    """Where a case was written.
+
+    Attributes:
+        images: files by modality.
+        scribbles: file.
+    """
+
+    images: dict[str, Path]
+    scribbles: Path
+
+
 # --- the wire --------------------------------------------------------------------------------------------------------
 
 JobRequest: TypeAlias = (
@@ -731,6 +764,7 @@ JobRequest: TypeAlias = (
     | RegisterRequest
     | AutoBackgroundRequest
     | EvaluateRequest
+    | WriteCaseRequest
     | ModelsRequest
     | ModelInfoRequest
     | ImportModelRequest
@@ -749,6 +783,7 @@ Result: TypeAlias = (
     | ModelsResult
     | ModelInfoResult
     | ExportModelResult
+    | WriteCaseResult
 )
 Event: TypeAlias = Ready | Queued | Running | Paused | Progress | Preview | Log | Error | Result
 Message: TypeAlias = JobRequest | Control | Event
@@ -764,6 +799,7 @@ REQUESTS: dict[str, type] = {
     "register": RegisterRequest,
     "auto_background": AutoBackgroundRequest,
     "evaluate": EvaluateRequest,
+    "write_case": WriteCaseRequest,
     "models": ModelsRequest,
     "model_info": ModelInfoRequest,
     "import_model": ImportModelRequest,
@@ -794,6 +830,7 @@ EVENTS: dict[str, type] = {
     "models_result": ModelsResult,
     "model_info_result": ModelInfoResult,
     "export_model_result": ExportModelResult,
+    "write_case_result": WriteCaseResult,
 }
 RESULT_TYPES = tuple(kind for name, kind in EVENTS.items() if name.endswith("_result"))
 JOB_REQUEST_TYPES = tuple(kind for name, kind in REQUESTS.items() if kind.__name__.endswith("Request"))

@@ -18,6 +18,7 @@ JOBS: dict[type, tuple[str, str]] = {
     m.RegisterRequest: ("register", "run"),
     m.AutoBackgroundRequest: ("auto_background", "run"),
     m.EvaluateRequest: ("evaluate", "run"),
+    m.WriteCaseRequest: ("write_case", "run"),
     m.ModelsRequest: ("models", "run"),
     m.ModelInfoRequest: ("models", "info"),
     m.ImportModelRequest: ("models", "install"),
