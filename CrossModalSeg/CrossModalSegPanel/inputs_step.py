@@ -51,6 +51,7 @@ class InputsStep:
 
     def _observe(self, nodes: list) -> None:
         """Follow images that are moved, by hand or by other modules."""
+        nodes = list({node.GetID(): node for node in nodes}.values())  # one may be chosen twice
         if nodes == self._observed:
             return
         event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib
 import os
 import shutil
@@ -114,6 +115,75 @@ def test_every_bound_control_has_its_parameter(panel, module) -> None:
     by_hand = set(importlib.import_module("CrossModalSegPanel.parameters").BOUND_BY_HAND)
     assert bound | by_hand == set(module.CrossModalSegParameterNode.types)
     assert not bound & by_hand
+
+
+def test_every_bound_control_is_bound_both_ways(panel, drawn, module) -> None:
+    wanted, controls = other_values(panel, module), bound_controls(panel)
+    assert len(controls) > 15
+    defaults = {name: getattr(panel.parameters, name) for name in controls}
+    for name, widget in controls.items():
+        setattr(panel.parameters, name, wanted[name])
+        assert control_value(widget) == shown(wanted[name]), name
+    for name, widget in controls.items():
+        set_control(widget, defaults[name])
+        assert getattr(panel.parameters, name) == defaults[name], name
+
+
+def other_values(panel, module) -> dict[str, object]:
+    """A value for each parameter that is not its default, nor that of the test."""
+    nodes = {"ct": "MR", "mr": "CT", "reference": "CT", "scribbles": "Spare", "result": "CT scribbles", "mask": "truth"}
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Spare")
+    found: dict[str, object] = {"targets": [slicer.mrmlScene.GetFirstNodeByName("MR")]}
+    for name in set(module.CrossModalSegParameterNode.types) - {"targets"}:
+        now = getattr(panel.parameters, name)
+        if name in nodes:
+            found[name] = slicer.mrmlScene.GetFirstNodeByName(nodes[name])
+        elif isinstance(now, enum.Enum):
+            found[name] = next(each for each in type(now) if each is not now)
+        else:
+            found[name] = {bool: not now, int: 33, str: f"{name} 1"}[type(now)]
+        assert found[name] is not None and found[name] != now, name
+    return found
+
+
+def bound_controls(panel) -> dict[str, object]:
+    from PySide6 import QtCore, QtWidgets
+
+    children = panel.parent.findChildren(QtWidgets.QWidget)
+    named_ones = ((QtCore.QObject.property(each, "SlicerParameterName"), each) for each in children)
+    return {name: each for name, each in named_ones if name}
+
+
+def control_value(widget) -> object:
+    """What a control shows, as it reads."""
+    if hasattr(widget, "currentNode"):
+        return widget.currentNode()
+    return next(getattr(widget, name) for name in ("checked", "value", "currentText", "text") if hasattr(widget, name))
+
+
+def set_control(widget, value: object) -> None:
+    """What a person does."""
+    if hasattr(widget, "setCurrentNode"):
+        widget.setCurrentNode(value)
+    elif isinstance(value, enum.Enum):
+        widget.setCurrentIndex(widget.findText(value.label()))
+    elif isinstance(value, bool):
+        widget.setChecked(value)
+    elif isinstance(value, int):
+        widget.setValue(value)
+    else:
+        widget.setText(value)
+
+
+def shown(value: object) -> object:
+    return value.label() if isinstance(value, enum.Enum) else value
+
+
+def named(value: object) -> object:
+    """Nodes by their names: other objects in another scene."""
+    if isinstance(value, list):
+        return [named(each) for each in value]
+    return value.GetName() if hasattr(value, "GetName") else value
 
 
 def test_the_placement_is_shown(panel, phantom) -> None:
@@ -245,6 +315,45 @@ def test_closing_the_scene_cancels_and_leaves_an_empty_panel(panel, phantom) -> 
     until(lambda: not panel.work.is_busy, 200)
     assert panel.ui.ctSelector.currentNode() is None
     assert "drawn" not in panel.ui.workLabel.text
+
+
+def test_closing_the_scene_in_a_fit_ends_it_and_another_scene_is_worked_on(panel, drawn, module) -> None:
+    panel.ui.secondsBox.setValue(600)
+    panel.ui.fitButton.click()
+    until(lambda: panel.parameters.result is not None, 200)
+    slicer.mrmlScene.Clear(0)
+    until(lambda: not panel.work.is_busy, 5)
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+    assert panel.ui.workLabel.text and "Done" not in panel.ui.workLabel.text
+    assert not panel.ui.fitButton.enabled and not panel.ui.undoButton.enabled
+    add_volume(slicer.mrmlScene, np.zeros((4, 5, 6), np.float32), np.eye(4), "next")
+    panel.ui.ctSelector.setCurrentNode(slicer.mrmlScene.GetFirstNodeByName("next"))
+    panel.ui.labelsEdit.setText("liver")
+    panel.ui.prepareButton.click()
+    assert panel.parameters.scribbles.GetName() == "next scribbles"
+
+
+def test_a_scene_that_is_added_in_a_fit_does_not_disturb_it(panel, drawn, tmp_path: Path) -> None:
+    before = strokes_of(panel)
+    slicer.mrmlScene.SetURL(str(tmp_path / "other.mrml"))
+    (tmp_path / "other.mrml").write_text(OTHER_SCENE, encoding="utf-8")
+    panel.ui.secondsBox.setValue(600)
+    panel.ui.fitButton.click()
+    until(lambda: panel.parameters.result is not None, 200)
+    result = panel.parameters.result
+    assert slicer.mrmlScene.Import()
+    assert slicer.mrmlScene.GetFirstNodeByName("added") is not None
+    assert panel.work.is_busy and panel.parameters.result is result
+    panel.ui.finishButton.click()
+    until(lambda: not panel.work.is_busy, 100)
+    assert panel.ui.workLabel.text.startswith("Done."), panel.ui.workLabel.text
+    assert panel.parameters.result is result and strokes_of(panel) == before
+
+
+OTHER_SCENE = """<MRML version="Slicer5" userTags="">
+ <LinearTransform id="vtkMRMLLinearTransformNode9" name="added"></LinearTransform>
+</MRML>
+"""
 
 
 @pytest.fixture
@@ -504,21 +613,24 @@ def test_the_cases_of_the_scene_are_trained_on(panel, drawn, installed, tmp_path
     until(lambda: "mine" in [model.name for model in panel.models], 100)
 
 
-def test_choices_survive_saving_and_opening_the_scene(panel, phantom, drawn, tmp_path: Path) -> None:
-    ct, mr, _ = phantom
-    before = strokes_of(panel)
-    panel.ui.taskSelector.setCurrentIndex(1)
-    panel.ui.referenceSelector.setCurrentNode(ct)
-    panel.ui.targetsSelector.setCheckState(mr, qt.Qt.Checked)
-    panel.ui.secondsBox.setValue(33)
-    panel.ui.show3DBox.setChecked(True)
+def test_all_choices_survive_saving_and_opening_the_scene(panel, drawn, module, tmp_path: Path) -> None:
+    parameters, before = panel.parameters, strokes_of(panel)
+    wanted = other_values(panel, module)
+    for name, value in wanted.items():
+        setattr(parameters, name, value)
     save_mrb(slicer.mrmlScene, tmp_path)
-    parameters = panel.parameters
-    assert panel.ui.taskSelector.currentIndex == 1 and panel.ui.secondsBox.value == 33 and panel.ui.show3DBox.checked
-    assert panel.ui.referenceSelector.currentNode().GetName() == "CT" == parameters.reference.GetName()
-    assert [node.GetName() for node in parameters.targets] == ["MR"]
+    assert panel.parameters is not parameters
+    found = {name: getattr(panel.parameters, name) for name in wanted}
+    assert {name: named(value) for name, value in found.items()} == {
+        name: named(value) for name, value in wanted.items()
+    }
+    assert {name: named(control_value(widget)) for name, widget in bound_controls(panel).items()} == {
+        name: named(shown(wanted[name])) for name in bound_controls(panel)
+    }
     assert [node.GetName() for node in panel.ui.targetsSelector.checkedNodes()] == ["MR"]
-    assert parameters.labels == "liver" and strokes_of(panel) == before
+    panel.parameters.scribbles = slicer.mrmlScene.GetFirstNodeByName("CT scribbles")
+    panel.parameters.labels = "liver"
+    assert strokes_of(panel) == before
 
 
 def test_importing_the_module_imports_no_torch(tmp_path: Path) -> None:
