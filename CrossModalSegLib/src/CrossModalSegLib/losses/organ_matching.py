@@ -49,13 +49,17 @@ def match(
     b, k, n = prediction.masks.shape[:3]
     size = targets.shape[-2:]
     places = random_points(b, points, targets.device, generator)
-    masks = sample_points(prediction.masks.flatten(1, 2), places, size)
     wanted = sample_points(targets, places, size)
-    if within_organ:
-        own = matching_cost(masks.view(b * k, n, -1), wanted.view(b * k, 1, -1)).view(b, k, n)
-        best = own.argmin(-1) + n * torch.arange(k, device=own.device)
-        return torch.where(present, best, UNMATCHED)
-    return _assign(matching_cost(masks, wanted), present, n)
+    if not within_organ:
+        masks = sample_points(prediction.masks.flatten(1, 2), places, size)
+        return _assign(matching_cost(masks, wanted), present, n)
+    # Queries of organs that are not there, often half of them, need no cost.
+    image, organ = present.nonzero(as_tuple=True)
+    own = sample_points(prediction.masks[image, organ], places[image], size)
+    best = matching_cost(own, wanted[image, organ][:, None])[..., 0].argmin(-1)
+    matched = torch.full((b, k), UNMATCHED, device=best.device)
+    matched[image, organ] = best + n * organ
+    return matched
 
 
 def matching_cost(masks: Tensor, targets: Tensor) -> Tensor:

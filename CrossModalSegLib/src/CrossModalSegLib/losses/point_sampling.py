@@ -31,9 +31,16 @@ def sample_points(maps: Tensor, points: Tensor, size: tuple[int, int] | torch.Si
     reach = torch.tensor([size[1] / (w * strides[0]), size[0] / (h * strides[1])], device=points.device)
     with torch.autocast(maps.device.type, enabled=False):
         grid = 2.0 * points[:, None] * reach - 1.0
-        values = maps if maps.dtype == torch.float64 else maps.float()
+        values = as_floats(maps)
         sampled = functional.grid_sample(values, grid.to(values.dtype), padding_mode="border", align_corners=False)
     return sampled[:, :, 0]
+
+
+def as_floats(maps: Tensor) -> Tensor:
+    """Maps of any real type or bool as fp32 (fp64 stays)."""
+    if maps.dtype == torch.float64:
+        return maps
+    return (maps.view(torch.uint8) if maps.dtype == torch.bool else maps).float()  # of bool it is nine times slower
 
 
 def random_points(

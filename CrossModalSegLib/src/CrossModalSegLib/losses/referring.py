@@ -14,7 +14,14 @@ from torch.nn import functional
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses.organ_matching import check_targets, match
-from CrossModalSegLib.losses.point_sampling import IMPORTANCE, OVERSAMPLE, POINTS, sample_points, uncertain_points
+from CrossModalSegLib.losses.point_sampling import (
+    IMPORTANCE,
+    OVERSAMPLE,
+    POINTS,
+    as_floats,
+    sample_points,
+    uncertain_points,
+)
 from CrossModalSegLib.models.masked_decoder import Prediction
 
 
@@ -83,42 +90,36 @@ class ReferringLoss:
         check_targets(predictions[0], targets, present)
         check_targets(predictions[0], targets, organs)
         with torch.autocast(targets.device.type, enabled=False):
-            heads = [self._head(each, targets, present & organs, organs, generator) for each in predictions]
+            aims = _aims(targets, present & organs, organs)
+            heads = [self._head(each, aims, generator) for each in predictions]
         weights = {"bce": self.bce, "dice": self.dice, "select": self.select, "presence": self.presence}
         if self.absent > 0:
             weights["absent"] = self.absent
         return {name: weight * torch.stack([head[name] for head in heads]).mean() for name, weight in weights.items()}
 
-    def _head(
-        self,
-        prediction: Prediction,
-        targets: Tensor,
-        there: Tensor,
-        organs: Tensor,
-        generator: torch.Generator | None,
-    ) -> dict[str, Tensor]:
-        matched = match(prediction, targets, there, self.within_organ, points=self.points, generator=generator)
-        image, organ = there.nonzero(as_tuple=True)
-        query = matched[image, organ]
-        masks = prediction.masks.flatten(1, 2)[image, query]
-        bce, dice = self._mask_terms(masks, targets[image, organ], generator)
+    def _head(self, prediction: Prediction, aims: _Aims, generator: torch.Generator | None) -> dict[str, Tensor]:
+        matched = match(
+            prediction, aims.targets, aims.there, self.within_organ, points=self.points, generator=generator
+        )
+        query = matched[aims.image, aims.organ]
+        masks = prediction.masks.flatten(1, 2)[aims.image, query]
+        bce, dice = self._mask_terms(masks, aims.masks, generator)
         terms = {
             "bce": bce,
             "dice": dice,
-            "select": select_term(prediction.similarity, image, organ, query),
-            "presence": presence_term(prediction.presence, there, organs),
+            "select": select_term(prediction.similarity, aims.image, aims.organ, query),
+            "presence": presence_term(prediction.presence, aims.there, aims.organs),
         }
         if self.absent > 0:
-            terms["absent"] = self._absent_term(prediction, organs & ~there, targets.shape[-2:], generator)
+            terms["absent"] = self._absent_term(prediction, aims, generator)
         return terms
 
-    def _absent_term(
-        self, prediction: Prediction, missing: Tensor, size: tuple[int, int], generator: torch.Generator | None
-    ) -> Tensor:
-        image, organ = missing.nonzero(as_tuple=True)
+    def _absent_term(self, prediction: Prediction, aims: _Aims, generator: torch.Generator | None) -> Tensor:
+        image, organ = aims.missing
         masks = prediction.masks[image, organ, prediction.similarity[image, organ].argmax(-1)]
         if len(masks) == 0:
             return masks.float().sum()
+        size = aims.targets.shape[-2:]
         places = uncertain_points(masks, size, self.points, self.oversample, self.importance, generator)
         return functional.softplus(sample_points(masks[:, None], places, size)).mean()
 
@@ -131,6 +132,34 @@ class ReferringLoss:
         logits = sample_points(masks[:, None], places, size)[:, 0]
         wanted = sample_points(targets[:, None], places, size)[:, 0]
         return functional.binary_cross_entropy_with_logits(logits, wanted), dice_term(logits, wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class _Aims:
+    """What all heads are compared with.
+
+    Attributes:
+        targets: (B, K, H, W) float: what points are sampled from, converted once for all heads.
+        there, organs: (B, K) bool: in the target and asked for, and asked for.
+        image, organ: (M,) indices of the organs that are there.
+        masks: (M, H, W), their targets.
+        missing: Indices of the organs that are asked for and not there.
+    """
+
+    targets: Tensor
+    there: Tensor
+    organs: Tensor
+    image: Tensor
+    organ: Tensor
+    masks: Tensor
+    missing: tuple[Tensor, Tensor]
+
+
+def _aims(targets: Tensor, there: Tensor, organs: Tensor) -> _Aims:
+    targets = as_floats(targets)
+    image, organ = there.nonzero(as_tuple=True)
+    missing = (organs & ~there).nonzero(as_tuple=True)
+    return _Aims(targets, there, organs, image, organ, targets[image, organ], missing)
 
 
 def dice_term(logits: Tensor, targets: Tensor) -> Tensor:
