@@ -108,6 +108,15 @@ def test_probabilities_and_the_largest_component(
     assert report["images"]["target"]["matching"] == "order"
 
 
+def test_organs_without_names_are_said(
+    files: Files, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = words_for(files, model, tmp_path / "o")
+    assert "called label 1, label 2" in run(capsys, *words).out
+    named = run(capsys, *words, "--overwrite", "--labels", "liver", "spleen")
+    assert named.code == 0 and "label 1" not in named.out
+
+
 def test_segments_are_the_organs_by_their_names(
     files: Files, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,7 +231,11 @@ CONSTANT = noise().with_array(np.full(noise().shape, 3.0))
         (_scribbles(_erase(2)), ("--labels", "liver", "spleen"), ("no scribble of spleen",)),
         (_scribbles(lambda array: array.fill(255)), ("--labels", "a", "b"), ("scribbles are empty",)),
         (_scribbles(lambda array: array.__setitem__((0, 0, 0), 77)), ("--labels", "a", "b"), ("77", "1 to 2 are")),
-        (_write("scribbles", strokes(noise((6, 20, 24)))), (), ("should share one grid", "shape (6, 20, 24)")),
+        (
+            _write("scribbles", strokes(noise((6, 20, 24)))),
+            (),
+            ("'reference' and 'scribbles' should share one", "(6, 20, 24)"),
+        ),
         (_write("target", CONSTANT), (), ("image 'target' is constant",)),
         (_write("reference", CONSTANT), (), ("image 'reference' is constant",)),
         (_colour, (), ("target.nii.gz", "3 values per voxel")),

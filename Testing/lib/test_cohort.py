@@ -117,6 +117,7 @@ def test_case_by_name(folder: Path):
         (lambda d: d.update(modalities=[]), "modalities should be names such as"),
         (lambda d: d.update(modalities="ct"), "A list was expected as 'modalities', got str"),
         (lambda d: d.update(modalities=["ct", "ct"]), "Each modality should appear once; these appear twice: ct"),
+        (lambda d: d.update(modalities=["ct", "mask"]), "'mask' is not a modality but what belongs to an image"),
         (lambda d: d.update(labels=[{"value": 2, "name": "x"}]), "label values should be 1 to 1"),
         (lambda d: d.pop("scribble_convention"), "case 'a' has scribbles, but no scribble convention is declared"),
         (lambda d: d.update(scribble_convention={"unlabelled": 0}), "lacks background"),
@@ -370,7 +371,7 @@ def test_scribbles_and_mask_on_another_grid(folder: Path, file: str):
     labels = np.full((8, 6, 5), 2, np.uint8)
     cohort = replaced(folder, file, Volume(labels, AFFINE @ np.diag([1, 1, 0.5, 1])))
     name = file.split(".")[0]
-    with pytest.raises(GeometryError, match=f"In the case 'a': 'image' and '{name}' should share one grid"):
+    with pytest.raises(GeometryError, match=f"In the case 'a': 'ct' and '{name}' should share one grid"):
         load_case(cohort.cases[0], cohort)
     loaded = load_case(cohort.cases[0], cohort, resample=True)
     assert (getattr(loaded, name).array[:3] == 2).all()

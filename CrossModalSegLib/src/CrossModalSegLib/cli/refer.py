@@ -91,6 +91,7 @@ def run(args: Arguments) -> None:
     names, targets = _load_targets(args)
     _say_if_sheared({names[0]: loaded.grid, **targets})
     model = _model(args)
+    _say_if_unnamed(args, table, model.card.labels)
     with progress_bar(args.quiet) as progress:
         work = partial(_refer, args, model, loaded, targets, table, progress)
         referred = on_device_or_cpu(work, device)
@@ -151,6 +152,19 @@ def _say_if_sheared(images: dict[str, Volume]) -> None:
     for name, image in images.items():
         if not fits_nifti(image):
             say(f"{name}: {SHEARED_NOTE}")
+
+
+def _say_if_unnamed(args: Arguments, table: LabelTable, known: LabelTable) -> None:
+    """How to name the organs of a label map; that value 1 is the model's first organ would be a guess."""
+    from CrossModalSegLib.io.segmentation_io import is_slicer_segmentation
+
+    if args.labels or is_slicer_segmentation(args.scribbles):
+        return
+    example = " ".join(f'"{name}"' if " " in name else name for name in known.names)
+    say(
+        f"note: the scribbles tell no names, so their organs are called {', '.join(table.names)}. Name them with "
+        f"--labels, value 1 first; the model was trained with: {example}."
+    )
 
 
 def _model(args: Arguments) -> LoadedModel:

@@ -68,6 +68,8 @@ class Cohort:
         if not self.modalities or not all(isinstance(each, str) and _is_file_name(each) for each in self.modalities):
             raise CohortError(f"The modalities should be names such as 'ct' and 'mr', got {list(self.modalities)}.")
         check_unique("modality", self.modalities)
+        if taken := sorted({"scribbles", "mask"} & set(self.modalities)):
+            raise CohortError(f"'{taken[0]}' is not a modality but what belongs to an image; call the image otherwise.")
         if not self.cases:
             raise CohortError("A cohort needs at least one case.")
         check_unique("case", [case.name for case in self.cases])

@@ -56,9 +56,9 @@ def load_case(case: Case, cohort: Cohort, resample: bool = False) -> LoadedCase:
     """
     with _named(case.name):
         images = _load_images(case, cohort.modalities, resample)
-        grid = next(iter(images.values()))
-        scribbles = None if case.scribbles is None else _load_scribbles(case.scribbles, cohort, grid, resample)
-        mask = None if case.mask is None else _load_mask(case.mask, cohort.labels, grid, resample)
+        first = next(iter(images.items()))
+        scribbles = None if case.scribbles is None else _load_scribbles(case.scribbles, cohort, first, resample)
+        mask = None if case.mask is None else _load_mask(case.mask, cohort.labels, first, resample)
     return LoadedCase(case.name, images, scribbles, mask)
 
 
@@ -76,7 +76,8 @@ def on_first_grid(images: dict[str, Volume]) -> dict[str, Volume]:
     return {name: each if same_geometry(grid, each) else resample_like(each, grid) for name, each in images.items()}
 
 
-def _load_scribbles(path: Path, cohort: Cohort, grid: Volume, resample: bool) -> Volume:
+def _load_scribbles(path: Path, cohort: Cohort, first: tuple[str, Volume], resample: bool) -> Volume:
+    name, grid = first
     if is_slicer_segmentation(path):
         scribbles = read_scribble_segments(path, cohort.labels)
         scribbles = place_on_grid(scribbles, grid, UNLABELLED) or scribbles
@@ -86,11 +87,12 @@ def _load_scribbles(path: Path, cohort: Cohort, grid: Volume, resample: bool) ->
     if same_geometry(grid, scribbles):
         return grid.with_array(scribbles.array)
     if not resample:
-        require_same_geometry(image=grid, scribbles=scribbles)
+        require_same_geometry(**{name: grid, "scribbles": scribbles})
     return resample_scribbles(scribbles, grid)
 
 
-def _load_mask(path: Path, table: LabelTable, grid: Volume, resample: bool) -> Volume:
+def _load_mask(path: Path, table: LabelTable, first: tuple[str, Volume], resample: bool) -> Volume:
+    name, grid = first
     if is_slicer_segmentation(path):
         mask = read_mask_segments(path, table)
         mask = place_on_grid(mask, grid) or mask
@@ -100,7 +102,7 @@ def _load_mask(path: Path, table: LabelTable, grid: Volume, resample: bool) -> V
     if same_geometry(grid, mask):
         return grid.with_array(mask.array)
     if not resample:
-        require_same_geometry(image=grid, mask=mask)
+        require_same_geometry(**{name: grid, "mask": mask})
     return resample_like(mask, grid, "nearest", fill=0)
 
 
