@@ -14,11 +14,11 @@ from scene_support import (
     segment_named,
     vtk_matrix,
 )
-from worker_stand_in import FakeClient
 
 from CrossModalSegLib.errors import Cancelled, InputError, LabelError, OutputError, WorkerError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.geometry import world_affine
+from CrossModalSegLib.scene.nodes import nodes_of
 from CrossModalSegLib.scene.scribbles import BACKGROUND, read_scribbles
 from CrossModalSegLib.scene.segmentations import read_mask, write_segmentation
 from CrossModalSegLib.scene.volumes import read_grid, read_volume
@@ -38,6 +38,7 @@ from CrossModalSegLib.worker.messages import (
     SegmentResult,
 )
 from grids import grid_affine
+from worker_stand_in import FakeClient
 
 SHAPE = (5, 7, 9)
 OBLIQUE = grid_affine((0.8, 1.1, 4.5), (0.3, -0.2, 0.5), (-31.5, 12.25, 840.0))
@@ -193,6 +194,23 @@ def add_strokes(workflow, volume):
         mask[value, 2, 1:4] = True
         paint(node, segment_named(node, name), mask, OBLIQUE)
     return node
+
+
+def test_what_is_gone_is_not_offered_to_be_undone(scene, workflow, client, ct, scribbles):
+    for number, name in enumerate(("first", "second")):
+        task = workflow.fit({"ct": ct}, scribbles, TABLE, name=name)
+        client.jobs[-1].done(fit_result(ct, random_labels(number)))
+        assert task.state == "done"
+    scene.RemoveNode(task.result.segmentation)
+    for table in nodes_of(scene, "vtkMRMLTableNode"):
+        scene.RemoveNode(table)
+    assert workflow.undo()  # the first one: of the second nothing is left
+    assert scene.GetFirstNodeByName("first") is None
+    workflow.fit({"ct": ct}, scribbles, TABLE, name="third")
+    client.jobs[-1].done(fit_result(ct, random_labels(3)))
+    assert workflow.can_undo
+    scene.Clear(0)
+    assert not workflow.can_undo and not workflow.undo()
 
 
 def test_pause_finish_cancel(workflow, client, ct, scribbles):

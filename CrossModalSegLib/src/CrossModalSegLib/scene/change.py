@@ -33,6 +33,7 @@ class Change:
         """
         self._scene, self._part_of = scene, part_of
         self._steps: list[Callable[[], None]] = []
+        self._nodes: list[vtkMRMLNode] = []
         if part_of is None and scene.GetUndoFlag():
             scene.SaveStateForUndo()
 
@@ -40,11 +41,18 @@ class Change:
         """Note a node that has just been added to the scene: undoing removes it."""
         if self._scene.GetUndoFlag():
             node.SetUndoEnabled(True)
+        self._nodes.append(node)
         self._steps.append(lambda: remove_with_item(self._scene, node))
 
     def changed(self, node: vtkMRMLNode, restore: Callable[[], None]) -> None:
         """Note how a node is brought back to what it was; skipped where it is gone by then."""
+        self._nodes.append(node)
         self._steps.append(lambda: restore() if self._scene.IsNodePresent(node) else None)
+
+    @property
+    def is_moot(self) -> bool:
+        """Whether all that changed is gone from the scene: it was deleted, or the scene was closed."""
+        return not any(self._scene.IsNodePresent(node) for node in self._nodes)
 
     def undo(self) -> None:
         """Bring the scene back to what it was; a second call has no effect."""
@@ -61,3 +69,4 @@ class Change:
             self.undo()
         elif self._part_of is not None:
             self._part_of._steps.append(self.undo)
+            self._part_of._nodes += self._nodes

@@ -92,11 +92,12 @@ class Workflow:
     @property
     def can_undo(self) -> bool:
         """Whether there is a result to take back."""
+        self._forget_moot()
         return bool(self._changes)
 
     def undo(self) -> bool:
         """Take the last result back; whether there was one."""
-        if not self._changes:
+        if not self.can_undo:
             return False
         self._changes.pop().undo()
         return True
@@ -485,6 +486,11 @@ class Workflow:
         require_present(self.scene, *nodes)
         _require_different(*nodes)
         return nodes[0], nodes
+
+    def _forget_moot(self) -> None:
+        """What was deleted by hand, or went with its scene, cannot be taken back."""
+        while self._changes and self._changes[-1].is_moot:
+            self._changes.pop()
 
     @contextmanager
     def _step(self) -> Iterator[Change]:
