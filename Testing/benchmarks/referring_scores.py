@@ -170,7 +170,7 @@ class Row:
     def __str__(self) -> str:
         a = self.absence
         return (
-            f"{self.method:12s} {self.task:20s} DSC {_listed(self.dsc)}  NSD 1 mm {mean([*self.nsd1.values()]):.3f}, "
+            f"{self.method:12s} {self.task:32s} DSC {_listed(self.dsc)}  NSD 1 mm {mean([*self.nsd1.values()]):.3f}, "
             f"2 mm {_listed(self.nsd2)}  absent but marked {a.marked_share:.1%} of {a.absent}, "
             f"there but missed {a.missed_share:.1%} of {a.present}  {self.seconds:.1f} s"
         )
