@@ -24,9 +24,16 @@ class CrossModalSegBatch:
         parent.title, parent.hidden = "CrossModalSeg batch", True
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage."""
+
+    def error(self, message: str) -> None:
+        self.exit(_wrong(f"{message[:1].upper()}{message[1:]}; `{self.prog} --help` lists all options."))
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="CrossModalSegBatch.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -245,7 +245,7 @@ class NodeFunctions:
 
         Args:
             reference: the volume that is scribbled on.
-            targets: a list of other volumes.
+            targets: a list of other volumes, or one.
             scribbles: strokes of every structure; background is not needed.
             labels: as in `prepareScribbles`; None takes those of the scribbles.
             model: folder or name; None is the default model.
@@ -262,7 +262,7 @@ class NodeFunctions:
         begin = partial(
             self.workflow().refer,
             reference,
-            list(targets),
+            [targets] if targets is None or hasattr(targets, "GetID") else list(targets),
             scribbles,
             _table_for(scribbles, labels),
             model=_text(model),

@@ -149,6 +149,10 @@ def test_errors_are_sentences_before_any_work(logic, phantom) -> None:
         logic.fit(phantom.ct, logic.prepareScribbles(phantom.ct, "GTV", name="empty"))
     with pytest.raises(InputError, match="'Phantom CT' was chosen twice"):
         logic.register(phantom.ct, phantom.ct)
+    with pytest.raises(InputError, match="'Phantom CT' was chosen twice"):
+        logic.refer(phantom.ct, phantom.ct, phantom.scribbles)  # one volume needs no list
+    with pytest.raises(InputError, match="A volume of the scene was expected, got nothing"):
+        logic.refer(phantom.ct, None, phantom.scribbles)
     with pytest.raises(LabelError, match="appear twice: liver"):
         logic.prepareScribbles(phantom.ct, "liver, Liver")
     with pytest.raises(TypeError, match="no option on_done; callbacks are onProgress, onPreview"):

@@ -252,6 +252,21 @@ def test_who_has_no_graphics_card_reads_so_beside_the_buttons(panel) -> None:
     assert not panel.ui.cpuLabel.visible
 
 
+def test_what_the_worker_wants_to_be_known_stays_readable_after_the_run(panel) -> None:
+    calls = {}
+    note = "The memory of cuda is too small for this case: it is computed again on the CPU, slowly."
+    panel.work.start(
+        panel.ui.runStep,
+        "Fitting …",
+        lambda **callbacks: (calls.update(callbacks), SimpleNamespace(kind=None, cancel=lambda: None))[1],
+        lambda _: "Done.",
+    )
+    assert not panel.ui.noteLabel.visible
+    calls["onLog"](note)
+    calls["onDone"](None)
+    assert (panel.ui.workLabel.text, panel.ui.noteLabel.text) == ("Done.", note) and panel.ui.noteLabel.visible
+
+
 def test_what_was_installed_is_looked_at(panel, monkeypatch: pytest.MonkeyPatch) -> None:
     problems, asked = ["Missing: torch."], []
     panel.logic.environmentProblem = lambda: problems[0]

@@ -13,7 +13,7 @@ from CrossModalSegLib.cohort import Case, Cohort
 from CrossModalSegLib.errors import CrossModalSegError, InputError, ModelError, OutputError
 from CrossModalSegLib.output import atomic_folder, write_json
 from CrossModalSegLib.worker.client import Job, WorkerClient
-from CrossModalSegLib.worker.messages import JobRequest, Model, ModelInfoRequest, ModelsRequest
+from CrossModalSegLib.worker.messages import DoctorRequest, JobRequest, Model, ModelInfoRequest, ModelsRequest
 
 from .cases import request_for, segmented, write_segmented
 from .report import CASE_FILE, Outcome, finished, remove_remains, require_same, write_report
@@ -76,6 +76,7 @@ def check_batch(
     else:
         require_same(out, _described(settings, cohort))
         check_writable(out.absolute())
+    _require_device(settings.device, client, alive)
     model = _model(settings, client, alive)
     require_task(settings, model)
     return Batch(cohort, settings, images_used(settings, cohort, model), out, client, alive)
@@ -154,6 +155,16 @@ def _answered(client: WorkerClient, request: JobRequest, alive: Callable[[], Non
     if job.error is not None:
         raise job.error.as_exception()
     return job
+
+
+def _require_device(name: str, client: WorkerClient, alive: Callable[[], None]) -> None:
+    if name == "auto":
+        return
+    there = [device.name for device in _answered(client, DoctorRequest(), alive).result.devices]
+    if name not in there and f"{name}:0" not in there:
+        raise InputError(
+            f"The device '{name}' is not there; this machine offers {', '.join(there)}. Choose one of them."
+        )
 
 
 def _model(settings: BatchSettings, client: WorkerClient, alive: Callable[[], None]) -> Model | None:
