@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -178,8 +179,10 @@ def test_a_fit_is_asked_for_and_shown(session: Session, client: FakeClient) -> N
     assert session.is_busy
     with pytest.raises(InputError, match="Fitting is still going on"):
         session.add_class("x")
+    time.sleep(0.05)  # loading and the first answer are not part of the curve
     job.tell(loss=0.5)
     job.tell(loss=0.25)
+    assert session.run.curve[0][0] < 0.05
     mask = np.zeros(SHAPE)
     mask[1, 2, 3] = 1
     job.preview(ct().with_array(mask.astype(np.uint8)))

@@ -84,14 +84,14 @@ class Run:
         title: what is done.
         task: in the worker.
         can_finish: whether it can be stopped with its best answer.
-        curve: (seconds, loss) so far.
+        curve: (seconds since the first one, loss) so far.
         notes: what the worker wants the person to know.
     """
 
     title: str
     task: Task
     can_finish: bool
-    began: float = field(default_factory=time.monotonic)
+    began: float | None = None
     curve: list[tuple[float, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -99,6 +99,7 @@ class Run:
         """Add a point to the curve."""
         loss = values.get("loss", next(iter(values.values()), None))
         if loss is not None:
+            self.began = self.began or time.monotonic()
             self.curve.append((time.monotonic() - self.began, loss))
             if len(self.curve) > 2 * _CURVE_POINTS:
                 self.curve = self.curve[::2]
