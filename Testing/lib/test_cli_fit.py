@@ -183,6 +183,20 @@ def _nan(paths: dict[str, Path]) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(array), str(paths["ct"]))
 
 
+def _constant(paths: dict[str, Path]) -> None:
+    write_volume(Volume(np.full(SHAPE, 7, np.int16), affine()), paths["mr"])
+
+
+def _far_away(name: str) -> Callable[[dict[str, Path]], None]:
+    def apply(paths: dict[str, Path]) -> None:
+        volume = read_volume(paths[name])
+        moved = volume.affine.copy()
+        moved[:3, 3] += 1000
+        write_volume(Volume(volume.array, moved), paths[name])
+
+    return apply
+
+
 def _scribbles(change: Callable[[np.ndarray], None]) -> Callable[[dict[str, Path]], None]:
     def apply(paths: dict[str, Path]) -> None:
         array = scribble_array()
@@ -218,6 +232,9 @@ def _foreign_value(array: np.ndarray) -> None:
         (_other_grid, (), ("'ct' and 'mr' should share one grid", "spacing", "--resample")),
         (_nan, (), ("ct.nii.gz", "NaN")),
         (_truncate, (), ("ct.nii.gz",)),
+        (_constant, (), ("'mr' is constant: all of its voxels are 7",)),
+        (_far_away("mr"), ("--resample",), ("'mr' lies outside of 'ct'", "Register it first")),
+        (_far_away("scribbles"), ("--resample",), ("'scribbles' lies outside of 'ct'",)),
         (_scribbles(_no_background), (), ("background scribble",)),
         (_scribbles(_no_class_1), ("--labels", "GTV", "stem"), ("no scribble of GTV",)),
         (_scribbles(_all_empty), (), ("no class",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import shlex
 import signal
@@ -18,6 +19,7 @@ from cli_support import run
 from CrossModalSegLib import __version__
 from CrossModalSegLib.cli import scribble
 from CrossModalSegLib.cli.commands import COMMANDS, Command
+from CrossModalSegLib.cli.console import notes_on_stderr
 from CrossModalSegLib.cli.main import parse
 from CrossModalSegLib.errors import Cancelled, GeometryError
 
@@ -171,3 +173,10 @@ def test_stopping_leaves_nothing_half_written(number: int, code: int, tmp_path: 
     assert errors.startswith("error: stopped")
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_lightning_stays_silent_though_it_turns_itself_up_when_imported() -> None:
+    with notes_on_stderr():
+        for name in ("lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.INFO)
+            assert not logging.getLogger(f"{name}.utilities.rank_zero").isEnabledFor(logging.WARNING)

@@ -267,7 +267,7 @@ def _read_or_refuse(path: Path) -> None:
 
 
 def nnunet(root: Path, labels: dict, channels: object = None, ending: str = ".nii.gz") -> Path:
-    volume = Volume(np.zeros(SHAPE, np.float32), AFFINE)
+    volume = Volume(np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE), AFFINE)
     for name in ("liver_001", "liver_002"):
         for channel in range(2):
             write_volume(volume, root / "imagesTr" / f"{name}_{channel:04d}{ending}")
@@ -359,11 +359,27 @@ def replaced(folder: Path, file: str, volume: Volume) -> Cohort:
 
 
 def test_different_grids_are_an_error_or_resampled(folder: Path):
-    fine = Volume(np.zeros((8, 6, 5), np.float32), AFFINE @ np.diag([1, 1, 0.5, 1]))
+    fine = Volume(np.arange(240, dtype=np.float32).reshape(8, 6, 5), AFFINE @ np.diag([1, 1, 0.5, 1]))
     cohort = replaced(folder, "mr.nii.gz", fine)
     with pytest.raises(GeometryError, match=r"In the case 'a': 'ct' and 'mr' should share one grid.*--resample"):
         load_case(cohort.cases[0], cohort)
     assert load_case(cohort.cases[0], cohort, resample=True).images["mr"].shape == SHAPE
+
+
+@pytest.mark.parametrize("file", ["mr.nii.gz", "scribbles.nii.gz", "mask.nii.gz"])
+def test_what_lies_elsewhere_is_not_resampled_to_nothing(folder: Path, file: str):
+    array = np.arange(120).reshape(SHAPE).astype(np.float32) if file == "mr.nii.gz" else scribble_array() % 255
+    moved = AFFINE.copy()
+    moved[:3, 3] += 500.0
+    cohort = replaced(folder, file, Volume(array, moved))
+    with pytest.raises(GeometryError, match=f"'{file[: -len('.nii.gz')]}' lies outside of 'ct' in patient space"):
+        load_case(cohort.cases[0], cohort, resample=True)
+
+
+def test_a_constant_image_shows_nothing(folder: Path):
+    cohort = replaced(folder, "mr.nii.gz", Volume(np.full(SHAPE, 7, np.int16), AFFINE))
+    with pytest.raises(InputError, match="In the case 'a': The image 'mr' is constant: all of its voxels are 7"):
+        load_case(cohort.cases[0], cohort)
 
 
 @pytest.mark.parametrize("file", ["scribbles.nii.gz", "mask.nii.gz"])

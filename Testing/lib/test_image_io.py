@@ -432,9 +432,10 @@ def test_dicom_with_a_damaged_file(tmp_path: Path):
         read_volume(tmp_path / "d")
 
 
-def test_empty_and_foreign_folders(tmp_path: Path):
+def test_empty_and_foreign_folders(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     with pytest.raises(InputError, match="holds no DICOM series"):
         read_volume(tmp_path)
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(InputError, match="holds no DICOM series"):
         read_volume(tmp_path)
+    assert capfd.readouterr().err == ""  # ITK has nothing to add

@@ -70,6 +70,7 @@ def test_what_is_saved_is_loaded(folder):
     for name, tensor in network().state_dict().items():
         assert torch.equal(model.network.state_dict()[name], tensor)
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever may read the card may load the model
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "float16"])

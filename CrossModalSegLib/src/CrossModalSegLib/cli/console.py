@@ -9,7 +9,17 @@ from collections.abc import Iterator
 
 from CrossModalSegLib.progress import Progress, SilentProgress, TqdmProgress
 
-_NOISY = ("lightning", "lightning.fabric", "pytorch_lightning", "monai", "matplotlib", "torch")
+# Importing Lightning sets the levels of "lightning.fabric" and "lightning.pytorch", so the loggers below them count.
+_NOISY = (
+    "lightning",
+    "lightning.fabric",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.pytorch.utilities.rank_zero",
+    "pytorch_lightning",
+    "monai",
+    "matplotlib",
+    "torch",
+)
 
 
 def say(text: str = "") -> None:

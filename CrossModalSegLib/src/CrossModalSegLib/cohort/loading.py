@@ -7,11 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CrossModalSegError
+from ..errors import CrossModalSegError, GeometryError, InputError
 from ..io import read_mask_segments, read_scribble_segments, read_volume
 from ..io.segmentation_io import is_slicer_segmentation
 from ..labels import UNLABELLED, LabelTable, check_mask
-from ..volume import Volume, place_on_grid, require_same_geometry, resample_like, resample_scribbles, same_geometry
+from ..placement import shared_share
+from ..volume import (
+    Volume,
+    describe,
+    place_on_grid,
+    require_same_geometry,
+    resample_like,
+    resample_scribbles,
+    same_geometry,
+)
 from .cohort import Case, Cohort
 
 
@@ -50,8 +59,8 @@ def load_case(case: Case, cohort: Cohort, resample: bool = False) -> LoadedCase:
         The volumes. Segments that 3D Slicer stored as a cropped box are placed back in either case.
 
     Raises:
-        InputError: a file is missing, damaged, 4D, in colour, or holds NaN or infinities.
-        GeometryError: grids differ and `resample` is false.
+        InputError: a file is missing, damaged, 4D, in colour, or holds NaN or infinities, or an image is constant.
+        GeometryError: grids differ and `resample` is false, or have no place in common.
         LabelError: scribbles or mask hold unknown values.
     """
     with _named(case.name):
@@ -64,16 +73,42 @@ def load_case(case: Case, cohort: Cohort, resample: bool = False) -> LoadedCase:
 
 def _load_images(case: Case, modalities: tuple[str, ...], resample: bool) -> dict[str, Volume]:
     images = {modality: read_volume(case.images[modality]) for modality in modalities}
+    _require_content(images)
     if resample:
         return on_first_grid(images)
     require_same_geometry(**images)
     return images
 
 
+def _require_content(images: dict[str, Volume]) -> None:
+    for name, volume in images.items():
+        if volume.array.min() == volume.array.max():
+            raise InputError(
+                f"The image '{name}' is constant: all of its voxels are {volume.array.flat[0]:g}, so there is nothing "
+                "to see in it. Is it the right file?"
+            )
+
+
 def on_first_grid(images: dict[str, Volume]) -> dict[str, Volume]:
-    """The images on the grid of the first one; those that have it already are the same objects."""
-    grid = next(iter(images.values()))
+    """The images on the grid of the first one; those that have it already are the same objects.
+
+    Raises:
+        GeometryError: one shares no place with the first.
+    """
+    first, grid = next(iter(images.items()))
+    for name, each in images.items():
+        _require_common_place(first, grid, name, each)
     return {name: each if same_geometry(grid, each) else resample_like(each, grid) for name, each in images.items()}
+
+
+def _require_common_place(first: str, grid: Volume, name: str, other: Volume) -> None:
+    """GeometryError where nothing of a volume would be left on the grid of another."""
+    if not same_geometry(grid, other) and shared_share(grid, other) == 0:
+        raise GeometryError(
+            f"'{name}' lies outside of '{first}' in patient space, so nothing would be left of it there: '{first}' has "
+            f"{describe(grid)}; '{name}' has {describe(other)}. Register it first, or check that both are of one "
+            "patient."
+        )
 
 
 def _load_scribbles(path: Path, cohort: Cohort, first: tuple[str, Volume], resample: bool) -> Volume:
@@ -88,6 +123,7 @@ def _load_scribbles(path: Path, cohort: Cohort, first: tuple[str, Volume], resam
         return grid.with_array(scribbles.array)
     if not resample:
         require_same_geometry(**{name: grid, "scribbles": scribbles})
+    _require_common_place(name, grid, "scribbles", scribbles)
     return resample_scribbles(scribbles, grid)
 
 
@@ -103,6 +139,7 @@ def _load_mask(path: Path, table: LabelTable, first: tuple[str, Volume], resampl
         return grid.with_array(mask.array)
     if not resample:
         require_same_geometry(**{name: grid, "mask": mask})
+    _require_common_place(name, grid, "mask", mask)
     return resample_like(mask, grid, "nearest", fill=0)
 
 

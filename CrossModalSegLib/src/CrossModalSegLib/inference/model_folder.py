@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -198,6 +199,7 @@ def find_model(folder_or_name: str | Path) -> Path:
 def _write(tensors: dict[str, Tensor], card: ModelCard, weights_path: Path, card_path: Path) -> None:
     save_file(tensors, weights_path, metadata={"format": "pt"})
     write_json(replace(card, weights_sha256=_sha256(weights_path)).to_json(), card_path)
+    shutil.copymode(card_path, weights_path)  # safetensors lets nobody else read it
 
 
 def _stored_tensors(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

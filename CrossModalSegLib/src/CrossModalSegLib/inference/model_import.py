@@ -50,7 +50,7 @@ def import_model(
         target = name or read_card(source).name
         with atomic_folder(base / target, overwrite=overwrite, inputs=(source,)) as temporary:
             _copy_files(members, temporary)
-            load_model(temporary)
+            _check_loads(temporary, source)
         return base / target
     return _import_zip(source, base, name, overwrite)
 
@@ -80,10 +80,18 @@ def _import_zip(source: Path, base: Path, name: str | None, overwrite: bool) -> 
             target = name or _name_in(archive, members[CARD_FILE], source)
             with atomic_folder(base / target, overwrite=overwrite, inputs=(source,)) as temporary:
                 _extract(archive, members, temporary, source)
-                load_model(temporary)
+                _check_loads(temporary, source)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise ModelError(f"'{source}' is not a usable zip archive ({error}): download it again.") from error
     return base / target
+
+
+def _check_loads(temporary: Path, source: Path) -> None:
+    """ModelError, which names the source instead of the copy, unless a copied model is usable."""
+    try:
+        load_model(temporary)
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(temporary), str(source))) from error
 
 
 def _zip_members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,8 @@ def read_dicom_series(folder: Path) -> Volume:
 
 def _only_series(folder: Path) -> list[Path]:
     reader = sitk.ImageSeriesReader()
-    ids = reader.GetGDCMSeriesIDs(str(folder))
+    with _without_warnings():
+        ids = reader.GetGDCMSeriesIDs(str(folder))
     if not ids:
         raise InputError(f"The folder '{folder}' holds no DICOM series; name a folder of DICOM files, or a file.")
     series = {each: [Path(name) for name in reader.GetGDCMSeriesFileNames(str(folder), each)] for each in ids}
@@ -54,6 +57,17 @@ def _only_series(folder: Path) -> list[Path]:
         listed = "; ".join(f"{_description(files[0])} ({len(files)} files)" for files in series.values())
         raise InputError(f"The folder '{folder}' holds {len(series)} series: {listed}. Put one series into a folder.")
     return next(iter(series.values()))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """ITK prints what it finds strange to standard error; that there is no series is said by an error here."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _description(file: Path) -> str:
