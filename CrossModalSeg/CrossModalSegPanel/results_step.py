@@ -48,6 +48,7 @@ class ResultsStep:
 
     def _show_table(self, node) -> None:
         self._ui.resultsTable.setMRMLTableNode(node)
+        self._ui.resultsTable.resizeColumnsToContents()
         self._ui.resultsTable.setVisible(node is not None)
 
     def _measure(self, *_args, step=None, text: str | None = None) -> None:
