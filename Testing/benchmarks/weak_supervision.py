@@ -1,12 +1,13 @@
 """Full supervision, partial cross-entropy and CmFNet on abdominal CT: the comparison of the paper's Table II, in small.
 
-    python Testing/benchmarks/weak_supervision.py --data DATA --work FOLDER [--steps 600] [--mr] [--json results.json]
+    python Testing/benchmarks/weak_supervision.py --data DATA --work FOLDER [--steps 3000] [--mr] [--workers 2]
+        [--spacing 6 4 4] [--patch 16 96 96] [--batch-size 1] [--augmentation default] [--json results.json]
 
 Four cases are trained on (sabs03, 16, 19, 24), two are tested on (sabs00, 07), with WORD's seven organs and scribbles
 that are simulated in the style of WORD on every slice. Without --mr the CT goes into both branches of CmFNet; with --mr
 a T2 image that is simulated from the CT and its labels stands in for the MR. pCE is partial cross-entropy alone, CmFNet
 has partial Dice beside it as in the preset "fast", and FullySup has cross-entropy or, with --full-loss dice_ce, Dice
-beside it. All else but the network is the same.
+beside it. All else but the network is the same. A model that is in FOLDER already is tested without training it again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from sabs_cohort import ORGANS, WORD_ORGANS, organ_mask
 
 from CrossModalSegLib.cohort import Case, Cohort, load_case, write_cohort
 from CrossModalSegLib.data.preprocess import Preprocessing
-from CrossModalSegLib.inference.model_folder import load_model
+from CrossModalSegLib.inference.model_folder import load_model, read_card
 from CrossModalSegLib.inference.segment import segment_case
 from CrossModalSegLib.io import read_volume, write_volume
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
@@ -34,10 +34,10 @@ from CrossModalSegLib.scribbles import coverage, simulate_scribbles
 from CrossModalSegLib.simulation import mr_from_ct
 from CrossModalSegLib.training.config import TrainingConfig, preset
 from CrossModalSegLib.training.trainer import train
+from CrossModalSegLib.volume import Volume
 
 TRAINED_ON, TESTED_ON = ("03", "16", "19", "24"), ("00", "07")
 METHODS = {"FullySup": ("full", "vnet"), "pCE": ("pce", "vnet"), "CmFNet": ("cmfnet", "cmfnet")}
-SPACING = (4.0, 2.4, 2.4)
 
 
 def prepare(data: Path, work: Path, with_mr: bool) -> Cohort:
@@ -52,9 +52,8 @@ def prepare(data: Path, work: Path, with_mr: bool) -> Cohort:
         images = {"ct": image}
         if with_mr:
             images["mr"] = work / f"sabs{name}_mr.nii.gz"
-            table = LabelTable.from_names(ORGANS)
-            labels = dense.with_array(dense.array.astype(np.uint8))
-            write_volume(mr_from_ct(read_volume(image), labels, table, int(name), "t2"), images["mr"])
+            if not images["mr"].exists():
+                write_volume(simulated_mr(read_volume(image), dense, int(name)), images["mr"])
         files = {"mask": mask, "scribbles": mask.with_array(drawn)}
         paths = {what: work / f"sabs{name}_{what}.nii.gz" for what in files}
         for what, volume in files.items():
@@ -67,6 +66,12 @@ def prepare(data: Path, work: Path, with_mr: bool) -> Cohort:
     return cohort
 
 
+def simulated_mr(ct: Volume, dense: Volume, seed: int) -> Volume:
+    """A T2 image made from the CT and its 13 organs."""
+    labels = dense.with_array(dense.array.astype(np.uint8))
+    return mr_from_ct(ct, labels, LabelTable.from_names(ORGANS), seed, "t2")
+
+
 def configuration(method: str, network: str, arguments: argparse.Namespace) -> TrainingConfig:
     """The "fast" preset of the method, for the patch and spacing of this comparison."""
     config = preset("fast", method)
@@ -76,8 +81,11 @@ def configuration(method: str, network: str, arguments: argparse.Namespace) -> T
         config,
         network=network,
         network_options={"base_channels": arguments.base_channels, "dropout": 0.1},
-        preprocessing=Preprocessing(spacing=SPACING),
-        patch_size=(16, 96, 96),
+        preprocessing=Preprocessing(spacing=tuple(arguments.spacing)),
+        patch_size=tuple(arguments.patch),
+        batch_size=arguments.batch_size,
+        augmentation=arguments.augmentation,
+        num_workers=arguments.workers,
         steps=arguments.steps,
         validation_share=0.0,
         scribble_share=0.0,
@@ -113,7 +121,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=3000)
+    spacing = "mm (k, j, i) of the working grid; coarse, so that a patch holds both sides of the body on a CPU, too"
+    parser.add_argument("--spacing", type=float, nargs=3, default=[6.0, 4.0, 4.0], help=spacing)
+    parser.add_argument("--patch", type=int, nargs=3, default=[16, 96, 96], help="voxels (k, j, i)")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--augmentation", default="default", choices=["none", "light", "default"])
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare patches")
     parser.add_argument("--base-channels", type=int, default=8)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--full-loss", choices=["ce", "dice_ce"], default="ce", help="of FullySup")
@@ -122,7 +136,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads, {os.cpu_count()} cores"
-    print(f"{device}; {arguments.steps} steps", flush=True)
+    print(f"{device}; {arguments.steps} steps of {arguments.batch_size} patches {arguments.patch}", flush=True)
     cohort = prepare(arguments.data, arguments.work, arguments.mr)
     training = replace(cohort, cases=tuple(case for case in cohort.cases if case.fold == 0))
     training = replace(training, cases=tuple(replace(case, fold=None) for case in training.cases))
@@ -131,10 +145,10 @@ def main() -> None:
         config = configuration(*METHODS[name], arguments)
         print(f"{name}: {loss_name(config)}", flush=True)
         folder = arguments.work / f"model-{name}{'-mr' if arguments.mr else ''}-{arguments.steps}"
-        began = time.perf_counter()
-        with TqdmProgress() as progress:
-            train(training, folder, config, progress=progress)
-        minutes = (time.perf_counter() - began) / 60
+        if not folder.exists():
+            with TqdmProgress() as progress:
+                train(training, folder, config, progress=progress)
+        minutes = read_card(folder).provenance["seconds"] / 60
         organs = test(folder, cohort)
         dsc = {organ: mean([case["dsc"] for case in cases]) for organ, cases in organs.items()}
         asd = {organ: mean([case["asd_mm"] for case in cases]) for organ, cases in organs.items()}

@@ -57,7 +57,7 @@ class SynthesisConfig:
     Attributes:
         patch: (k, j, i) voxels.
         in_plane_mm, slice_mm: Ranges of the patch's voxel size.
-        every: Range of the distance between scribbled slices, in slices.
+        every: Range of the distance between scribbled slices, in slices; each as often as any other.
         widest_gap_mm: Scribbled slices are not further apart than this, where slices are thick.
         lesion_probability: Share of samples whose target is a drawn lesion.
         plain_probability: Share of images that keep the contrast of the case.
@@ -67,7 +67,7 @@ class SynthesisConfig:
     in_plane_mm: tuple[float, float] = (1.1, 3.2)
     slice_mm: tuple[float, float] = (2.5, 8.0)
     every: tuple[int, int] = (1, 12)
-    widest_gap_mm: float = 45.0
+    widest_gap_mm: float = 60.0
     lesion_probability: float = 0.25
     plain_probability: float = 0.4
 
@@ -257,7 +257,7 @@ def _scribble(
     for position, other in enumerate(kept):
         lookup[other] = 2 + position
     widest = min(config.every[1], max(1, int(config.widest_gap_mm / spacing[0])))
-    every = int(np.exp(rng.uniform(np.log(config.every[0]), np.log(widest + 0.5))).round())
+    every = int(rng.integers(config.every[0], max(config.every[0], widest) + 1))
     drawn = simulate_scribbles(
         lookup[labels],
         spacing,

@@ -7,7 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from CrossModalSegLib.data.referring.pair_sampler import PairConfig, PairKinds, ScribbleStyles
-from CrossModalSegLib.data.referring.paired_augmentation import PAPER_TARGET, SLIGHT, PairedAugmentationConfig
+from CrossModalSegLib.data.referring.paired_augmentation import (
+    PAPER_TARGET,
+    SLIGHT,
+    PairedAugmentationConfig,
+    SpatialConfig,
+)
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.inference.predictor import Precision
@@ -158,7 +163,7 @@ PAPER = ReferringConfig(
 _OURS = PairConfig(
     kinds=PairKinds(0.15, 0.25, 0.15, 0.2, anywhere=0.25, mixed_contrasts=True),
     styles=ScribbleStyles(freeform=0.3, small=0.3, short=0.2, contour=0.1, line=0.1),
-    augmentation=PairedAugmentationConfig(strong_reference=0.5),
+    augmentation=PairedAugmentationConfig(strong_reference=0.5, geometry=SpatialConfig(elastic=0.02)),
     max_organs=5,
     both_ways=True,
 )
