@@ -17,6 +17,7 @@ class ScribblesStep:
     def __init__(self, panel) -> None:
         self._panel, self._ui, self._logic = panel, panel.ui, panel.logic
         self._observed = None
+        self._counted = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(COUNT_MILLISECONDS)
@@ -41,12 +42,14 @@ class ScribblesStep:
         has_image = panel.can_start and image is not None
         self._ui.prepareButton.setEnabled(has_image and bool(parameters.labels.strip()))
         self._ui.backgroundButton.setEnabled(has_image and parameters.scribbles is not None)
-        self._timer.start()
+        if self._counted != self._counts_depend_on():
+            self._timer.start()
 
     def stop(self) -> None:
         """The panel goes, or lets go of the scene."""
         self._timer.stop()
         self._observe(None)
+        self._counted = None
 
     def end_strokes(self) -> None:
         """No brush is active any more."""
@@ -68,6 +71,7 @@ class ScribblesStep:
         parameters, text = self._panel.parameters, ""
         if parameters is None:
             return
+        self._counted = self._counts_depend_on()
         image = self._panel.drawn_on()
         if self._panel.is_ready and image is not None and parameters.scribbles is not None:
             try:
@@ -76,6 +80,12 @@ class ScribblesStep:
             except self._logic.errors() as error:
                 text = str(error)
         self._ui.countsLabel.setText(text)
+
+    def _counts_depend_on(self) -> tuple:
+        """What is counted, beside the strokes themselves."""
+        parameters = self._panel.parameters
+        nodes = [node and node.GetID() for node in (parameters.scribbles, self._panel.drawn_on())]
+        return (*nodes, parameters.labels, parameters.task, self._panel.is_ready)
 
     def _observe(self, node) -> None:
         if node is self._observed:
@@ -89,6 +99,7 @@ class ScribblesStep:
         self._observed = node
 
     def _on_stroke(self, caller, event) -> None:
+        self._counted = None
         self._timer.start()
 
     def _take_labels(self, *_args) -> None:

@@ -2,9 +2,9 @@
 
     python Testing/benchmarks/panel_speed.py [--shape 96 256 256] [--seconds 30]
 
-Prints how long importing and building the panel take, and, on a simulated CT and MR with strokes, how long the click on
-Fit takes and the longest time that the event loop was held while the fit ran, previews and curve included. Nothing is
-rendered: what Slicer needs to draw comes on top.
+Prints how long importing and building the panel take, and, on a simulated CT and MR with strokes, how long a click on
+Fit takes, the first one and the median of others, and the longest time that the event loop was held while the fit ran,
+previews and curve included. Nothing is rendered: what Slicer needs to draw comes on top.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -75,6 +76,18 @@ def prepared(panel, shape: tuple[int, int, int]) -> None:
         paint(panel.parameters.scribbles, segment_named(panel.parameters.scribbles, name), stroke, grid)
 
 
+def clicks(panel, count: int = 7) -> list[float]:
+    """How long clicks on Fit take, in seconds; each fit is cancelled at once."""
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        panel.ui.fitButton.click()
+        seconds.append(time.perf_counter() - began)
+        panel.work.cancel()
+        longest_hold(panel)
+    return seconds
+
+
 def longest_hold(panel) -> float:
     """The longest turn of the event loop until the work has ended, in seconds."""
     longest = 0.0
@@ -95,12 +108,11 @@ def main() -> None:
     _headless, panel = built()
     prepared(panel, tuple(arguments.shape))
     panel.ui.secondsBox.setValue(arguments.seconds)
-    began = time.perf_counter()
+    first, *others = clicks(panel)
     panel.ui.fitButton.click()
-    clicked = time.perf_counter() - began
     longest = longest_hold(panel)
-    size = tuple(arguments.shape)
-    print(f"{size} voxels: click on Fit {clicked:.3f} s, longest hold {longest:.3f} s (target <= 0.05 s)")
+    print(f"{tuple(arguments.shape)} voxels: click on Fit {first:.3f} s, later ones {statistics.median(others):.3f} s")
+    print(f"longest hold {longest:.3f} s (target <= 0.05 s)")
     print(panel.ui.workLabel.text)
     panel.cleanup()
     sys.stdout.flush()

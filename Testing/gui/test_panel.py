@@ -252,6 +252,17 @@ def test_who_has_no_graphics_card_reads_so_beside_the_buttons(panel) -> None:
     assert not panel.ui.cpuLabel.visible
 
 
+def test_strokes_are_counted_again_only_where_something_changed(panel, drawn) -> None:
+    until(lambda: panel.ui.countsLabel.text.startswith("Scribbled voxels"))
+    counted, count = [], panel.logic.countsText
+    panel.logic.countsText = lambda *args: (counted.append(args), count(*args))[1]
+    panel.show()
+    assert not panel.scribbles._timer.active
+    panel.parameters.labels = "liver, spleen"
+    until(lambda: "Still missing: spleen" in panel.ui.countsLabel.text)
+    assert len(counted) == 1
+
+
 def test_what_the_worker_wants_to_be_known_stays_readable_after_the_run(panel) -> None:
     calls = {}
     note = "The memory of cuda is too small for this case: it is computed again on the CPU, slowly."

@@ -114,7 +114,7 @@ def test_images_are_blended_and_side_by_side(tab: Tab) -> None:
     only_ct = tab.pixels("Axial1")
     tab.page.locator('input[aria-label="blend"]').fill("1")
     tab.wait(lambda: np.abs(tab.pixels("Axial1") - only_ct).mean() > 5)
-    assert tab.text('[data-view="Axial1"] .over-title') == "MR · axial"
+    tab.wait(lambda: tab.text('[data-view="Axial1"] .over-title') == "MR · axial")
     tab.page.click('[data-layout="side"]')
     tab.wait(lambda: tab.page.locator(".view").count() == 6)
     tab.wait(lambda: tab.pixels("Axial2").std() > 10)

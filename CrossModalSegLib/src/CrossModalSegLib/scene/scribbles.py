@@ -154,7 +154,7 @@ def count_scribbles(
         if stroke.segment.value is not None:
             flat, _ = landed(stroke, segmentation, reference)
             places.setdefault(stroke.segment.value, []).append(flat)
-    counts = {value: int(np.unique(np.concatenate(each)).size) for value, each in places.items()}
+    counts = {value: _distinct(np.concatenate(each)) for value, each in places.items()}
     named = {label.name: label.value for label in table.labels} | {BACKGROUND: BACKGROUND_VALUE}
     return {name: counts.get(value, 0) for name, value in named.items()}
 
@@ -223,6 +223,13 @@ def _painted(grid: Volume, found: Marks) -> Volume:
     array = np.full(grid.array.size, UNLABELLED, dtype=np.uint8)
     array[found.flat] = found.values
     return grid.with_array(array.reshape(grid.shape))
+
+
+def _distinct(flat: np.ndarray) -> int:
+    """How many different places there are; much quicker than np.unique where they are sorted, as they mostly are."""
+    if (flat[1:] < flat[:-1]).any():
+        flat = np.sort(flat)
+    return int(flat.size > 0) + int(np.count_nonzero(flat[1:] != flat[:-1]))
 
 
 # --- preparing -------------------------------------------------------------------------------------------------------
