@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
+import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import ModelError, OutputError
+from CrossModalSegLib.inference.bundle import export_bundle
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import (
     check_inputs,
@@ -71,6 +75,35 @@ def test_what_is_saved_is_loaded(folder):
         assert torch.equal(model.network.state_dict()[name], tensor)
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever may read the card may load the model
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_no_space_left_for_the_weights(tmp_path):
+    with limited_file_size(1000), pytest.raises(OutputError, match="weights of the model .* cannot be written"):
+        save_model(tmp_path / "m", network(), card())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_no_space_left_for_a_bundle(folder, tmp_path):
+    with limited_file_size(1000), pytest.raises(OutputError, match="No space is left"):
+        export_bundle(folder, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@contextmanager
+def limited_file_size(limit):
+    """A limit on the size of files stands in for a full disk."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "float16"])

@@ -5,6 +5,7 @@ MONAI loads weights from `models/model.pt`: a plain state dict, which it reads w
 
 from __future__ import annotations
 
+import io
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,9 @@ def export_bundle(folder: str | Path, out: str | Path, *, overwrite: bool = Fals
     with atomic_folder(out, overwrite=overwrite, inputs=(find_model(folder),)) as temporary:
         for name in ("configs", "models", "docs"):
             (temporary / name).mkdir()
-        torch.save(
-            {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()},
-            temporary / "models" / "model.pt",
-        )
+        weights = io.BytesIO()  # a file that torch writes itself hides the errors of the system
+        torch.save({f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}, weights)
+        (temporary / "models" / "model.pt").write_bytes(weights.getbuffer())
         write_json(model.card.to_json(), temporary / "configs" / "model.json")
         write_json(_metadata(model.card), temporary / "configs" / "metadata.json")
         write_json(_inference(model), temporary / "configs" / "inference.json")

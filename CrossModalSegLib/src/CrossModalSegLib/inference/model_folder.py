@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from CrossModalSegLib.config import parse_json
-from CrossModalSegLib.errors import CrossModalSegError, InputError, ModelError
+from CrossModalSegLib.errors import CrossModalSegError, InputError, ModelError, OutputError
 from CrossModalSegLib.inference.model_card import NAME_PATTERN, ModelCard
 from CrossModalSegLib.models.factory import build_network
 from CrossModalSegLib.output import atomic_folder, atomic_path, write_json
@@ -197,7 +197,12 @@ def find_model(folder_or_name: str | Path) -> Path:
 
 
 def _write(tensors: dict[str, Tensor], card: ModelCard, weights_path: Path, card_path: Path) -> None:
-    save_file(tensors, weights_path, metadata={"format": "pt"})
+    try:
+        save_file(tensors, weights_path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OutputError(
+            f"The weights of the model {card.name} cannot be written ({error}); free some space or name another place."
+        ) from error
     write_json(replace(card, weights_sha256=_sha256(weights_path)).to_json(), card_path)
     shutil.copymode(card_path, weights_path)  # safetensors lets nobody else read it
 
