@@ -34,7 +34,8 @@ def flat(*logits: float) -> torch.Tensor:
         ((0.0, -2.0), (0.9, 0.9), 0),
         ((3.0, 2.0), (0.4, 0.9), 2),
         ((3.0, 2.0), (0.4, 0.1), 0),
-        ((3.0, -1.0), (0.5, 0.5), 1),
+        ((3.0, -1.0), (0.85, 0.85), 1),
+        ((3.0, -1.0), (0.84, 0.84), 0),
     ],
 )
 def test_the_highest_probability_above_one_half_wins_among_organs_that_are_there(logits, presence, label):

@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from referring_support import (
@@ -102,7 +101,9 @@ def anisotropic() -> tuple[Volume, Volume]:
 @cache
 def answered_plainly() -> ReferResult:
     reference, target = anisotropic()
-    return refer_volumes(tiny_model(), reference, strokes(reference), {"t": target}, TABLE)
+    return refer_volumes(
+        tiny_model(), reference, strokes(reference), {"t": target}, TABLE, probabilities=True, precision="fp32"
+    )
 
 
 @settings(max_examples=5)
@@ -116,10 +117,18 @@ def test_the_storage_order_makes_no_difference_to_a_network(order, flips, target
         reordered(strokes(reference), order, flips),
         {"t": reordered(target, target_order, target_flips)},
         TABLE,
+        probabilities=True,
+        precision="fp32",
     )
     for name, how in ((REFERENCE, (order, flips)), ("t", (target_order, target_flips))):
-        expected = reordered(plain.segmentations[name], *how)
-        np.testing.assert_array_equal(turned.segmentations[name].array, expected.array)
+        labels = plain.segmentations[name]
+        expected = reordered(labels, *how)
+        likely = np.stack([reordered(labels.with_array(each), *how).array for each in plain.probabilities[name]])
+        np.testing.assert_allclose(turned.probabilities[name], likely, atol=1e-4)
+        second, best = np.sort(likely, axis=0)[-2:]
+        is_clear = best - second > 3e-4  # rounding may turn what is nearly a draw
+        assert is_clear.mean() > 0.7 and expected.array.any()
+        np.testing.assert_array_equal(turned.segmentations[name].array[is_clear], expected.array[is_clear])
         assert same_geometry(turned.segmentations[name], expected, 1e-9)
 
 
@@ -451,9 +460,7 @@ def test_slices_of_another_plane_are_told():
 
 def test_neighbour_slices_enter_where_the_network_takes_them():
     config = tiny_model().network.config
-    config = replace(config, context=1, encoder=replace(config.encoder, in_channels=3))
-    torch.manual_seed(0)
-    model = LoadedModel(type(tiny_model().network)(config).eval(), card())
+    model = tiny_model(replace(config, context=1, encoder=replace(config.encoder, in_channels=3)))
     reference = noise()
     changed = reference.array.copy()
     changed[4] = changed[4, ::-1]
@@ -478,7 +485,7 @@ def test_the_model_that_ships():
     assert card.labels.names == ("liver", "right kidney", "left kidney", "spleen")
     assert card.provenance["cases"]["training"] == ["sabs03", "sabs16", "sabs19", "sabs24"]
     assert "CC BY 4.0" in card.licence
-    assert card.metrics["DSC"]["T2 to T1 (CHAOS)"] == pytest.approx(0.625)
+    assert card.metrics["DSC"]["T2 to T1 (CHAOS)"] == pytest.approx(0.749)
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------

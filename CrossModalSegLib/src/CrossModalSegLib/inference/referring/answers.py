@@ -11,7 +11,10 @@ from CrossModalSegLib.inference.referring.referred_volume import ReferredVolume
 
 # The logit of organs in slices that do not show them.
 ABSENT_LOGIT = -20.0
-LEAST_PRESENCE = 0.5
+# In use most slices of a volume lack an organ, in training few do, so one half would be too easily reached. Chosen on
+# contrasts simulated from two CT cases that the model that ships was not trained on: 10 instead of 17 % of the absent
+# organs are marked there, and 5 instead of 2 % of the present ones missed.
+LEAST_PRESENCE = 0.85
 
 
 class SliceAnswers:

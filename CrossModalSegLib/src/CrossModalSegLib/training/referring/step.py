@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from CrossModalSegLib.data.referring.pair_sampler import PairBatch
+from CrossModalSegLib.inference.referring.answers import LEAST_PRESENCE
 from CrossModalSegLib.losses.dense_guidance import DenseGuidance
 from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.losses.referring import ReferringLoss
@@ -65,7 +66,7 @@ class CrossMRStep(nn.Module):
         terms = self.loss(predictions, batch.masks[1], batch.present[1], batch.organs[0])
         logits, presence = choose(predictions[-1])
         logits = functional.interpolate(logits, batch.images.shape[-2:], mode="bilinear", align_corners=False)
-        return sum(terms.values()), (logits > 0) & (presence > 0.5)[..., None, None]
+        return sum(terms.values()), (logits > 0) & (presence >= LEAST_PRESENCE)[..., None, None]
 
 
 class UNetStep(nn.Module):
