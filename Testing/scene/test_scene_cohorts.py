@@ -116,7 +116,7 @@ def test_cases_with_other_images_are_refused_and_nothing_is_left(scene, tmp_path
     case(scene, "a")
     node, ct, _ = case(scene, "b")
     set_images(node, {"ct": ct})
-    with pytest.raises(CohortError):
+    with pytest.raises(CohortError, match="'a scribbles' has ct, mr, and 'b scribbles' ct"):
         write_cases(scene, tmp_path / "cases")
     assert not list(tmp_path.iterdir())
 
@@ -161,3 +161,25 @@ def test_cancelled_or_deleted_cases_leave_nothing(scene, workflow, tmp_path: Pat
         task.wait(60)
     task.job.wait(60)  # the worker may write until it hears of it
     assert not (tmp_path / "deep").exists()
+
+
+def test_an_image_that_is_deleted_meanwhile_is_named(scene, workflow, tmp_path: Path) -> None:
+    _, _, mr = case(scene, "a")
+    case(scene, "b")
+    task = workflow.write_cases(tmp_path / "deep" / "cases")
+    scene.RemoveNode(mr)
+    with pytest.raises(InputError, match="'a MR' is not in the scene any more"):
+        task.wait(60)
+    task.job.wait(60)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_who_cancels_between_two_cases_gets_no_more_of_them(scene, workflow, tmp_path: Path) -> None:
+    case(scene, "a"), case(scene, "b"), case(scene, "c")
+    task = workflow.write_cases(tmp_path / "deep" / "cases")
+    first = task.job
+    first.cancel = lambda: None  # its result is on the way already
+    task.cancel()
+    with pytest.raises(Cancelled):
+        task.wait(60)
+    assert first.state == "done" and task.job is not first and not (tmp_path / "deep").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,9 @@ class CohortWriter:
     """Reads one case of a scene after the other, for the worker to write, into a folder that appears with the last one.
 
     `cancel` or `close` has to end it.
+
+    Attributes:
+        nodes: scribbles and images of all cases; needed until the last one is written.
     """
 
     def __init__(self, scene: vtkMRMLScene, folder: str | Path) -> None:
@@ -70,20 +73,24 @@ class CohortWriter:
             folder: where to; must not exist, or be empty.
 
         Raises:
-            CohortError: there is no case.
+            CohortError: there is no case, or they do not have the same images.
             LabelError: they do not have the same structures.
             OutputError: the folder is taken or cannot be written.
         """
-        self.nodes = scribbled_cases(scene)
-        if not self.nodes:
+        self._scribbles = scribbled_cases(scene)
+        if not self._scribbles:
             raise CohortError(
                 "The scene holds no case yet. Choose the images of one, prepare its scribbles and draw; then the next "
                 "one."
             )
-        self._table = classes_of(self.nodes[0])
-        for node in self.nodes:
-            _check_classes(node, self._table, self.nodes[0])
-        self._names = _names(self.nodes)
+        first = self._scribbles[0]
+        self._table = classes_of(first)
+        for node in self._scribbles:
+            _check_images(node, first)
+            _check_classes(node, self._table, first)
+        self._images = [images_of(node) for node in self._scribbles]
+        self.nodes = [*self._scribbles, *chain.from_iterable(each.values() for each in self._images)]
+        self._names = _names(self._images)
         self._cases: list[Case] = []
         self._folder, self._open = Path(folder), ExitStack()
         self._temporary = self._open.enter_context(atomic_folder(folder))
@@ -96,10 +103,9 @@ class CohortWriter:
             GeometryError, InputError: a node cannot be used.
         """
         number = len(self._cases)
-        if number == len(self.nodes):
+        if number == len(self._scribbles):
             return None
-        node = self.nodes[number]
-        images = images_of(node)
+        node, images = self._scribbles[number], self._images[number]
         scribbles, missing = read_scribbles_and_missing(node, next(iter(images.values())), self._table)
         if BACKGROUND in missing or len(missing) == len(self._table):
             raise LabelError(
@@ -111,7 +117,7 @@ class CohortWriter:
             images={modality: read_volume(image, copy=False) for modality, image in images.items()},
             scribbles=scribbles,
             number=number + 1,
-            total=len(self.nodes),
+            total=len(self._scribbles),
         )
 
     def take(self, written: WriteCaseResult) -> None:
@@ -125,10 +131,9 @@ class CohortWriter:
             The cohort file.
 
         Raises:
-            CohortError: the cases do not have the same images.
             OutputError: the folder cannot be written.
         """
-        modalities = tuple(images_of(self.nodes[0]))
+        modalities = tuple(self._images[0])
         with self._open:
             cohort = Cohort(modalities, self._table, ScribbleConvention.INTERNAL, tuple(self._cases), self._temporary)
             write_cohort(cohort, self._temporary / COHORT_FILE)
@@ -140,6 +145,16 @@ class CohortWriter:
             raise Cancelled("The cases were not written.")
 
 
+def _check_images(node: vtkMRMLSegmentationNode, first: vtkMRMLSegmentationNode) -> None:
+    here, there = images_of(node), images_of(first)
+    if here.keys() != there.keys():
+        raise CohortError(
+            f"All cases should have the same kinds of images, but '{first.GetName()}' has {', '.join(there)}, and "
+            f"'{node.GetName()}' {', '.join(here)}. Prepare the scribbles of one of them again with the images that "
+            "it lacks, or delete it."
+        )
+
+
 def _check_classes(node: vtkMRMLSegmentationNode, table: LabelTable, first: vtkMRMLSegmentationNode) -> None:
     here, there = classes_of(node).names, table.names
     if {each.casefold() for each in here} != {each.casefold() for each in there}:
@@ -149,12 +164,11 @@ def _check_classes(node: vtkMRMLSegmentationNode, table: LabelTable, first: vtkM
         )
 
 
-def _names(nodes: list[vtkMRMLSegmentationNode]) -> list[str]:
+def _names(cases: list[dict[str, vtkMRMLVolumeNode]]) -> list[str]:
     """Different names of files, from those of the first images."""
     names: list[str] = []
-    for node in nodes:
-        image = next(iter(images_of(node).values()))
-        name = as_file_name(image.GetName(), "case")
+    for images in cases:
+        name = as_file_name(next(iter(images.values())).GetName(), "case")
         taken = {each.casefold() for each in names}
         numbered = (f"{name}_{number}" for number in count(2))
         names.append(name if name.casefold() not in taken else next(n for n in numbered if n.casefold() not in taken))

@@ -80,7 +80,7 @@ class Task:
         self.result: Any = None
         self.error: str | None = None
         self.kind: ErrorKind | None = None
-        self._is_done = False
+        self._is_done = self._is_cancelled = False
         self._scene, self._client, self._nodes = scene, client, tuple(nodes)
         self._plan = replace(plan, request=None)  # the job alone holds the images, and only until it ends
         self.job = self._submit(plan.request)
@@ -104,6 +104,7 @@ class Task:
 
     def cancel(self) -> None:
         """Stop and drop everything; the scene is as it was before."""
+        self._is_cancelled = True
         self.job.cancel()
 
     def finish(self) -> None:
@@ -152,6 +153,11 @@ class Task:
             on_log=self._on_log,
         )
 
+    def _go_on(self, request: JobRequest) -> None:
+        self.job = self._submit(request)
+        if self._is_cancelled:  # after the job before had ended, but before that was heard of
+            self.job.cancel()
+
     def _on_progress(self, done: int, total: int, message: str, values: Mapping[str, float]) -> None:
         if not self.has_ended and self._is_possible():
             self._plan.follow(values)
@@ -175,7 +181,7 @@ class Task:
             require_present(self._scene, *self._nodes)
             request = self._plan.more(result)
             if request is not None:
-                self.job = self._submit(request)
+                self._go_on(request)
                 return
             self.result = self._plan.write(result)
         except CrossModalSegError as error:
@@ -196,7 +202,7 @@ class Task:
         if request is None:
             self._fail(error.kind, error.message)
         else:
-            self.job = self._submit(request)
+            self._go_on(request)
 
     def _on_log(self, message: str) -> None:
         if not self.has_ended:
