@@ -78,11 +78,11 @@ class ModelsStep:
     def _import_zip(self, *_args) -> None:
         self._import(qt.QFileDialog.getOpenFileName(None, _("The archive of a model"), "", _("Models (*.zip)")))
 
-    def _import(self, source: str, overwrite: bool = False) -> None:
-        if not source:
-            return
-        name = self._ui.importNameEdit.text.strip() or None
+    def _import(self, source: str) -> None:
+        if source:
+            self._install(source, self._ui.importNameEdit.text.strip() or None)
 
+    def _install(self, source: str, name: str | None, overwrite: bool = False) -> None:
         def failed(kind: str, sentence: str) -> str | None:
             if kind != "taken" or not slicer.util.confirmOkCancelDisplay(
                 _("{sentence}\n\nReplace it? To keep both, cancel, and type a name at 'Import as'.").format(
@@ -90,7 +90,7 @@ class ModelsStep:
                 )
             ):
                 return sentence
-            self._import(source, overwrite=True)
+            self._install(source, name, overwrite=True)
             return None
 
         self._start(
