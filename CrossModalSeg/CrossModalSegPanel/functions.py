@@ -10,6 +10,7 @@ the callbacks onProgress, onPreview, onLog, onDone or onError it returns a task 
     onError(sentence)
 
 The task has `state`, `progress`, `error`, `result`, and `cancel()`, `finish()`, `pause()`, `resume()`, `wait()`.
+Images are read in the background: do not change their voxels in place before a task has ended.
 Everything that a person can do something about is raised as a CrossModalSegLib.errors.CrossModalSegError.
 """
 

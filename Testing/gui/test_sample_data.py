@@ -17,7 +17,7 @@ from CrossModalSegPanel import installation, sample_data
 
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.headless import HeadlessScene
-from CrossModalSegLib.scene.scribbles import missing_scribbles, read_scribbles
+from CrossModalSegLib.scene.scribbles import read_complete_scribbles
 from CrossModalSegLib.scene.segmentations import read_mask
 from CrossModalSegLib.scene.volumes import read_volume
 from CrossModalSegLib.simulation import SimulationOptions, case_scribbles, case_seeds, simulate_case
@@ -64,9 +64,8 @@ def test_the_button_makes_the_phantom_with_strokes_and_truth(scene) -> None:
     np.testing.assert_allclose(read_volume(ct).affine, case.ct.affine, atol=1e-4)
     np.testing.assert_array_equal(read_volume(mr).array, case.mr.array)
     np.testing.assert_array_equal(read_mask(mask, ct, TABLE).array, case.mask.array)
-    drawn = read_scribbles(scribbles, ct, TABLE).array
+    drawn = read_complete_scribbles(scribbles, ct, TABLE).array
     np.testing.assert_array_equal(drawn, case_scribbles(case, "contour", seed, sample_data.EVERY))
-    assert missing_scribbles(scribbles, ct, TABLE) == []
     assert not mask.GetDisplayNode().GetVisibility()
 
 

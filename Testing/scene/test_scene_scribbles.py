@@ -31,9 +31,10 @@ from CrossModalSegLib.scene.scribbles import (
     BACKGROUND,
     add_auto_background,
     count_scribbles,
-    missing_scribbles,
     prepare_scribbles,
+    read_complete_scribbles,
     read_scribbles,
+    read_scribbles_and_missing,
 )
 from CrossModalSegLib.scene.volumes import read_grid
 from CrossModalSegLib.terminology import BACKGROUND as BACKGROUND_CODE
@@ -291,7 +292,7 @@ def test_nothing_drawn_gives_nothing_labelled(scene):
     np.testing.assert_array_equal(
         read_scribbles(scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "e"), ct, TABLE).array, EMPTY
     )
-    assert missing_scribbles(node, ct, TABLE) == list(NAMES)
+    assert read_scribbles_and_missing(node, ct, TABLE)[1] == list(NAMES)
 
 
 def test_what_cannot_be_read(scene):
@@ -317,11 +318,21 @@ def test_counts_are_voxels_of_the_volume(scene):
     segments = {"liver": at((1, 1, 1), (1, 1, 2)), "left kidney": at((1, 1, 2)), BACKGROUND: at((0, 0, 0))}
     node = add_segmentation(scene, segments, OBLIQUE)
     assert count_scribbles(node, ct, TABLE) == {"liver": 2, "left kidney": 1, "Tumör links": 0, BACKGROUND: 1}
-    assert missing_scribbles(node, ct, TABLE) == ["Tumör links"]
     coarse = add_ct(scene, None, OBLIQUE @ np.diag([2.0, 2, 2, 1]), (3, 4, 5), "coarse")
     assert count_scribbles(node, coarse, TABLE)["liver"] in (1, 2)
-    empty = prepare_scribbles(scene, ct, TABLE)
-    assert missing_scribbles(empty, ct, TABLE, background=False) == list(TABLE.names)
+
+
+def test_what_is_not_scribbled_is_named(scene):
+    ct = add_ct(scene)
+    node = add_segmentation(scene, {"liver": at((1, 1, 1)), "left kidney": at((1, 1, 2))}, OBLIQUE)
+    assert read_scribbles_and_missing(node, ct, TABLE)[1] == ["Tumör links", BACKGROUND]
+    with pytest.raises(LabelError, match="no scribble of Tumör links, Background in 'S' on 'ct'"):
+        read_complete_scribbles(node, ct, TABLE)
+    with pytest.raises(LabelError, match="no scribble of Tumör links in 'S' on 'ct'"):
+        read_complete_scribbles(node, ct, TABLE, background=False)
+    add_segment(node, "t", "Tumör links", at((1, 2, 2)), OBLIQUE)
+    strokes = read_complete_scribbles(node, ct, TABLE, background=False)
+    np.testing.assert_array_equal(strokes.array, read_scribbles(node, ct, TABLE).array)
 
 
 # --- preparing --------------------------------------------------------------------------------------------------------

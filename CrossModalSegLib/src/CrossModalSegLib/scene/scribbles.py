@@ -125,7 +125,7 @@ def read_complete_scribbles(
 def read_scribbles_and_missing(
     segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable
 ) -> tuple[Volume, list[str]]:
-    """`read_scribbles`, and the names of what is not scribbled, as `missing_scribbles` gives them.
+    """`read_scribbles`, and the names of what is not scribbled, in the order of the table, then "Background".
 
     Raises:
         LabelError, GeometryError, InputError: as `read_scribbles`.
@@ -157,22 +157,6 @@ def count_scribbles(
     counts = {value: _distinct(np.concatenate(each)) for value, each in places.items()}
     named = {label.name: label.value for label in table.labels} | {BACKGROUND: BACKGROUND_VALUE}
     return {name: counts.get(value, 0) for name, value in named.items()}
-
-
-def missing_scribbles(
-    segmentation: vtkMRMLSegmentationNode,
-    reference: vtkMRMLVolumeNode,
-    table: LabelTable,
-    background: bool = True,
-) -> list[str]:
-    """Names of what is not scribbled yet, in the order of the table.
-
-    Args:
-        segmentation, reference, table: as in `count_scribbles`.
-        background: whether background scribbles are needed, too.
-    """
-    counts = count_scribbles(segmentation, reference, table)
-    return [name for name, count in counts.items() if count == 0 and (background or name != BACKGROUND)]
 
 
 def add_auto_background(
