@@ -49,3 +49,14 @@ def test_the_share_of_undecided_points(importance, near):
 def test_a_seed_decides():
     draws = [random_points(1, 4, "cpu", torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_maps_of_one_target_choose_from_the_same_points():
+    steep = torch.linspace(-20, 20, 64).expand(64, 64)
+    logits = torch.stack([steep, steep, steep.T])[None].repeat(2, 1, 1, 1)
+    points = uncertain_points(logits, (64, 64), points=100, generator=torch.Generator().manual_seed(0))
+    assert points.shape == (2, 3, 100, 2)
+    torch.testing.assert_close(points[:, 0], points[:, 1])
+    torch.testing.assert_close(points[:, 0, 75:], points[:, 2, 75:])
+    assert (points[:, 0, :75, 0] - 0.5).abs().max() < 0.17 and (points[:, 2, :75, 1] - 0.5).abs().max() < 0.17
+    assert uncertain_points(logits[:0], (64, 64), points=100).shape == (0, 3, 100, 2)

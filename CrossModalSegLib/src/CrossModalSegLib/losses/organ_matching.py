@@ -6,6 +6,8 @@ queries, is the cheapest of those N. The ablation without it assigns all K * N q
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -45,20 +47,36 @@ def match(
     Raises:
         InputError: The shapes do not fit each other.
     """
-    check_targets(prediction, targets, present)
-    b, k, n = prediction.masks.shape[:3]
+    return match_heads([prediction], targets, present, within_organ, points=points, generator=generator)[0]
+
+
+@torch.no_grad()
+def match_heads(
+    predictions: Sequence[Prediction],
+    targets: Tensor,
+    present: Tensor,
+    within_organ: bool = True,
+    *,
+    points: int = POINTS,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """As `match`, each of L heads by itself on the same points: (L, B, K)."""
+    check_targets(predictions[0], targets, present)
+    b, k, n = predictions[0].masks.shape[:3]
     size = targets.shape[-2:]
     places = random_points(b, points, targets.device, generator)
     wanted = sample_points(targets, places, size)
     if not within_organ:
-        masks = sample_points(prediction.masks.flatten(1, 2), places, size)
-        return _assign(matching_cost(masks, wanted), present, n)
+        values = (sample_points(each.masks.flatten(1, 2), places, size) for each in predictions)
+        return torch.stack([_assign(matching_cost(each, wanted), present, n) for each in values])
     # Queries of organs that are not there, often half of them, need no cost.
     image, organ = present.nonzero(as_tuple=True)
-    own = sample_points(prediction.masks[image, organ], places[image], size)
-    best = matching_cost(own, wanted[image, organ][:, None])[..., 0].argmin(-1)
-    matched = torch.full((b, k), UNMATCHED, device=best.device)
-    matched[image, organ] = best + n * organ
+    places, wanted = places[image], wanted[image, organ][:, None]
+    # One head after the other: all at once would not stay in the cache.
+    values = (sample_points(each.masks[image, organ], places, size) for each in predictions)
+    best = torch.stack([matching_cost(each, wanted)[..., 0].argmin(-1) for each in values])
+    matched = torch.full((len(predictions), b, k), UNMATCHED, device=best.device)
+    matched[:, image, organ] = best + n * organ
     return matched
 
 

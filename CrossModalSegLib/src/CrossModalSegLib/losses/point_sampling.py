@@ -63,7 +63,7 @@ def uncertain_points(
     """Points that lie mostly where the prediction is undecided.
 
     Args:
-        logits: (M, h, w).
+        logits: (M, ..., h, w); all maps of one m choose from the same points, which are drawn once.
         size: (H, W) of the target's grid.
         points: How many.
         oversample: So many times as many are drawn, and the most undecided of them are kept.
@@ -71,12 +71,13 @@ def uncertain_points(
         generator: Of the draw; None takes the global one.
 
     Returns:
-        (M, points, 2).
+        (M, ..., points, 2).
     """
-    m = len(logits)
-    wanted = int(importance * points)
+    m, wanted = len(logits), int(importance * points)
+    maps = logits.reshape(m, -1, *logits.shape[-2:]) if m else logits.new_zeros(0, 1, *logits.shape[-2:])
     drawn = random_points(m, oversample * points, logits.device, generator)
-    certainty = sample_points(logits[:, None], drawn, size)[:, 0].abs()
-    nearest = certainty.topk(wanted, dim=1, largest=False, sorted=False).indices
-    undecided = drawn.gather(1, nearest[..., None].expand(-1, -1, 2))
-    return torch.cat([undecided, random_points(m, points - wanted, logits.device, generator)], 1)
+    certainty = sample_points(maps, drawn, size).abs()
+    nearest = certainty.topk(wanted, dim=-1, largest=False, sorted=False).indices
+    undecided = drawn.gather(1, nearest.flatten(1)[..., None].expand(-1, -1, 2)).unflatten(1, nearest.shape[1:])
+    others = random_points(m, points - wanted, logits.device, generator)[:, None].expand(-1, maps.shape[1], -1, -1)
+    return torch.cat([undecided, others], 2).view(*logits.shape[:-2], points, 2)

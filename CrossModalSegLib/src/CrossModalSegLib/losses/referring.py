@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from CrossModalSegLib.errors import InputError
-from CrossModalSegLib.losses.organ_matching import check_targets, match
+from CrossModalSegLib.losses.organ_matching import check_targets, match_heads
 from CrossModalSegLib.losses.point_sampling import (
     IMPORTANCE,
     OVERSAMPLE,
@@ -91,47 +91,59 @@ class ReferringLoss:
         check_targets(predictions[0], targets, organs)
         with torch.autocast(targets.device.type, enabled=False):
             aims = _aims(targets, present & organs, organs)
-            heads = [self._head(each, aims, generator) for each in predictions]
+            terms = self._terms(predictions, aims, generator)
         weights = {"bce": self.bce, "dice": self.dice, "select": self.select, "presence": self.presence}
         if self.absent > 0:
             weights["absent"] = self.absent
-        return {name: weight * torch.stack([head[name] for head in heads]).mean() for name, weight in weights.items()}
+        return {name: weight * terms[name] for name, weight in weights.items()}
 
-    def _head(self, prediction: Prediction, aims: _Aims, generator: torch.Generator | None) -> dict[str, Tensor]:
-        matched = match(
-            prediction, aims.targets, aims.there, self.within_organ, points=self.points, generator=generator
+    def _terms(
+        self, predictions: Sequence[Prediction], aims: _Aims, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        # Each head has as many masks as any other, so that a mean over all of them is one over heads and organs.
+        matched = match_heads(
+            predictions, aims.targets, aims.there, self.within_organ, points=self.points, generator=generator
         )
-        query = matched[aims.image, aims.organ]
-        masks = prediction.masks.flatten(1, 2)[aims.image, query]
+        queries = matched[:, aims.image, aims.organ]
+        masks = torch.stack(
+            [each.masks.flatten(1, 2)[aims.image, query] for each, query in zip(predictions, queries)], 1
+        )
         bce, dice = self._mask_terms(masks, aims.masks, generator)
+        select = [
+            select_term(each.similarity, aims.image, aims.organ, query) for each, query in zip(predictions, queries)
+        ]
+        presence = [presence_term(each.presence, aims.there, aims.organs) for each in predictions]
         terms = {
             "bce": bce,
             "dice": dice,
-            "select": select_term(prediction.similarity, aims.image, aims.organ, query),
-            "presence": presence_term(prediction.presence, aims.there, aims.organs),
+            "select": torch.stack(select).mean(),
+            "presence": torch.stack(presence).mean(),
         }
         if self.absent > 0:
-            terms["absent"] = self._absent_term(prediction, aims, generator)
+            terms["absent"] = self._absent_term(predictions, aims, generator)
         return terms
 
-    def _absent_term(self, prediction: Prediction, aims: _Aims, generator: torch.Generator | None) -> Tensor:
+    def _absent_term(self, predictions: Sequence[Prediction], aims: _Aims, generator: torch.Generator | None) -> Tensor:
         image, organ = aims.missing
-        masks = prediction.masks[image, organ, prediction.similarity[image, organ].argmax(-1)]
+        chosen = [each.masks[image, organ, each.similarity[image, organ].argmax(-1)] for each in predictions]
+        masks = torch.stack(chosen, 1)
         if len(masks) == 0:
             return masks.float().sum()
-        size = aims.targets.shape[-2:]
-        places = uncertain_points(masks, size, self.points, self.oversample, self.importance, generator)
-        return functional.softplus(sample_points(masks[:, None], places, size)).mean()
+        return functional.softplus(self._sampled(masks, aims.targets.shape[-2:], generator)[0]).mean()
 
     def _mask_terms(self, masks: Tensor, targets: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        # Of M masks (M, h, w) and targets (M, H, W).
+        # Of the masks (M, L, h, w) that L heads predict for targets (M, H, W).
         if len(masks) == 0:
             return masks.float().sum(), masks.float().sum()
-        size = targets.shape[-2:]
-        places = uncertain_points(masks, size, self.points, self.oversample, self.importance, generator)
-        logits = sample_points(masks[:, None], places, size)[:, 0]
-        wanted = sample_points(targets[:, None], places, size)[:, 0]
+        logits, places = self._sampled(masks, targets.shape[-2:], generator)
+        wanted = sample_points(targets[:, None], places.flatten(1, 2), targets.shape[-2:]).view_as(logits)
         return functional.binary_cross_entropy_with_logits(logits, wanted), dice_term(logits, wanted)
+
+    def _sampled(self, masks: Tensor, size: torch.Size, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        # Values (M, L, P) of the masks (M, L, h, w) at their points (M, L, P, 2).
+        places = uncertain_points(masks, size, self.points, self.oversample, self.importance, generator)
+        values = sample_points(masks.flatten(0, 1)[:, None], places.flatten(0, 1), size)
+        return values.view(places.shape[:-1]), places
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +175,7 @@ def _aims(targets: Tensor, there: Tensor, organs: Tensor) -> _Aims:
 
 
 def dice_term(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over masks of 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), for logits and targets (M, P)."""
+    """Mean over masks of 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), for logits and targets (..., P)."""
     p = logits.sigmoid()
     overlap = (p * targets).sum(-1)
     return (1.0 - (2.0 * overlap + 1.0) / (p.sum(-1) + targets.sum(-1) + 1.0)).mean()
