@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from CrossModalSegLib.data.referring.paired_augmentation import (
     STRONG,
@@ -203,3 +204,23 @@ def test_no_configuration_changes_nothing():
 def test_settings_that_cannot_be_used_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_the_grid_is_that_of_torch():
+    # Drawn once more in the same order, and put together by PyTorch's own functions.
+    config = SpatialConfig(probability=1.0, elastic=0.02)
+    draws = rng(3)
+    draws.random()
+    angle = np.deg2rad(draws.uniform(-config.rotation_deg, config.rotation_deg))
+    zoom, stretch = (
+        np.exp(draws.uniform(*np.log(config.scale))),
+        np.exp(draws.uniform(-config.aspect, config.aspect) / 2),
+    )
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = draws.uniform(-2 * config.shift, 2 * config.shift, (2, 1))
+    matrix = torch.from_numpy(np.hstack([turn @ np.diag([stretch, 1 / stretch]) / zoom, shift]))
+    control = torch.from_numpy(2 * config.elastic * draws.standard_normal((1, 2, config.points, config.points)))
+    affine = functional.affine_grid(matrix[None], [1, 1, 48, 48], align_corners=False)
+    smooth = functional.interpolate(control, size=(48, 48), mode="bicubic", align_corners=True)
+    expected = (affine + smooth.permute(0, 2, 3, 1)).float()
+    torch.testing.assert_close(draw_geometry(config, 48, rng(3)), expected, rtol=0, atol=1e-6)

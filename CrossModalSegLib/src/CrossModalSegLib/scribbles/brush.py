@@ -44,17 +44,20 @@ def draw_points(points: np.ndarray, shape: tuple[int, int], diameter: float = 1.
     Returns:
         Boolean canvas (rows, columns).
     """
-    canvas = np.zeros(shape, dtype=bool)
-    if len(points) == 0:
-        return canvas
-    nearest = np.rint(points).astype(np.intp)
     reach = int(np.ceil(diameter / 2))
+    # On a wider canvas a stamp never leaves the memory, so that nothing need be checked pixel by pixel.
+    margin = 2 * reach
+    width = shape[1] + 2 * margin
+    canvas = np.zeros((shape[0] + 2 * margin, width), dtype=bool)
+    nearest = np.rint(points)
+    touches = ((nearest >= -reach) & (nearest < np.array(shape) + reach)).all(axis=1)
+    points, nearest = points[touches], nearest[touches].astype(np.intp)
     steps = np.arange(-reach, reach + 1)
     # (n, steps, steps): all pixels around every point at once.
-    rows, columns = nearest[:, :1] + steps, nearest[:, 1:] + steps
-    near = (rows - points[:, :1])[:, :, None] ** 2 + (columns - points[:, 1:])[:, None] ** 2 < (diameter / 2) ** 2
+    squares = (nearest[:, :, None] + steps - points[:, :, None]) ** 2
+    near = squares[:, 0, :, None] + squares[:, 1, None] < (diameter / 2) ** 2
     near[:, reach, reach] = True
-    near &= ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None]
-    point, row, column = near.nonzero()
-    canvas[rows[point, row], columns[point, column]] = True
-    return canvas
+    middles = (nearest[:, :1] + margin) * width + nearest[:, 1:] + margin
+    around = (steps[:, None] * width + steps).ravel()
+    canvas.ravel()[(middles + around)[near.reshape(-1, around.size)]] = True
+    return canvas[margin : margin + shape[0], margin : margin + shape[1]]

@@ -41,7 +41,7 @@ _TURN_RANGE = 2.0 * np.pi / 15.0
 
 def _stroke(region: np.ndarray, brush: FreeformBrush, rng: np.random.Generator) -> np.ndarray:
     """Corners (n, 2) of a zigzag that starts inside of the region and has steps in proportion to its size."""
-    pixels = np.argwhere(region)
+    pixels = np.flatnonzero(region)
     count = int(rng.integers(brush.vertices[0], brush.vertices[1] + 1))
     angles = _MEAN_TURN + rng.uniform(-_TURN_RANGE, _TURN_RANGE, count)
     angles[::2] = 2.0 * np.pi - angles[::2]
@@ -49,16 +49,18 @@ def _stroke(region: np.ndarray, brush: FreeformBrush, rng: np.random.Generator) 
     lengths = np.clip(rng.normal(radius / 2.0, radius / 4.0, count), 1.0, 2.0 * radius)
     turn = rng.uniform(0.0, 2.0 * np.pi)
     steps = lengths[:, None] * np.column_stack([np.sin(angles + turn), np.cos(angles + turn)])
-    return _reflected(pixels[rng.integers(len(pixels))].astype(float), steps, region)
+    return _reflected(divmod(int(pixels[rng.integers(len(pixels))]), region.shape[1]), steps, region)
 
 
-def _reflected(start: np.ndarray, steps: np.ndarray, region: np.ndarray) -> np.ndarray:
+def _reflected(start: tuple[int, int], steps: np.ndarray, region: np.ndarray) -> np.ndarray:
     """Walk the steps from `start`; a step that would leave the region is turned back, or else stays away."""
-    corners = [start]
-    for step in steps:
-        for candidate in (corners[-1] + step, corners[-1] - step):
-            row, column = np.rint(candidate).astype(int)
-            if 0 <= row < region.shape[0] and 0 <= column < region.shape[1] and region[row, column]:
+    row, column = float(start[0]), float(start[1])
+    corners = [(row, column)]
+    for down, across in steps.tolist():  # Python numbers are faster one by one
+        for candidate in ((row + down, column + across), (row - down, column - across)):
+            i, j = round(candidate[0]), round(candidate[1])
+            if 0 <= i < region.shape[0] and 0 <= j < region.shape[1] and region[i, j]:
+                row, column = candidate
                 corners.append(candidate)
                 break
     return np.array(corners)

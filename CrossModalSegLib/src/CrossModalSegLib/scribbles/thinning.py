@@ -20,7 +20,8 @@ _NEIGHBOURS = ((-1, 0), (0, -1), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1,
 
 def thin(region: np.ndarray) -> np.ndarray:
     """One-pixel-wide skeleton (bool, rows × columns) of a boolean 2D region, at its full resolution."""
-    padded = np.pad(region, 1).astype(np.uint8)
+    padded = np.zeros((region.shape[0] + 2, region.shape[1] + 2), dtype=np.uint8)
+    padded[1:-1, 1:-1] = region
     skeleton = sitk.GetArrayFromImage(sitk.BinaryThinning(sitk.GetImageFromArray(padded)))
     return skeleton[1:-1, 1:-1].astype(bool) & region
 
@@ -35,10 +36,9 @@ def coarse_depth(region: np.ndarray) -> tuple[np.ndarray, int]:
     return depth * step, step
 
 
-def _coarse_skeleton(region: np.ndarray) -> tuple[np.ndarray, int]:
-    """Skeleton of the region reduced by an integer factor such that it is at most MAX_DEPTH_PX deep, and the factor."""
-    depth, _ = coarse_depth(region)
-    factor = max(1, int(np.ceil(depth.max() / MAX_DEPTH_PX)))
+def _coarse_skeleton(region: np.ndarray, depth: float) -> tuple[np.ndarray, int]:
+    """Skeleton of the region, whose depth is known, reduced by a factor to at most MAX_DEPTH_PX, and the factor."""
+    factor = max(1, int(np.ceil(depth / MAX_DEPTH_PX)))
     if factor == 1:
         return thin(region), 1
     rows, columns = (-(-size // factor) for size in region.shape)
@@ -61,7 +61,7 @@ def skeleton(region: np.ndarray) -> np.ndarray:
     Returns:
         Boolean (rows, columns), a subset of the region; empty only where the region is.
     """
-    coarse, factor = _coarse_skeleton(region)
+    coarse, factor = _coarse_skeleton(region, coarse_depth(region)[0].max())
     if factor == 1:
         return coarse
     pixels = np.argwhere(coarse)
@@ -142,12 +142,12 @@ def centre_line(region: np.ndarray, rng: np.random.Generator, smoothing: float =
     Returns:
         Points (n, 2) about half a pixel apart, in pixels; they can leave the region where it bends sharply.
     """
-    coarse, factor = _coarse_skeleton(region)
+    depth, step = coarse_depth(region)
+    coarse, factor = _coarse_skeleton(region, depth.max())
     path = longest_path(coarse)
     if len(path) > 2:
         path = gaussian_filter1d(path, smoothing, axis=0, mode="nearest")
     line = resample_polyline(_to_fine(path, factor))
-    depth, step = coarse_depth(region)
     return _chord(depth, step, rng) if polyline_length(line) < depth.max() else line
 
 

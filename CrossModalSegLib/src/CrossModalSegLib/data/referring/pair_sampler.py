@@ -358,7 +358,9 @@ def draw_scribbles(masks: np.ndarray, styles: ScribbleStyles, rng: np.random.Gen
     weights = np.array([getattr(styles, name) for name in names])
     style = names[int(rng.choice(len(names), p=weights / weights.sum()))]
     numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)
-    labels = (masks * numbers[:, None, None]).max(axis=0)[None]  # organs do not overlap
+    labels = np.zeros((1, *masks.shape[1:]), np.uint8)
+    for number, mask in zip(numbers, masks):  # organs do not overlap
+        labels[0][mask] = number
     if style == "contour":
         drawn = contour_scribbles(labels, (1.0, 1.0, 1.0), rng, thickness=int(rng.integers(1, 4)))
     elif style == "line":
@@ -390,6 +392,7 @@ def _contrasts(stack: SliceStack, wanted: Sequence[str] | None) -> list[str]:
 
 def _masks(labels: np.ndarray, organs: np.ndarray, min_pixels: int) -> np.ndarray:
     """(K, H, W) bool; crumbs that a zoom left at the border of the image are no organ."""
-    masks = (labels[None] == organs[:, None, None]) & (organs > 0)[:, None, None]
-    masks[masks.sum(axis=(1, 2)) < max(1, min_pixels // 2)] = False
+    masks = labels[None] == organs.astype(labels.dtype)[:, None, None]
+    pixels = np.bincount(labels.ravel(), minlength=256)[organs]
+    masks[(organs == 0) | (pixels < max(1, min_pixels // 2))] = False
     return masks

@@ -10,6 +10,7 @@ All choices come from the generator that a call is given.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -324,13 +325,27 @@ def draw_geometry(config: SpatialConfig, size: int, rng: np.random.Generator) ->
     matrix = np.zeros((2, 3), np.float32)
     matrix[:, :2] = turn @ np.diag([stretch, 1 / stretch]) / zoom
     matrix[:, 2] = rng.uniform(-2 * config.shift, 2 * config.shift, 2)
-    grid = functional.affine_grid(torch.from_numpy(matrix)[None], [1, 1, size, size], align_corners=False)
+    planes = _affine_planes(matrix, size)
     if config.elastic > 0:
-        control = 2 * config.elastic * rng.standard_normal((1, 2, config.points, config.points))
-        control = torch.from_numpy(control.astype(np.float32))
-        smooth = functional.interpolate(control, size=(size, size), mode="bicubic", align_corners=True)
-        grid = grid + smooth.permute(0, 2, 3, 1)
-    return grid
+        control = 2 * config.elastic * rng.standard_normal((2, config.points, config.points))
+        spread = _spread(config.points, size)
+        planes += spread @ torch.from_numpy(control.astype(np.float32)) @ spread.T
+    return planes.permute(1, 2, 0)[None]
+
+
+def _affine_planes(matrix: np.ndarray, size: int) -> Tensor:
+    """x and y (2, H, W) of `functional.affine_grid` of one (2, 3) matrix, as an outer sum, which takes less time."""
+    middles = ((2 * np.arange(size) + 1) / size - 1).astype(np.float32)
+    across = matrix[:, :1] * middles
+    down = matrix[:, 1:2] * middles + matrix[:, 2:]
+    return torch.from_numpy(down[:, :, None] + across[:, None])
+
+
+@lru_cache(maxsize=8)
+def _spread(points: int, size: int) -> Tensor:
+    """(size, points): bicubic interpolation of `points` values, the first and the last of them at the ends."""
+    units = torch.eye(points)[None, :, :, None]
+    return functional.interpolate(units, size=(size, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T
 
 
 def _moved(item: Slice, grid: Tensor | None) -> Slice:
