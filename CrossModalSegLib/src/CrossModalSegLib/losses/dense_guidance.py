@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses.full_supervision import full_supervision
+from CrossModalSegLib.losses.point_sampling import as_floats
 from CrossModalSegLib.losses.referring import dice_term
 
 # Cosines become logits as SCALE * cosine + OFFSET, both learned from here.
@@ -72,7 +73,7 @@ class DenseGuidance(nn.Module):
             if len(logits) == 0:
                 return logits.sum()
             strides = (masks.shape[-2] // cosine.shape[-2], masks.shape[-1] // cosine.shape[-1])
-            shares = functional.avg_pool2d(masks.float(), strides)[wanted].flatten(1)
+            shares = functional.avg_pool2d(as_floats(masks), strides)[wanted].flatten(1)
             return functional.binary_cross_entropy_with_logits(logits, shares) + dice_term(logits, shares)
 
 
