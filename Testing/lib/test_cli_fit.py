@@ -119,6 +119,17 @@ def test_other_scribble_conventions(fake_fit: FakeFit, tmp_path: Path, capsys: p
     assert np.array_equal(fake_fit.calls[0]["loaded"].scribbles.array, internal)
 
 
+def test_an_image_given_as_scribbles_is_told_in_one_short_sentence(
+    fake_fit: FakeFit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_case(tmp_path)
+    image = np.where(scribble_array() == 255, 255, 2 * np.arange(scribble_array().size).reshape(scribble_array().shape))
+    write_volume(Volume(image.astype(np.int16), affine()), paths["scribbles"])
+    error = run(capsys, *words_for(paths, tmp_path / "o")).error
+    assert "should be 1, 2, 3, …, but the file holds" in error and "and others. Say with" in error
+    assert len(error) < 400 + len(str(paths["scribbles"])) and not fake_fit.calls
+
+
 def test_segments_are_matched_by_name(fake_fit: FakeFit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write_case(tmp_path)
     internal = scribble_array()

@@ -65,8 +65,8 @@ def scribble_table(path: Path, names: tuple[str, ...], convention: ScribbleConve
     if classes != list(range(1, len(classes) + 1)):
         raise LabelError(
             f"The classes of the scribbles in '{path}' should be 1, 2, 3, …, but the file holds "
-            f"{', '.join(map(str, classes))}. Say with --unlabelled and --background what other values mean, or name "
-            "all classes with --labels."
+            f"{_first_few(classes)}. Say with --unlabelled and --background what other values mean, or name all "
+            "classes with --labels."
         )
     return table_for((), None, len(classes))
 
@@ -77,6 +77,11 @@ def _require_undrawn(path: Path, values: list[int], convention: ScribbleConventi
         return
     raise LabelError(
         f"In the scribbles '{path}' no voxel has the value {convention.unlabelled} for 'not drawn'; they hold "
-        f"{', '.join(map(str, values[:8]))}. Say with --unlabelled which value means 'not drawn' and with --background "
+        f"{_first_few(values)}. Say with --unlabelled which value means 'not drawn' and with --background "
         "which one is the background, for example --unlabelled 0 --background 9."
     )
+
+
+def _first_few(values: list[int], most: int = 8) -> str:
+    """Values in words; an image that was given as scribbles holds thousands."""
+    return ", ".join(map(str, values[:most])) + (" and others" if len(values) > most else "")
