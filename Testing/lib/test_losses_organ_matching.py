@@ -35,7 +35,8 @@ def logits(mask):
 
 def run(masks, targets, present, **options):
     generator = torch.Generator().manual_seed(GENERATOR_SEED)
-    return match(prediction(masks), targets, torch.tensor(present), points=200, generator=generator, **options).tolist()
+    matched = match([prediction(masks)], targets, torch.tensor(present), points=200, generator=generator, **options)
+    return matched[0].tolist()
 
 
 def test_the_cost_by_hand():
@@ -102,4 +103,4 @@ def test_targets_may_be_finer_than_masks():
 def test_shapes_are_checked(targets, present):
     masks, _ = crossed()
     with pytest.raises(InputError, match=r"targets \(1, 2, H, W\)"):
-        match(prediction(masks), torch.zeros(targets), torch.ones(present, dtype=torch.bool))
+        match([prediction(masks)], torch.zeros(targets), torch.ones(present, dtype=torch.bool))

@@ -23,35 +23,6 @@ UNMATCHED = -1
 
 @torch.no_grad()
 def match(
-    prediction: Prediction,
-    targets: Tensor,
-    present: Tensor,
-    within_organ: bool = True,
-    *,
-    points: int = POINTS,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Match each organ that is there with a query.
-
-    Args:
-        prediction: Of one head.
-        targets: (B, K, H, W), 1 or True in the organ.
-        present: (B, K) bool: which organs are matched. Without `within_organ` only their queries can be.
-        within_organ: Only an organ's own queries can be matched with it; else any query of the image, each once.
-        points: The costs are computed on so many uniform points of each image.
-        generator: Of the points; None takes the global one.
-
-    Returns:
-        (B, K) long, an index into the K * N queries of an image (organ * N + query), or -1 for organs not present.
-
-    Raises:
-        InputError: The shapes do not fit each other.
-    """
-    return match_heads([prediction], targets, present, within_organ, points=points, generator=generator)[0]
-
-
-@torch.no_grad()
-def match_heads(
     predictions: Sequence[Prediction],
     targets: Tensor,
     present: Tensor,
@@ -60,7 +31,22 @@ def match_heads(
     points: int = POINTS,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """As `match`, each of L heads by itself on the same points: (L, B, K)."""
+    """Match each organ that is there with a query, in each head by itself.
+
+    Args:
+        predictions: Of L heads.
+        targets: (B, K, H, W), 1 or True in the organ.
+        present: (B, K) bool: which organs are matched. Without `within_organ` only their queries can be.
+        within_organ: Only an organ's own queries can be matched with it; else any query of the image, each once.
+        points: The costs are computed on so many uniform points of each image, the same for all heads.
+        generator: Of the points; None takes the global one.
+
+    Returns:
+        (L, B, K) long, an index into the K * N queries of an image (organ * N + query), or -1 for organs not present.
+
+    Raises:
+        InputError: The shapes do not fit each other.
+    """
     check_targets(predictions[0], targets, present)
     b, k, n = predictions[0].masks.shape[:3]
     size = targets.shape[-2:]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from CrossModalSegLib.errors import InputError
-from CrossModalSegLib.losses.organ_matching import check_targets, match_heads
+from CrossModalSegLib.losses.organ_matching import check_targets, match
 from CrossModalSegLib.losses.point_sampling import (
     IMPORTANCE,
     OVERSAMPLE,
@@ -101,7 +101,7 @@ class ReferringLoss:
         self, predictions: Sequence[Prediction], aims: _Aims, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
         # Each head has as many masks as any other, so that a mean over all of them is one over heads and organs.
-        matched = match_heads(
+        matched = match(
             predictions, aims.targets, aims.there, self.within_organ, points=self.points, generator=generator
         )
         queries = matched[:, aims.image, aims.organ]
