@@ -1,13 +1,15 @@
 """Full supervision, partial cross-entropy and CmFNet on abdominal CT: the comparison of the paper's Table II, in small.
 
     python Testing/benchmarks/weak_supervision.py --data DATA --work FOLDER [--steps 3000] [--mr] [--workers 2]
-        [--spacing 6 4 4] [--patch 16 96 96] [--batch-size 1] [--augmentation default] [--json results.json]
+        [--preset fast] [--spacing 6 4 4] [--patch 16 96 96] [--batch-size 1] [--augmentation default]
+        [--json results.json]
 
 Four cases are trained on (sabs03, 16, 19, 24), two are tested on (sabs00, 07), with WORD's seven organs and scribbles
 that are simulated in the style of WORD on every slice. Without --mr the CT goes into both branches of CmFNet; with --mr
 a T2 image that is simulated from the CT and its labels stands in for the MR. pCE is partial cross-entropy alone, CmFNet
-has partial Dice beside it as in the preset "fast", and FullySup has cross-entropy or, with --full-loss dice_ce, Dice
-beside it. All else but the network is the same. A model that is in FOLDER already is tested without training it again.
+has partial Dice beside it as in the presets, and FullySup has cross-entropy or, with --full-loss dice_ce, Dice beside
+it. All else but the network is the same, and each is trained in one stage. What is in FOLDER already is not made again:
+images, scribbles, and models, which are tested.
 """
 
 from __future__ import annotations
@@ -48,18 +50,18 @@ def prepare(data: Path, work: Path, with_mr: bool) -> Cohort:
         image = (data / "sabs_ct" / f"sabs{name}_ct.nii.gz").resolve()
         dense = read_volume(data / "sabs_ct" / f"sabs{name}_label.nii.gz")
         mask = dense.with_array(organ_mask(dense.array))
-        drawn = simulate_scribbles(mask.array, mask.spacing, "word", seed=int(name))
+        paths = {what: work / f"sabs{name}_{what}.nii.gz" for what in ("mask", "scribbles")}
+        if not paths["scribbles"].exists():
+            drawn = simulate_scribbles(mask.array, mask.spacing, "word", seed=int(name))
+            print(f"sabs{name}: {100 * sum(coverage(drawn).values()):.2f} % scribbled", flush=True)
+            write_volume(mask, paths["mask"])
+            write_volume(mask.with_array(drawn), paths["scribbles"])
         images = {"ct": image}
         if with_mr:
             images["mr"] = work / f"sabs{name}_mr.nii.gz"
             if not images["mr"].exists():
                 write_volume(simulated_mr(read_volume(image), dense, int(name)), images["mr"])
-        files = {"mask": mask, "scribbles": mask.with_array(drawn)}
-        paths = {what: work / f"sabs{name}_{what}.nii.gz" for what in files}
-        for what, volume in files.items():
-            write_volume(volume, paths[what])
         cases.append(Case(f"sabs{name}", images, paths["scribbles"], paths["mask"], int(name in TESTED_ON)))
-        print(f"sabs{name}: {100 * sum(coverage(drawn).values()):.2f} % scribbled", flush=True)
     modalities = ("ct", "mr") if with_mr else ("ct",)
     cohort = Cohort(modalities, LabelTable.from_names(WORD_ORGANS), ScribbleConvention.INTERNAL, tuple(cases), work)
     write_cohort(cohort, work / "cohort.json")
@@ -73,8 +75,8 @@ def simulated_mr(ct: Volume, dense: Volume, seed: int) -> Volume:
 
 
 def configuration(method: str, network: str, arguments: argparse.Namespace) -> TrainingConfig:
-    """The "fast" preset of the method, for the patch and spacing of this comparison."""
-    config = preset("fast", method)
+    """The preset of the method, for the patch and spacing of this comparison."""
+    config = preset(arguments.preset, method)
     if method == "full" and arguments.full_loss == "dice_ce":
         config = replace(config, dice_weight=1.0)
     return replace(
@@ -89,6 +91,7 @@ def configuration(method: str, network: str, arguments: argparse.Namespace) -> T
         steps=arguments.steps,
         validation_share=0.0,
         scribble_share=0.0,
+        second_stage=None,
         seed=arguments.seed,
     )
 
@@ -122,6 +125,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--preset", choices=["fast", "default"], default="fast")
     spacing = "mm (k, j, i) of the working grid; coarse, so that a patch holds both sides of the body on a CPU, too"
     parser.add_argument("--spacing", type=float, nargs=3, default=[6.0, 4.0, 4.0], help=spacing)
     parser.add_argument("--patch", type=int, nargs=3, default=[16, 96, 96], help="voxels (k, j, i)")
