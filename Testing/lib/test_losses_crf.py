@@ -71,6 +71,8 @@ def value_and_gradient(loss, logits):
         (4, CrfConfig(THREE_KERNELS, radius=2), (2.0, 1.0, 1.5)),
         (2, CrfConfig((CrfKernel(1.0, 2.0, None),), radius=1, views=("axial",)), None),
         (4, CrfConfig((CrfKernel(1.0, 2.0, None),), radius=1, views=("coronal", "sagittal")), None),
+        (3, CrfConfig(radius=2, views=("sagittal",)), None),
+        (3, CrfConfig(THREE_KERNELS, radius=6), None),  # wider than the volume
     ],
 )
 def test_equals_the_double_loop(classes, config, spacing):
@@ -95,6 +97,7 @@ def test_slabs_do_not_change_the_result(monkeypatch, slab):
     logits, images = sample(3, shape=(7, 4, 5))
     whole = value_and_gradient(multi_view_crf(logits.softmax(1), images, (1.0, 1.0)), logits)
     monkeypatch.setattr(crf, "SLAB_VOXELS", slab)
+    monkeypatch.setattr(crf, "KERNEL_NUMBERS", slab)
     slabs = value_and_gradient(multi_view_crf(logits.softmax(1), images, (1.0, 1.0)), logits)
     torch.testing.assert_close(slabs, whole, rtol=1e-10, atol=1e-12)
 

@@ -5,11 +5,15 @@
 
 Notable in this implementation:
 - only half of the offsets is visited, since K is symmetric; offsets along an axis serve two views at once;
-- an offset has one scalar spatial weight, which enters through the exponent;
+- an offset has one scalar spatial weight, which enters through the exponent; powers are those of 2, which PyTorch
+  computes several times faster than exp, on the CPU that was measured, and without a slow path for small ones;
 - the kernels of all images are summed before the one message pass, sum_j K_ij y_j, which is also the gradient and is
   the only thing saved for the backward pass;
-- for two classes 1 - <y_i, y_j> = (1 - q_i q_j) / 2 with q = 1 - 2 p, so that one channel is passed instead of two;
+- probabilities sum to 1, so that C - 1 channels hold them: with z, their coordinates in an orthonormal basis of that
+  hyperplane, <y_i, y_j> = 1 / C + <z_i, z_j>;
 - a window ends at the border of the volume: no padded neighbours, which would add a constant without gradient;
+- rows and slices end with numbers that belong to no voxel, where K is 0: so a slice is one run of numbers, which
+  processors like, and offsets that lie next to each other share their steps;
 - offsets are scaled by the voxel spacing, so that all views see the same physical window.
 
 The energy is that of the gated CRF loss (Obukhov et al., "Gated CRF Loss for Weakly Supervised Semantic Image
@@ -38,10 +42,13 @@ Spacing = Sequence[float] | Sequence[Sequence[float]] | Tensor
 # Larger slabs leave the processor's cache, smaller ones pay for more calls.
 SLAB_VOXELS = 150_000
 SLAB_NUMBERS = 300_000  # voxels times channels
+KERNEL_NUMBERS = 400_000  # voxels times offsets times pairs of image and kernel
 # Numbers between channels, one cache line: at distances of a power of two they would share their places in the cache.
 GAP = 16
-# exp of less than about -87 takes a slow path on processors that is 60 times slower; e^-80 is zero beside any weight.
-LOWEST_EXPONENT = -80.0
+# What belongs to no voxel is so far from all features, scaled as in `_KernelTerms`: 2^-(20^2) is zero.
+FAR = 20.0
+# Powers of 2 below -126 are denormal, which makes processors slow; 2^-115 is zero beside any weight.
+LOWEST_EXPONENT = -115.0
 
 
 @dataclass(frozen=True)
@@ -184,14 +191,11 @@ def multi_view_crf(
     dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
     with torch.autocast(probabilities.device.type, enabled=False):
         y, images = probabilities.to(dtype), images.detach().to(dtype)
-        is_two_class = y.shape[1] == 2
-        # Gradients through the foreground alone equal those through both channels, as the two sum to 1.
-        spins = 1.0 - 2.0 * y[:, 1:] if is_two_class else y
         total = y.new_zeros(())
         for samples, sample_spacing in _spacing_groups(spacing, y.shape[0]):
             terms = _kernel_terms(images[samples], image_weights, config)
             offsets = half_offsets(config, sample_spacing)
-            total = total + _PairwiseEnergy.apply(spins[samples], terms, offsets, is_two_class)
+            total = total + _PairwiseEnergy.apply(y[samples], terms, offsets)
         return total / (len(config.views) * y.shape[0] * y[0, 0].numel())
 
 
@@ -230,7 +234,7 @@ class _KernelTerms:
     """All kernels of all images, as exponents and constants.
 
     Attributes:
-        features: (T, N, k, j, i): T (image, kernel) pairs, scaled so that the exponent is -(difference)^2.
+        features: (T, N, k, j, i): T (image, kernel) pairs, scaled so that the exponent of 2 is -(difference)^2.
         weights, decays: T each: lambda_m w_n and 1 / (2 s_n^2).
         spatial: (weight, decay) of every purely spatial kernel.
         largest_square: No squared difference of features is above this.
@@ -243,9 +247,9 @@ class _KernelTerms:
     largest_square: float
 
     def log_weights(self, offset: PairOffset) -> list[float]:
-        """log(lambda_m w_n g_n(offset) * views) of each of the T terms."""
+        """log2(lambda_m w_n g_n(offset) * views) of each of the T terms."""
         return [
-            math.log(w * offset.views) - d * offset.squared_distance
+            math.log2(w * offset.views) - d * offset.squared_distance / math.log(2)
             for w, d in zip(self.weights, self.decays, strict=True)
         ]
 
@@ -264,7 +268,7 @@ def _kernel_terms(images: Tensor, image_weights: Sequence[float], config: CrfCon
             continue
         for m, image_weight in enumerate(image_weights):
             if image_weight * kernel.weight > 0:
-                features.append(images[:, m] * (math.sqrt(0.5) / kernel.sigma_intensity))
+                features.append(images[:, m] * (math.sqrt(0.5 / math.log(2)) / kernel.sigma_intensity))
                 weights.append(float(image_weight * kernel.weight))
                 decays.append(decay)
     stacked = torch.stack(features) if features else images.new_zeros((0, images.shape[0], *images.shape[2:]))
@@ -278,7 +282,7 @@ def _kernel_terms(images: Tensor, image_weights: Sequence[float], config: CrfCon
 
 
 def _largest_square(features: Tensor) -> float:
-    """Squared range of the features; 0 off the CPU, where it would cost a wait and exp has no slow path."""
+    """Squared range of the features; 0 off the CPU, where it would cost a wait and no power is slow."""
     if features.device.type != "cpu" or features.numel() == 0:
         return 0.0
     low, high = features.aminmax()
@@ -286,25 +290,41 @@ def _largest_square(features: Tensor) -> float:
 
 
 class _PairwiseEnergy(torch.autograd.Function):
-    """sum over ordered pairs of K_ij (1 - <y_i, y_j>), or K_ij (1 - q_i q_j) / 2 for two classes."""
+    """sum over ordered pairs of K_ij (1 - <y_i, y_j>), for y (N, C, k, j, i) that sums to 1 over C."""
 
     @staticmethod
-    def forward(
-        ctx: Any, spins: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset, ...], is_two_class: bool
-    ) -> Tensor:
-        message, kernel_sum = _pass_messages(spins.detach(), terms, offsets)
-        agreement = _inner_product(message, spins.detach())
+    def forward(ctx: Any, y: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset, ...]) -> Tensor:
+        z = _coordinates(y.detach())
+        message, kernel_sum = _pass_messages(z, terms, offsets)
         ctx.save_for_backward(message)
-        # Twice the sum over ordered pairs of the derivative, since K is symmetric.
-        ctx.gradient_scale = -1.0 if is_two_class else -2.0
-        energy = kernel_sum - 0.5 * agreement if is_two_class else 2.0 * kernel_sum - agreement
-        return energy.to(spins.dtype)
+        # Each pair of voxels is two ordered ones.
+        return (2.0 * (1.0 - 1.0 / y.shape[1]) * kernel_sum - _inner_product(message, z)).to(y.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (message,) = ctx.saved_tensors
-        return message * (ctx.gradient_scale * gradient), None, None, None
+        # Twice the sum over ordered pairs of the derivative, since K is symmetric.
+        return _from_coordinates(message, -2.0 * gradient), None, None
+
+
+def _coordinates(y: Tensor) -> Tensor:
+    """z (N, C - 1, k, j, i) of probabilities (N, C, k, j, i) in an orthonormal basis of sum(y) = 1.
+
+    They are what the reflection that takes (1, ..., 1) / sqrt(C) to the first axis makes of all but the first entry.
+    """
+    root = math.sqrt(y.shape[1])
+    return y[:, 1:] + (y[:, :1] - 1.0 / root) / (root - 1.0)
+
+
+def _from_coordinates(message: Tensor, scale: Tensor) -> Tensor:
+    """scale times the gradient (N, C, k, j, i) that `_coordinates` passes back of a message (N, C - 1, k, j, i)."""
+    n, channels, *grid = message.shape
+    gradient = message.new_empty((n, channels + 1, *grid))
+    torch.mul(message, scale, out=gradient[:, 1:])
+    torch.sum(gradient[:, 1:], 1, out=gradient[:, 0])
+    gradient[:, 0] /= math.sqrt(channels + 1) - 1.0
+    return gradient
 
 
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:
@@ -315,122 +335,188 @@ def _inner_product(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
-def _pass_messages(spins: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset, ...]) -> tuple[Tensor, Tensor]:
-    """sum_j K_ij y_j for every voxel, and the sum of K over unordered pairs.
+def _pass_messages(z: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset, ...]) -> tuple[Tensor, Tensor]:
+    """sum_j K_ij z_j for every voxel, and the sum of K over unordered pairs.
 
     Args:
-        spins: (N, C, k, j, i), what is passed.
+        z: (N, C, k, j, i), what is passed.
         terms: The kernels.
         offsets: The half of the window.
 
     Returns:
-        The messages, shaped as `spins`, and a scalar in fp64.
+        The messages, shaped as `z`, and a scalar in fp64.
     """
-    n, channels, *grid = spins.shape
-    message = _empty(spins).zero_()
-    spins = _empty(spins).copy_(spins)
-    slab = min(SLAB_VOXELS, SLAB_NUMBERS // channels)
-    thickness = min(grid[0], max(1, slab // (n * grid[1] * grid[2])))
-    buffer = spins.new_empty(max(1, len(terms.weights)) * n * thickness * grid[1] * grid[2])
-    weighted = _weighted_offsets(terms, offsets)
-    source, target, features = _Boxes(spins), _Boxes(message), _Boxes(terms.features)
+    n, channels, *grid = z.shape
+    margins = _Margins(*(max(abs(offset.shift[axis]) for offset in offsets) for axis in (1, 2)))
+    message = margins.zeros(z)
+    source, target = _Runs(margins.zeros(z).copy_(z)), _Runs(message)
+    features = _Runs(margins.far_around(terms.features))
+    in_slice = n * source.length
+    thickness = min(grid[0], max(1, min(SLAB_VOXELS, SLAB_NUMBERS // channels) // in_slice))
+    room = max(1, len(terms.weights)) * thickness * in_slice
+    groups = _offset_groups(terms, offsets, max(1, KERNEL_NUMBERS // room))
+    buffer = z.new_empty(room * max(group.count for group in groups))
     sums = []
     for start in range(0, grid[0], thickness):
-        for offset in weighted:
-            size, here, there = _pair_region(offset.shift, grid, start, start + thickness)
-            if min(size) <= 0:
+        for group in groups:
+            slices = min(grid[0] - group.shift[0], start + thickness) - start
+            if slices <= 0:
                 continue
-            kernel = _kernel(features.at(size, here), features.at(size, there), offset, buffer)
-            sums.append(kernel.sum())
-            target.at(size, here).addcmul_(kernel, source.at(size, there))
-            target.at(size, there).addcmul_(kernel, source.at(size, here))
-    kernel_sum = torch.stack(sums).sum(dtype=torch.float64) if sums else spins.new_zeros((), dtype=torch.float64)
-    return message, kernel_sum
+            kernels = _kernels(features.here(start, slices), features.there(start, slices, group), group, buffer)
+            sums.append(kernels.sum())
+            if group.constants is not None:
+                kernels.add_(group.constants)
+            here, message_here = source.here(start, slices), target.here(start, slices)
+            theirs = source.there(start, slices, group), target.there(start, slices, group)
+            for kernel, there, message_there in zip(kernels.unsqueeze(2), *theirs, strict=True):
+                message_here.addcmul_(kernel, there)
+                message_there.addcmul_(kernel, here)
+    kernel_sum = torch.stack(sums).sum(dtype=torch.float64) if sums else z.new_zeros((), dtype=torch.float64)
+    return message, kernel_sum + n * _sum_of_constants(terms, offsets, grid)
 
 
-def _empty(like: Tensor) -> Tensor:
-    """Uninitialised (N, C, k, j, i); several channels lie GAP numbers apart, each is contiguous."""
-    n, channels, *grid = like.shape
-    voxels = math.prod(grid)
-    room = like.new_empty((n, channels, voxels + (GAP if channels > 1 else 0)))
-    return room[..., :voxels].unflatten(-1, grid)
+def _sum_of_constants(terms: _KernelTerms, offsets: tuple[PairOffset, ...], grid: Sequence[int]) -> float:
+    """The purely spatial kernels over all unordered pairs of one sample."""
+    pairs = (math.prod(max(0, size - abs(s)) for size, s in zip(grid, offset.shift, strict=True)) for offset in offsets)
+    return sum(terms.constant(offset) * count for offset, count in zip(offsets, pairs, strict=True))
 
 
 @dataclass(frozen=True)
-class _WeightedOffset:
-    """An offset with the weights of its kernels.
+class _Margins:
+    """Numbers in memory that belong to no voxel, so that a neighbour of a voxel beyond its slice is one of them.
 
     Attributes:
-        shift: (k, j, i) voxels.
-        log_weight: (T, 1), of the image kernels.
-        constant: The sum of the purely spatial kernels.
+        rows: After the last row of each slice.
+        columns: After the last column of each row.
+    """
+
+    rows: int
+    columns: int
+
+    def zeros(self, like: Tensor) -> Tensor:
+        """(…, …, k, j, i), with margins of zeros that are no part of it."""
+        return self._inside(self._room(like), like)
+
+    def far_around(self, features: Tensor) -> Tensor:
+        """A copy (…, …, k, j, i), with margins no number of which is within FAR of a feature, or of another."""
+        room = self._room(features)
+        if features.numel():
+            numbers = math.prod(room.shape[2:])
+            steps = torch.arange(1, numbers + 1, device=features.device, dtype=features.dtype)
+            room.copy_((features.amax() + FAR * steps).view(room.shape[2:]))
+        return self._inside(room, features).copy_(features)
+
+    def _room(self, like: Tensor) -> Tensor:
+        # Channels lie GAP numbers apart.
+        *outer, depth, rows, columns = like.shape
+        grid = (depth, rows + self.rows, columns + self.columns)
+        numbers = math.prod(grid)
+        return like.new_zeros((*outer, numbers + GAP))[..., :numbers].unflatten(-1, grid)
+
+    @staticmethod
+    def _inside(room: Tensor, like: Tensor) -> Tensor:
+        return room[..., : like.shape[-2], : like.shape[-1]]
+
+
+@dataclass(frozen=True, eq=False)
+class _OffsetGroup:
+    """Offsets that lie in a row or a column, next to each other, with the weights of their kernels.
+
+    Attributes:
+        shift: (k, j, i) voxels of the first.
+        count: G.
+        axis: 1 where the others follow along j, 2 where they follow along i.
+        log_weights: (G, T, 1), of the image kernels, to base 2.
+        constants: (G, 1, 1, 1), the sums of the purely spatial kernels; None where there are none.
         needs_floor: Exponents can go below LOWEST_EXPONENT.
     """
 
     shift: Shift
-    log_weight: Tensor
-    constant: float
+    count: int
+    axis: int
+    log_weights: Tensor
+    constants: Tensor | None
     needs_floor: bool
 
 
-def _weighted_offsets(terms: _KernelTerms, offsets: tuple[PairOffset, ...]) -> list[_WeightedOffset]:
-    logs = [terms.log_weights(o) for o in offsets]
-    columns = terms.features.new_tensor(logs).view(len(offsets), len(terms.weights), 1).unbind()
+def _offset_groups(terms: _KernelTerms, offsets: tuple[PairOffset, ...], largest: int) -> list[_OffsetGroup]:
+    """The offsets in groups of at most `largest`."""
+    sagittal_alone = [offset for offset in offsets if offset.shift[0] and offset.shift[1]]  # the only ones without i
+    others = [offset for offset in offsets if not (offset.shift[0] and offset.shift[1])]
     return [
-        _WeightedOffset(
-            shift=o.shift,
-            log_weight=column,
-            constant=terms.constant(o),
-            needs_floor=min(log, default=0.0) - terms.largest_square < LOWEST_EXPONENT,
-        )
-        for o, log, column in zip(offsets, logs, columns, strict=True)
+        _offset_group(terms, members, axis)
+        for axis, of_axis in ((1, sagittal_alone), (2, others))
+        for members in _neighbours_along(axis, of_axis, largest)
     ]
 
 
-class _Boxes:
-    """Boxes of a (…, …, k, j, i) tensor, contiguous within each (k, j, i), as views.
+def _neighbours_along(axis: int, offsets: Sequence[PairOffset], largest: int) -> list[list[PairOffset]]:
+    """The offsets in lists of at most `largest`, in which each is one voxel further along an axis."""
+    lists: list[list[PairOffset]] = []
+    before = None
+    for offset in sorted(offsets, key=lambda each: (each.shift[0], each.shift[3 - axis], each.shift[axis])):
+        here = list(offset.shift)
+        if lists and len(lists[-1]) < largest and here == before:
+            lists[-1].append(offset)
+        else:
+            lists.append([offset])
+        before = [*here[:axis], here[axis] + 1, *here[axis + 1 :]]
+    return lists
+
+
+def _offset_group(terms: _KernelTerms, offsets: Sequence[PairOffset], axis: int) -> _OffsetGroup:
+    logs = [terms.log_weights(each) for each in offsets]
+    lowest = min((value for each in logs for value in each), default=0.0)
+    constants = terms.features.new_tensor([terms.constant(each) for each in offsets]).view(-1, 1, 1, 1)
+    return _OffsetGroup(
+        shift=offsets[0].shift,
+        count=len(offsets),
+        axis=axis,
+        log_weights=terms.features.new_tensor(logs).view(len(offsets), len(terms.weights), 1),
+        constants=constants if terms.spatial else None,
+        needs_floor=lowest - terms.largest_square < LOWEST_EXPONENT,
+    )
+
+
+class _Runs:
+    """Slices of a tensor (A, B, k, j, i) with margins as views in which all rows of a slice are one run of numbers.
 
     as_strided costs a third of indexing with slices, and a loss takes thousands of views.
+
+    Attributes:
+        length: Of a run, from the first voxel of a slice to the last, margins between them included.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
         self._outer = tuple(tensor.shape[:2])
         self._strides = tensor.stride()
-        self._offset = tensor.storage_offset()
+        self.length = (tensor.shape[3] - 1) * tensor.stride(3) + tensor.shape[4]
 
-    def at(self, size: Shift, start: int) -> Tensor:
-        """The box of `size` (k, j, i) that begins at voxel `start` of the flattened grid."""
-        return self._tensor.as_strided(self._outer + size, self._strides, self._offset + start)
+    def here(self, first: int, slices: int) -> Tensor:
+        """(A, B, slices, length) from the slice `first` on."""
+        size = (*self._outer, slices, self.length)
+        return self._tensor.as_strided(size, (*self._strides[:3], 1), first * self._strides[2])
 
-
-def _pair_region(shift: Shift, grid: Sequence[int], first: int, last: int) -> tuple[Shift, int, int]:
-    """Size of the box of voxels in the slab [first, last) that have a neighbour, its start, and that of the neighbours.
-
-    The size is not positive where no voxel has one; the starts count voxels of the flattened grid.
-    """
-    dk, dj, di = shift
-    depth, rows, columns = grid
-    k, j, i = max(0, -dk, first), max(0, -dj), max(0, -di)
-    size = (min(depth - max(0, dk), last) - k, rows - abs(dj), columns - abs(di))
-    here = (k * rows + j) * columns + i
-    return size, here, here + (dk * rows + dj) * columns + di
+    def there(self, first: int, slices: int, group: _OffsetGroup) -> Tensor:
+        """(G, A, B, slices, length), the neighbours at the offsets of a group."""
+        size = (group.count, *self._outer, slices, self.length)
+        strides = (self._strides[group.axis + 2], *self._strides[:3], 1)
+        start = sum(n * stride for n, stride in zip(group.shift, self._strides[2:], strict=True))
+        return self._tensor.as_strided(size, strides, first * self._strides[2] + start)
 
 
-def _kernel(here: Tensor, there: Tensor, offset: _WeightedOffset, buffer: Tensor) -> Tensor:
-    """K (N, 1, k, j, i) between the features (T, N, k, j, i) here and there, in `buffer`."""
-    count, samples, *size = here.shape
-    shape = (samples, 1, *size)
-    if count == 0:
-        return buffer[: math.prod(shape)].fill_(offset.constant).view(shape)
-    flat = buffer[: here.numel()].view(count, -1)
-    torch.sub(there, here, out=flat.view(here.shape))
-    torch.addcmul(offset.log_weight, flat, flat, value=-1, out=flat)
-    if offset.needs_floor:
+def _kernels(here: Tensor, there: Tensor, group: _OffsetGroup, buffer: Tensor) -> Tensor:
+    """The images' K (G, N, slices, length) of features (T, N, …) here and (G, T, N, …) there, in `buffer`."""
+    count, terms, *rest = there.shape
+    if terms == 0:
+        return buffer[: count * math.prod(rest)].zero_().view(count, *rest)
+    flat = buffer[: there.numel()].view(count, terms, -1)
+    torch.sub(there, here, out=flat.view(there.shape))
+    torch.addcmul(group.log_weights, flat, flat, value=-1, out=flat)
+    if group.needs_floor:
         flat.clamp_(min=LOWEST_EXPONENT)
-    kernel, *others = flat.exp_().unbind()
+    kernels, *others = flat.exp2_().unbind(1)
     for other in others:
-        kernel.add_(other)
-    if offset.constant:
-        kernel.add_(offset.constant)
-    return kernel.view(shape)
+        kernels.add_(other)
+    return kernels.unflatten(1, rest)
