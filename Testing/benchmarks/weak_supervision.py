@@ -110,7 +110,7 @@ def test(folder: Path, cohort: Cohort) -> dict[str, list[dict[str, float | None]
         if case.fold == 1:
             loaded = load_case(case, cohort)
             answer = segment_case(model, loaded).labels
-            for label in evaluate_segmentation(answer, loaded.mask, cohort.labels).labels:
+            for label in evaluate_segmentation(answer, loaded.mask, cohort.labels, ()).labels:
                 results[label.name].append({"dsc": label.dsc, "asd_mm": label.asd_mm})
     return results
 

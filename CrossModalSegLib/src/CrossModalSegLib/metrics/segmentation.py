@@ -176,7 +176,7 @@ def evaluate_segmentation(
         prediction: labels 0..K, (k, j, i).
         mask: reference labels 0..K, same grid.
         table: the labels 1..K.
-        tolerances_mm: distances at which NSD is given.
+        tolerances_mm: distances at which NSD is given; none saves half of the time.
 
     Returns:
         A report with one entry for each label of the table.
@@ -288,6 +288,8 @@ def _surface_dice(
     first: np.ndarray, second: np.ndarray, spacing: tuple[float, float, float], tolerances_mm: tuple[float, ...]
 ) -> tuple[float, ...]:
     """NSD for each tolerance of two masks that are not empty; MONAI's definition, from one pair of distances."""
+    if not tolerances_mm:
+        return ()
     *edges, first_area, second_area = get_mask_edges(torch.from_numpy(first), torch.from_numpy(second), spacing=spacing)
     weights = [area[edge] for area, edge in zip((first_area, second_area), edges, strict=True)]
     distances = _both_ways(edges, spacing)
