@@ -19,7 +19,7 @@ import psutil
 import pytest
 import worker_double
 
-from CrossModalSegLib.errors import WorkerError
+from CrossModalSegLib.errors import InputError, WorkerError
 from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.worker import volume_files
 from CrossModalSegLib.worker.client import Job, WorkerClient
@@ -220,6 +220,57 @@ def test_a_request_of_wrong_types_fails_alone(client):
     assert job.error.kind == "input"
     assert "should be text" in job.error.message
     assert ask(client, "loop 1").wait(PATIENCE)
+
+
+def test_a_request_is_made_and_a_preview_digested_in_other_threads(client: WorkerClient) -> None:
+    threads, shown, said = [], [], []
+
+    def make() -> ModelInfoRequest:
+        threads.append(threading.current_thread())
+        return ModelInfoRequest("preview 1")
+
+    def digest(preview: Preview) -> str:
+        threads.append(threading.current_thread())
+        return f"digested {preview.name}"
+
+    job = client.submit(
+        make,
+        digest=digest,
+        on_sent=lambda: said.append("sent"),
+        on_preview=shown.append,
+        on_done=lambda result: said.append(result.model.name),
+    )
+    assert job.wait(PATIENCE)
+    assert shown == ["digested step 0"]
+    assert said == ["sent", "preview 1"]
+    assert len(set(threads)) == 2
+    assert threading.current_thread() not in threads
+    assert job.request is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "sentence"),
+    [
+        (InputError("'CT' holds 2 voxels that are not finite."), "input", "'CT' holds 2 voxels that are not finite."),
+        (MemoryError(), "memory", "not enough memory to send the images"),
+        (KeyError("ct"), "defect", "could not be sent"),
+    ],
+)
+def test_a_request_that_cannot_be_made_ends_its_job_alone(
+    client: WorkerClient, error: Exception, kind: str, sentence: str
+) -> None:
+    def make() -> ModelInfoRequest:
+        raise error
+
+    sent = []
+    job = client.submit(make, on_sent=lambda: sent.append(1))
+    assert job.wait(PATIENCE)
+    assert (job.state, job.error.kind) == ("failed", kind)
+    assert sentence in job.error.message
+    assert sent == []
+    after = ask(client, "nothing")
+    assert after.wait(PATIENCE)
+    assert after.state == "done"
 
 
 def test_only_requests_are_taken(client):

@@ -48,9 +48,9 @@ def write_cases(scene, folder: Path) -> Path:
     """What workflow and worker do together, in this thread."""
     writer = CohortWriter(scene, folder)
     try:
-        while (request := writer.next_case()) is not None:
+        while (make_request := writer.next_case()) is not None:
             surroundings = SimpleNamespace(progress=lambda *_: None, cancel=CancelToken())
-            writer.take(write_case.run(request, surroundings))
+            writer.take(write_case.run(make_request(), surroundings))
         return writer.close()
     finally:
         writer.cancel()

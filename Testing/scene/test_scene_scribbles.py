@@ -21,21 +21,26 @@ from scene_support import (
     rigid,
     segment_named,
     slicer_says,
+    vtk_image,
+    vtk_matrix,
 )
 
 from CrossModalSegLib.errors import GeometryError, InputError, LabelError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.change import Change
+from CrossModalSegLib.scene.images import voxels
 from CrossModalSegLib.scene.nodes import SCRIBBLES, role
 from CrossModalSegLib.scene.scribbles import (
     BACKGROUND,
     add_auto_background,
+    copy_scribbles,
     count_scribbles,
     prepare_scribbles,
     read_complete_scribbles,
     read_scribbles,
-    read_scribbles_and_missing,
 )
+from CrossModalSegLib.scene.stroke_layer import find_layer
+from CrossModalSegLib.scene.strokes import find_strokes, marks
 from CrossModalSegLib.scene.volumes import read_grid
 from CrossModalSegLib.terminology import BACKGROUND as BACKGROUND_CODE
 from CrossModalSegLib.volume import Volume
@@ -292,7 +297,7 @@ def test_nothing_drawn_gives_nothing_labelled(scene):
     np.testing.assert_array_equal(
         read_scribbles(scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "e"), ct, TABLE).array, EMPTY
     )
-    assert read_scribbles_and_missing(node, ct, TABLE)[1] == list(NAMES)
+    assert copy_scribbles(node, ct, TABLE).missing == list(NAMES)
 
 
 def test_what_cannot_be_read(scene):
@@ -322,10 +327,88 @@ def test_counts_are_voxels_of_the_volume(scene):
     assert count_scribbles(node, coarse, TABLE)["liver"] in (1, 2)
 
 
+@given(scribbles, affines, rigid, st.tuples(*[st.integers(0, 2)] * 6), st.booleans())
+def test_strokes_of_one_image_are_read_without_indices(headless, expected, own, above, margins, is_same):
+    """Slicer keeps only the box around what is drawn; what is read is the same by the way that suits all images."""
+    scene = headless.scene
+    scene.Clear(0)
+    ct = add_ct(scene, add_transform(scene, above), own)
+    node = prepare_scribbles(scene, ct, TABLE)
+    if not is_same:
+        node.SetAndObserveTransformNodeID(None)
+    lattice = own if is_same else above @ own
+    k0, k1, j0, j1, i0, i1 = margins
+    box = (slice(k0, SHAPE[0] - k1), slice(j0, SHAPE[1] - j1), slice(i0, SHAPE[2] - i1))
+    shift = np.eye(4)
+    shift[:3, 3] = i0, j0, k0
+    for name, mask in masks_of(expected).items():
+        if mask[box].any():
+            paint(node, segment_named(node, name), mask[box], lattice @ shift)
+    cropped = EMPTY.copy()
+    cropped[box] = expected[box]
+    assume((cropped != 255).any())
+    layer = find_layer(node, ct, TABLE)
+    assert layer is not None
+    np.testing.assert_array_equal(layer.painted(SHAPE), cropped)
+    strokes = find_strokes(node, TABLE)
+    found = marks(strokes, node, ct)
+    general = EMPTY.copy()
+    general.ravel()[found.flat] = found.values
+    np.testing.assert_array_equal(general, cropped)
+    np.testing.assert_array_equal(read_scribbles(node, ct, TABLE).array, cropped)
+    counts = {name: int((cropped == value).sum()) for name, value in zip(NAMES, (1, 2, 3, 0))}
+    assert count_scribbles(node, ct, TABLE) == counts
+    assert copy_scribbles(node, ct, TABLE).missing == [name for name, count in counts.items() if not count]
+
+
+def test_what_is_not_so_simple_is_left_to_indices(scene):
+    ct = add_ct(scene)
+    first, second = at((1, 1, 1)), at((3, 2, 2))
+    assert find_layer(add_segmentation(scene, {"liver": first}, OBLIQUE), ct, TABLE) is not None
+    assert find_layer(add_segmentation(scene, {"liver": first, "Segment_1": second}, OBLIQUE), ct, TABLE) is None
+    assert find_layer(add_segmentation(scene, {"liver": first, "left kidney": second}, OBLIQUE), ct, TABLE) is None
+    assert find_layer(add_segmentation(scene, {"liver": first & second}, OBLIQUE), ct, TABLE) is None
+    half = np.eye(4)
+    half[:3, 3] = 0.5, 0, 0
+    finer, beyond = OBLIQUE @ half @ np.diag([0.5, 1, 1, 1]), OBLIQUE @ (2 * half - np.eye(4))
+    for lattice in (OBLIQUE @ half, finer, beyond):
+        assert find_layer(add_segmentation(scene, {"liver": first}, lattice), ct, TABLE) is None
+    node = add_segmentation(scene, {"liver": first}, OBLIQUE)
+    image = vtk_image(first.astype(np.int16), slicer.vtkOrientedImageData)
+    image.SetImageToWorldMatrix(vtk_matrix(OBLIQUE))
+    node.GetSegmentation().GetNthSegment(0).AddRepresentation("Binary labelmap", image)
+    assert find_layer(node, ct, TABLE) is None
+    assert count_scribbles(node, ct, TABLE)["liver"] == 1
+    np.testing.assert_array_equal(read_scribbles(node, ct, TABLE).array, np.where(first, 1, 255))
+
+
+def test_a_segment_of_no_class_in_the_same_image_is_named_only_where_it_has_strokes(scene):
+    ct = add_ct(scene)
+    node = prepare_scribbles(scene, ct, TABLE)
+    paint(node, segment_named(node, "liver"), at((1, 1, 1)), OBLIQUE)
+    other = node.GetSegmentation().AddEmptySegment("x", "Segment_1")
+    expected = np.where(at((1, 1, 1)), 1, 255)
+    np.testing.assert_array_equal(read_scribbles(node, ct, TABLE).array, expected)
+    assert find_layer(node, ct, TABLE) is not None
+    paint(node, other, at((2, 2, 2)), OBLIQUE)
+    with pytest.raises(LabelError, match="'Segment_1' of 'Scribbles' holds strokes but stands for no class; rename"):
+        read_scribbles(node, ct, TABLE)
+
+
+def test_a_copy_stays_as_it_was_when_it_was_taken(scene):
+    ct = add_ct(scene)
+    node = prepare_scribbles(scene, ct, TABLE)
+    paint(node, segment_named(node, "liver"), at((1, 1, 1)), OBLIQUE)
+    copy = copy_scribbles(node, ct, TABLE)
+    voxels(node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap"))[:] = 2
+    scene.Clear(0)
+    np.testing.assert_array_equal(copy.volume().array, np.where(at((1, 1, 1)), 1, 255))
+
+
 def test_what_is_not_scribbled_is_named(scene):
     ct = add_ct(scene)
     node = add_segmentation(scene, {"liver": at((1, 1, 1)), "left kidney": at((1, 1, 2))}, OBLIQUE)
-    assert read_scribbles_and_missing(node, ct, TABLE)[1] == ["Tumör links", BACKGROUND]
+    assert copy_scribbles(node, ct, TABLE).missing == ["Tumör links", BACKGROUND]
     with pytest.raises(LabelError, match="no scribble of Tumör links, Background in 'S' on 'ct'"):
         read_complete_scribbles(node, ct, TABLE)
     with pytest.raises(LabelError, match="no scribble of Tumör links in 'S' on 'ct'"):

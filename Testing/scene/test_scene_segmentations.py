@@ -19,6 +19,7 @@ from scene_support import (
     rigid,
     segment_named,
     slicer_says,
+    vtk_image,
     vtk_matrix,
 )
 from vtkmodules.util.numpy_support import vtk_to_numpy
@@ -28,6 +29,7 @@ from vtkmodules.vtkCommonMath import vtkMatrix4x4
 from CrossModalSegLib.errors import GeometryError, InputError, LabelError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.change import Change
+from CrossModalSegLib.scene.images import oriented_affine, set_voxels, voxels
 from CrossModalSegLib.scene.preview import Preview
 from CrossModalSegLib.scene.scribbles import prepare_scribbles, read_scribbles
 from CrossModalSegLib.scene.segmentations import named_classes, read_mask, write_segmentation
@@ -370,6 +372,96 @@ def test_previews_copy_voxels_only_and_are_one_step(scene, into):
     if into:
         np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, random_labels(0))
     assert scene.GetNumberOfNodes() == before
+
+
+def changes_of(node) -> list[int]:
+    """Grows whenever those who show a segmentation have to look at it again."""
+    changes = []
+    node.GetSegmentation().AddObserver(
+        slicer.vtkSegmentation.SourceRepresentationModified, lambda *_: changes.append(1)
+    )
+    return changes
+
+
+def test_of_a_compared_answer_only_what_changed_is_written(scene):
+    ct = add_ct(scene, add_transform(scene, MOVE))
+    preview = Preview(scene, TABLE, ct, "Result")
+    preview.make_room()
+    first = on(ct, random_labels(1))
+    node = preview.show(first, preview.compare(first))
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, random_labels(1))
+    array = random_labels(1)
+    array[1:3, 2, 3] = (array[1:3, 2, 3] + 1) % 4
+    second = on(ct, array)
+    compared = preview.compare(second)
+    assert compared.box == (slice(1, 3), slice(2, 3), slice(3, 4))
+    changes = changes_of(node)
+    # The mark outside of the box stays only where nothing is written there.
+    held = voxels(node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap"))
+    held[0, 0, 0] = 77
+    preview.show(second, compared)
+    assert held[0, 0, 0] == 77
+    held[0, 0, 0] = array[0, 0, 0]
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, array)
+    assert len(changes) == 1
+    preview.show(second, preview.compare(second))
+    assert len(changes) == 1  # nothing changed, so nobody has to look
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, array)
+
+
+@pytest.mark.parametrize("what", ["another answer", "a hand", "a deleted segment", "a deleted segmentation"])
+def test_what_an_answer_was_compared_with_is_gone_when_it_is_shown(scene, what):
+    ct = add_ct(scene, add_transform(scene, MOVE))
+    preview = Preview(scene, TABLE, ct, "Result")
+    node = preview.show(on(ct, random_labels(1)))
+    answer = on(ct, random_labels(2))
+    compared = preview.compare(answer)
+    if what == "another answer":
+        preview.show(on(ct, random_labels(3)))
+    elif what == "a hand":
+        image = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+        set_voxels(image, random_labels(4))
+    elif what == "a deleted segment":
+        node.GetSegmentation().RemoveSegment(segment_named(node, "liver"))
+    else:
+        scene.RemoveNode(node)
+    node = preview.show(answer, compared)
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, random_labels(2))
+    preview.finish(on(ct, random_labels(5)))
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, random_labels(5))
+    preview.step.undo()
+    assert not scene.IsNodePresent(node)
+
+
+def test_room_that_was_made_is_where_the_first_answer_goes(scene):
+    ct = add_ct(scene)
+    former = write_segmentation(scene, on(ct, random_labels(0)), TABLE, ct, "Result")
+    preview = Preview(scene, TABLE, ct, "Result", former)
+    room = preview._room
+    preview.make_room()
+    preview.make_room()
+    node = preview.show(on(ct, random_labels(1)))
+    image = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+    assert image is room
+    plain = write_segmentation(scene, on(ct, random_labels(1)), TABLE, ct, "Plain")
+    other = plain.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+    assert image.GetExtent() == other.GetExtent()
+    assert image.GetScalarType() == other.GetScalarType()
+    np.testing.assert_array_equal(oriented_affine(image), oriented_affine(other))
+    preview.cancel()
+    np.testing.assert_array_equal(read_mask(former, ct, TABLE).array, random_labels(0))
+    # Another shape by the time the first answer comes.
+    late = Preview(scene, TABLE, ct, "Late")
+    ct.SetAndObserveImageData(vtk_image(np.zeros((2, 3, 4), np.float32)))
+    small = np.ones((2, 3, 4), np.uint8)
+    np.testing.assert_array_equal(read_mask(late.show(on(ct, small)), ct, TABLE).array, small)
+
+
+def test_a_compared_answer_with_another_value_is_refused(scene):
+    ct = add_ct(scene)
+    preview = Preview(scene, TABLE, ct, "Result")
+    with pytest.raises(LabelError, match="The mask holds the value 9"):
+        preview.compare(on(ct, np.full(SHAPE, 9, np.uint8)))
 
 
 def test_a_finished_preview_stays_and_is_undone_as_one(scene):

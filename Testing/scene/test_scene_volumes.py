@@ -9,7 +9,7 @@ from scene_support import RAS_TO_LPS, add_transform, add_volume, affine_transfor
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.scene.change import Change
 from CrossModalSegLib.scene.images import voxels
-from CrossModalSegLib.scene.volumes import SOURCE_ROLE, read_grid, read_volume, write_volume
+from CrossModalSegLib.scene.volumes import SOURCE_ROLE, lend_volume, read_grid, read_volume, write_volume
 from CrossModalSegLib.volume import Volume, same_geometry
 from grids import grid_affine
 
@@ -36,9 +36,10 @@ def test_the_array_is_a_copy(scene):
     assert not read_volume(node).array.any()
 
 
-def test_voxels_that_are_not_copied_are_the_nodes_own_and_outlive_it(scene):
+def test_voxels_that_are_lent_are_the_nodes_own_and_outlive_it(scene):
     node = add_volume(scene, np.ones((2, 3, 4), np.float32), OBLIQUE)
-    read = read_volume(node, copy=False)
+    read = lend_volume(node)()
+    assert same_geometry(read, read_volume(node), 1e-9)
     voxels(node.GetImageData())[:] = 5
     node.GetImageData().GetPointData().GetScalars().Modified()
     scene.RemoveNode(node)
@@ -49,12 +50,16 @@ def test_voxels_that_are_not_copied_are_the_nodes_own_and_outlive_it(scene):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("copy", [True, False])
-def test_values_that_are_not_finite_are_counted(scene, value, copy):
+def test_values_that_are_not_finite_are_counted(scene, value):
     array = np.zeros((2, 3, 4), np.float32)
     array[1, 1, :2] = value
+    node = add_volume(scene, array, OBLIQUE)
     with pytest.raises(InputError, match="'ct' holds 2 voxels that are not finite"):
-        read_volume(add_volume(scene, array, OBLIQUE), copy=copy)
+        read_volume(node)
+    lent = lend_volume(node)
+    scene.RemoveNode(node)
+    with pytest.raises(InputError, match="'ct' holds 2 voxels that are not finite"):
+        lent()
 
 
 @given(affines, rigid, affine_transforms)

@@ -12,6 +12,7 @@ from scene_support import (
     add_volume,
     paint,
     segment_named,
+    vtk_image,
     vtk_matrix,
 )
 
@@ -187,12 +188,15 @@ def test_a_second_fit_goes_on_in_the_same_places(scene, workflow, client, ct, sc
     assert client.jobs[2].request.case != client.jobs[0].request.case
 
 
-def add_strokes(workflow, volume):
+def add_strokes(workflow, volume, shape=SHAPE):
     node = workflow.prepare_scribbles(volume, TABLE)
+    own = RAS_TO_LPS @ world_affine(volume)
+    if volume.GetParentTransformNode() is not None:
+        own = np.linalg.solve(MOVE if shape == SHAPE else SMALL @ MOVE, own)
     for value, name in enumerate((*TABLE.names, BACKGROUND)):
-        mask = np.zeros(SHAPE, bool)
+        mask = np.zeros(shape, bool)
         mask[value, 2, 1:4] = True
-        paint(node, segment_named(node, name), mask, OBLIQUE)
+        paint(node, segment_named(node, name), mask, own)
     return node
 
 
@@ -353,6 +357,95 @@ def test_a_volume_that_got_another_grid_meanwhile_gets_no_result(scene, workflow
     assert task.state == "failed"
     assert "'CT' got another grid while the work ran" in task.error
     assert scene.GetNumberOfNodes() == before
+
+
+@pytest.mark.parametrize("who", ["ct", "mr"])
+@pytest.mark.parametrize("how", ["written to", "replaced"])
+def test_an_image_that_is_changed_while_it_is_read_ends_the_work(workflow, client, ct, mr, scribbles, who, how):
+    task = workflow.fit({"ct": ct, "mr": mr}, scribbles, TABLE)
+    said = []
+    task.on_error = said.append
+    node = {"ct": ct, "mr": mr}[who]
+    if how == "written to":
+        node.GetImageData().GetPointData().GetScalars().Modified()  # as arrayFromVolumeModified does
+    else:
+        node.SetAndObserveImageData(vtk_image(np.zeros(read_grid(node).shape, np.float32)))
+    client.jobs[0].sent()
+    assert task.state == "failed"
+    assert client.jobs[0].asked == ["cancel"]
+    assert said == [
+        f"The voxels of '{node.GetName()}' were changed while they were being read, so that what was read may be half "
+        "old and half new. Start again."
+    ]
+
+
+def test_moves_and_displays_are_no_changes_of_voxels(scene, workflow, client, ct, scribbles):
+    task = workflow.fit({"ct": ct}, scribbles, TABLE)
+    answer, result = read_grid(ct).with_array(random_labels(1)), fit_result(ct, random_labels(2))
+    ct.GetParentTransformNode().SetMatrixTransformToParent(vtk_matrix(SMALL @ MOVE))
+    ct.CreateDefaultDisplayNodes()
+    ct.GetDisplayNode().SetWindowLevel(3.0, 1.0)
+    ct.GetDisplayNode().GetOutputImageDataConnection().GetProducer().Update()
+    ct.SetName("other")
+    client.jobs[0].sent()
+    assert task.state == "running"
+    # Once all is sent, others may do with the image what they want.
+    ct.GetImageData().Modified()
+    client.jobs[0].preview(answer)
+    client.jobs[0].done(result)
+    np.testing.assert_array_equal(read_mask(task.result.segmentation, ct, TABLE).array, random_labels(2))
+
+
+def test_images_that_change_are_noticed_by_all_that_read_them(workflow, client, ct, mr, scribbles):
+    for begin in (
+        lambda: workflow.auto_background(ct, scribbles, TABLE),
+        lambda: workflow.register(mr, ct),
+        lambda: workflow.segment({"ct": ct}, "abdomen"),
+        lambda: workflow.refer(mr, [ct], add_strokes(workflow, mr, read_grid(mr).shape), TABLE),
+    ):
+        task = begin()
+        ct.GetImageData().Modified()
+        client.jobs[-1].sent()
+        assert task.state == "failed"
+        assert "The voxels of 'CT' were changed while they were being read" in task.error
+
+
+def test_strokes_are_sent_as_they_were_when_the_fit_began(workflow, client, ct, scribbles):
+    strokes = read_scribbles(scribbles, ct, TABLE).array
+    workflow.fit({"ct": ct}, scribbles, TABLE)
+    mask = np.zeros(SHAPE, bool)
+    mask[:, 5, 6] = True
+    paint(scribbles, segment_named(scribbles, "liver"), mask, OBLIQUE)
+    np.testing.assert_array_equal(client.jobs[0].request.scribbles.array, strokes)
+    assert read_scribbles(scribbles, ct, TABLE).array[0, 5, 6] == 1
+
+
+def test_an_answer_with_a_value_that_no_class_has_ends_the_fit(scene, workflow, client, ct, scribbles):
+    before = scene.GetNumberOfNodes()
+    task = workflow.fit({"ct": ct}, scribbles, TABLE)
+    client.jobs[0].preview(read_grid(ct).with_array(np.full(SHAPE, 9, np.uint8)))
+    assert task.state == "failed"
+    assert "The mask holds the value 9" in task.error
+    assert client.jobs[0].asked == ["cancel"]
+    assert scene.GetNumberOfNodes() == before
+
+
+@pytest.mark.parametrize("what", ["a volume that is deleted", "a closed scene", "a cancelled fit"])
+def test_an_answer_that_was_compared_comes_too_late(scene, workflow, client, ct, scribbles, what):
+    task = workflow.fit({"ct": ct}, scribbles, TABLE)
+    job = client.jobs[0]
+    job.preview(read_grid(ct).with_array(random_labels(1)))
+    late = job.digested(read_grid(ct).with_array(random_labels(2)))
+    if what == "a volume that is deleted":
+        scene.RemoveNode(ct)
+    elif what == "a closed scene":
+        scene.Clear(0)
+    else:
+        job.fail("cancelled", "The job was stopped.")
+    job.show(late)
+    assert task.state == ("cancelled" if what == "a cancelled fit" else "failed")
+    results = 0 if what == "a closed scene" else 1  # the scribbles are left
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == results
 
 
 def test_the_first_of_two_results_of_one_node_is_not_lost_by_the_second_s_failure(workflow, client, ct, scribbles):

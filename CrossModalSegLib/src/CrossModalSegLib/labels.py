@@ -297,7 +297,7 @@ def check_mask(mask: np.ndarray, table: LabelTable) -> np.ndarray:
         LabelError: it holds values other than 0..K; they are named.
     """
     mask = whole_numbers(mask, "The mask")
-    if mask.size and (mask.min() < 0 or mask.max() > len(table)):
+    if mask.size and ((mask.dtype.kind != "u" and mask.min() < 0) or mask.max() > len(table)):
         unknown = mask[(mask < 0) | (mask > len(table))]
         classes = ", ".join(f"{label.value} {label.name}" for label in table.labels)
         raise LabelError(f"The mask holds {_listed(unknown)}; it should hold 0 for background and {classes}.")

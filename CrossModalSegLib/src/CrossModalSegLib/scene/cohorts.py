@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from itertools import chain, count
 from pathlib import Path
@@ -15,10 +15,11 @@ from CrossModalSegLib.output import atomic_folder
 from CrossModalSegLib.worker.messages import WriteCaseRequest, WriteCaseResult
 
 from .classes import classes_of
+from .lending import LentImages
 from .nodes import SCRIBBLES, nodes_of, role
-from .scribbles import read_scribbles_and_missing
+from .scribbles import copy_scribbles
 from .segments import BACKGROUND
-from .volumes import read_volume
+from .snapshot import Snapshot, require_same_voxels
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLVolumeNode
@@ -92,11 +93,12 @@ class CohortWriter:
         self.nodes = [*self._scribbles, *chain.from_iterable(each.values() for each in self._images)]
         self._names = _names(self._images)
         self._cases: list[Case] = []
+        self._reading: list[Snapshot] = []
         self._folder, self._open = Path(folder), ExitStack()
         self._temporary = self._open.enter_context(atomic_folder(folder))
 
-    def next_case(self) -> WriteCaseRequest | None:
-        """The next case, where it lies in the world; None where all are written.
+    def next_case(self) -> Callable[[], WriteCaseRequest] | None:
+        """What makes the request to write the next case, where it lies in the world; None where all are written.
 
         Raises:
             LabelError: one is not scribbled, or strokes overlap.
@@ -106,19 +108,34 @@ class CohortWriter:
         if number == len(self._scribbles):
             return None
         node, images = self._scribbles[number], self._images[number]
-        scribbles, missing = read_scribbles_and_missing(node, next(iter(images.values())), self._table)
-        if BACKGROUND in missing or len(missing) == len(self._table):
+        scribbles = copy_scribbles(node, next(iter(images.values())), self._table)
+        if BACKGROUND in scribbles.missing or len(scribbles.missing) == len(self._table):
             raise LabelError(
-                f"There is no scribble of {', '.join(missing)} in '{node.GetName()}'; draw there, or delete this case."
+                f"There is no scribble of {', '.join(scribbles.missing)} in '{node.GetName()}'; draw there, or delete "
+                "this case."
             )
-        return WriteCaseRequest(
-            folder=self._temporary,
-            name=self._names[number],
-            images={modality: read_volume(image, copy=False) for modality, image in images.items()},
-            scribbles=scribbles,
-            number=number + 1,
-            total=len(self._scribbles),
-        )
+        lent = LentImages(images)
+        self._reading = list(lent.snapshots.values())
+
+        def request() -> WriteCaseRequest:
+            return WriteCaseRequest(
+                folder=self._temporary,
+                name=self._names[number],
+                images=lent.volumes(),
+                scribbles=scribbles.volume(),
+                number=number + 1,
+                total=len(self._scribbles),
+            )
+
+        return request
+
+    def require_same_voxels(self) -> None:
+        """Check, once the last request was made, that its images did not change meanwhile.
+
+        Raises:
+            InputError: one did.
+        """
+        require_same_voxels(self._reading)
 
     def take(self, written: WriteCaseResult) -> None:
         """Note that the case was written."""

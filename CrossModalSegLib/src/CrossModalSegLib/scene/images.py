@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import slicer
 from vtkmodules.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
+from vtkmodules.util.vtkConstants import VTK_UNSIGNED_CHAR
 from vtkmodules.vtkCommonDataModel import vtkImageData
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from slicer import vtkOrientedImageData
 
 Image = TypeVar("Image", bound=vtkImageData)
+WHOLE = (slice(None), slice(None), slice(None))
 
 
 def is_empty(image: vtkImageData | None) -> bool:
@@ -26,6 +28,21 @@ def is_empty(image: vtkImageData | None) -> bool:
 def voxels(image: vtkImageData) -> np.ndarray:
     """(k, j, i) view of the voxels of an image with one value each; writing to it changes the image."""
     return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+
+
+def differing_box(first: np.ndarray, second: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """The smallest box that holds all voxels in which two arrays (k, j, i) of one shape differ; None where none do."""
+    differs = np.zeros(first.shape[1:], dtype=np.bool_)
+    slices = []
+    for k, (one, other) in enumerate(zip(first, second, strict=True)):
+        plane = one != other
+        if plane.any():
+            slices.append(k)
+            differs |= plane
+    if not slices:
+        return None
+    rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
+    return tuple(slice(int(each[0]), int(each[-1]) + 1) for each in (slices, rows, columns))
 
 
 def filled(image: Image, array: np.ndarray) -> Image:
@@ -39,14 +56,33 @@ def filled(image: Image, array: np.ndarray) -> Image:
     return image
 
 
-def oriented_image(array: np.ndarray, affine: np.ndarray) -> vtkOrientedImageData:
+def empty_image(shape: tuple[int, int, int]) -> vtkOrientedImageData:
+    """Room for the voxels (k, j, i), uint8, of an image that a segment can hold; what they are is left open.
+
+    Takes no time: the system gives the memory when it is written to for the first time, which takes long.
+    """
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(*shape[::-1])
+    image.AllocateScalars(VTK_UNSIGNED_CHAR, 1)
+    image.GetPointData().GetScalars().SetName("ImageScalars")
+    return image
+
+
+def oriented_image(
+    array: np.ndarray, affine: np.ndarray, room: vtkOrientedImageData | None = None
+) -> vtkOrientedImageData:
     """An image that a segment can hold.
 
     Args:
         array: (k, j, i); its voxels are copied.
         affine: (4, 4) from (i, j, k, 1) to RAS mm below the segmentation's parent transforms.
+        room: an `empty_image` of the array's shape to take.
     """
-    image = filled(slicer.vtkOrientedImageData(), array)
+    if room is None:
+        image = filled(slicer.vtkOrientedImageData(), array)
+    else:
+        image = room
+        set_voxels(image, array)
     image.SetImageToWorldMatrix(to_vtk(affine))
     return image
 
@@ -58,11 +94,22 @@ def oriented_affine(image: vtkOrientedImageData) -> np.ndarray:
     return from_vtk(matrix)
 
 
-def set_voxels(image: vtkImageData, array: np.ndarray) -> None:
-    """Copy other voxels (k, j, i) into an image, and tell those who show it."""
-    voxels(image)[:] = array
+def set_voxels(image: vtkImageData, array: np.ndarray, box: tuple[slice, slice, slice] = WHOLE) -> None:
+    """Copy other voxels (k, j, i) into an image, and tell those who show it.
+
+    Args:
+        image: is written to.
+        array: of the image's shape.
+        box: where it differs from what the image holds.
+    """
+    voxels(image)[box] = array[box]
     image.GetPointData().GetScalars().Modified()
     image.Modified()
+
+
+def held_slices(image: vtkImageData) -> np.ndarray:
+    """(N,) the k, counted from 0, of those slices of an image that are not 0 everywhere."""
+    return np.flatnonzero([np.count_nonzero(plane) for plane in voxels(image)])
 
 
 def nonzero(image: vtkImageData) -> tuple[np.ndarray, np.ndarray]:
@@ -70,8 +117,7 @@ def nonzero(image: vtkImageData) -> tuple[np.ndarray, np.ndarray]:
 
     Quick where few slices hold anything, as with scribbles.
     """
-    array = voxels(image)
-    slices = np.flatnonzero([plane.any() for plane in array])
+    array, slices = voxels(image), held_slices(image)
     held = array[slices]
     # Much quicker than np.nonzero of three dimensions.
     flat = np.flatnonzero(held != 0)

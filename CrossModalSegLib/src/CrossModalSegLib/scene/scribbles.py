@@ -15,10 +15,12 @@ from .change import Change
 from .hierarchy import place_beside
 from .layers import add_voxels, remove_voxels
 from .nodes import SCRIBBLES, drawn_on, nodes_of, require_present, require_segmentation, role, set_role
+from .scribble_copy import ScribbleCopy
 from .segments import (
     BACKGROUND,
     BACKGROUND_STYLE,
     SCRIBBLE_TAG,
+    SegmentOfClass,
     Style,
     apply_style,
     mark,
@@ -27,7 +29,8 @@ from .segments import (
     segments_of_classes,
     style_of,
 )
-from .strokes import Marks, Stroke, find_strokes, landed, marks
+from .stroke_layer import find_layer
+from .strokes import Marks, find_strokes, landed, marks
 from .volumes import read_grid
 
 if TYPE_CHECKING:
@@ -92,17 +95,39 @@ def read_scribbles(segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolu
         GeometryError: strokes lie outside of the volume, or a parent transform is not linear.
         InputError: one of the nodes cannot be used.
     """
+    return copy_scribbles(segmentation, reference, table).volume()
+
+
+def copy_scribbles(
+    segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable
+) -> ScribbleCopy:
+    """`read_scribbles` without the part that takes long, which is left to `ScribbleCopy.volume`.
+
+    Raises:
+        LabelError, GeometryError, InputError: as `read_scribbles`.
+    """
     grid = read_grid(reference)
-    return _painted(grid, _read(segmentation, reference, table))
+    layer = find_layer(require_segmentation(segmentation), reference, table)
+    if layer is None:
+        found = _read(segmentation, reference, table)
+        counts = np.bincount(found.values, minlength=UNLABELLED)
+        return ScribbleCopy(
+            _missing(table, set(np.flatnonzero(counts).tolist())), grid, lambda: _painted(grid.shape, found)
+        )
+    drawn = layer.drawn()
+    for segment in drawn:
+        _require_class(segment, segmentation, table)
+    copy = layer.copy()
+    return ScribbleCopy(_missing(table, {each.value for each in drawn}), grid, lambda: copy.painted(grid.shape))
 
 
-def read_complete_scribbles(
+def copy_complete_scribbles(
     segmentation: vtkMRMLSegmentationNode,
     reference: vtkMRMLVolumeNode,
     table: LabelTable,
     background: bool = True,
-) -> Volume:
-    """`read_scribbles` where each class has some.
+) -> ScribbleCopy:
+    """`copy_scribbles` where each class has some.
 
     Args:
         segmentation, reference, table: as in `read_scribbles`.
@@ -112,29 +137,28 @@ def read_complete_scribbles(
         LabelError: one has none, or as `read_scribbles`.
         GeometryError, InputError: as `read_scribbles`.
     """
-    strokes, missing = read_scribbles_and_missing(segmentation, reference, table)
-    missing = [name for name in missing if background or name != BACKGROUND]
+    copy = copy_scribbles(segmentation, reference, table)
+    missing = [name for name in copy.missing if background or name != BACKGROUND]
     if missing:
         raise LabelError(
             f"There is no scribble of {', '.join(missing)} in '{segmentation.GetName()}' on '{reference.GetName()}'; "
             "draw at least one stroke of each."
         )
-    return strokes
+    return copy
 
 
-def read_scribbles_and_missing(
-    segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable
-) -> tuple[Volume, list[str]]:
-    """`read_scribbles`, and the names of what is not scribbled, in the order of the table, then "Background".
+def read_complete_scribbles(
+    segmentation: vtkMRMLSegmentationNode,
+    reference: vtkMRMLVolumeNode,
+    table: LabelTable,
+    background: bool = True,
+) -> Volume:
+    """The volume of `copy_complete_scribbles`, at once.
 
     Raises:
-        LabelError, GeometryError, InputError: as `read_scribbles`.
+        LabelError, GeometryError, InputError: as `copy_complete_scribbles`.
     """
-    grid = read_grid(reference)
-    found = _read(segmentation, reference, table)
-    counts = np.bincount(found.values, minlength=UNLABELLED)
-    named = {label.name: label.value for label in table.labels} | {BACKGROUND: BACKGROUND_VALUE}
-    return _painted(grid, found), [name for name, value in named.items() if not counts[value]]
+    return copy_complete_scribbles(segmentation, reference, table, background).volume()
 
 
 def count_scribbles(
@@ -149,14 +173,9 @@ def count_scribbles(
         InputError: one of the nodes cannot be used.
     """
     read_grid(reference)
-    places: dict[int, list[np.ndarray]] = {}
-    for stroke in find_strokes(require_segmentation(segmentation), table):
-        if stroke.segment.value is not None:
-            flat, _ = landed(stroke, segmentation, reference)
-            places.setdefault(stroke.segment.value, []).append(flat)
-    counts = {value: _distinct(np.concatenate(each)) for value, each in places.items()}
-    named = {label.name: label.value for label in table.labels} | {BACKGROUND: BACKGROUND_VALUE}
-    return {name: counts.get(value, 0) for name, value in named.items()}
+    layer = find_layer(require_segmentation(segmentation), reference, table)
+    counts = _landed_counts(segmentation, reference, table) if layer is None else layer.counts()
+    return {name: counts.get(value, 0) for name, value in _values(table).items()}
 
 
 def add_auto_background(
@@ -199,14 +218,34 @@ def add_auto_background(
 def _read(segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable) -> Marks:
     strokes = find_strokes(require_segmentation(segmentation), table)
     for stroke in strokes:
-        _require_class(stroke, segmentation, table)
+        _require_class(stroke.segment, segmentation, table)
     return marks(strokes, segmentation, reference)
 
 
-def _painted(grid: Volume, found: Marks) -> Volume:
-    array = np.full(grid.array.size, UNLABELLED, dtype=np.uint8)
-    array[found.flat] = found.values
-    return grid.with_array(array.reshape(grid.shape))
+def _landed_counts(
+    segmentation: vtkMRMLSegmentationNode, reference: vtkMRMLVolumeNode, table: LabelTable
+) -> dict[int, int]:
+    places: dict[int, list[np.ndarray]] = {}
+    for stroke in find_strokes(segmentation, table):
+        if stroke.segment.value is not None:
+            flat, _ = landed(stroke, segmentation, reference)
+            places.setdefault(stroke.segment.value, []).append(flat)
+    return {value: _distinct(np.concatenate(each)) for value, each in places.items()}
+
+
+def _values(table: LabelTable) -> dict[str, int]:
+    """All that can be scribbled, by name."""
+    return {label.name: label.value for label in table.labels} | {BACKGROUND: BACKGROUND_VALUE}
+
+
+def _missing(table: LabelTable, drawn: set[int]) -> list[str]:
+    return [name for name, value in _values(table).items() if value not in drawn]
+
+
+def _painted(shape: tuple[int, int, int], found: Marks) -> np.ndarray:
+    array = np.full(shape, UNLABELLED, dtype=np.uint8)
+    array.ravel()[found.flat] = found.values
+    return array
 
 
 def _distinct(flat: np.ndarray) -> int:
@@ -269,15 +308,15 @@ def _background_segment(node: vtkMRMLSegmentationNode, table: LabelTable) -> str
     raise LabelError(f"'{node.GetName()}' has no segment '{BACKGROUND}'; prepare the scribbles again to add it.")
 
 
-def _require_class(stroke: Stroke, node: vtkMRMLSegmentationNode, table: LabelTable) -> None:
+def _require_class(segment: SegmentOfClass, node: vtkMRMLSegmentationNode, table: LabelTable) -> None:
     """Check that a segment with strokes stands for one class, and that its name does not stand for another one."""
-    name, names = stroke.segment.name, (*table.names, BACKGROUND)
-    if stroke.segment.value is None:
+    name, names = segment.name, (*table.names, BACKGROUND)
+    if segment.value is None:
         raise LabelError(
             f"The segment '{name}' of '{node.GetName()}' holds strokes but stands for no class; rename it to one of "
             f"{', '.join(names)}, or erase it."
         )
-    class_name = BACKGROUND if stroke.segment.value == BACKGROUND_VALUE else table.names[stroke.segment.value - 1]
+    class_name = BACKGROUND if segment.value == BACKGROUND_VALUE else table.names[segment.value - 1]
     others = {each.casefold() for each in names} - {class_name.casefold()}
     if name.strip().casefold() in others:
         raise LabelError(

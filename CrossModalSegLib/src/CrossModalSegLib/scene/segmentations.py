@@ -86,13 +86,17 @@ def write_voxels(
     name: str,
     into: vtkMRMLSegmentationNode | None,
     change: Change,
+    room: vtkOrientedImageData | None = None,
 ) -> vtkMRMLSegmentationNode:
-    """`write_segmentation` without surfaces, which take longer than all the rest; there are none afterwards."""
+    """`write_segmentation` without surfaces, which take longer than all the rest; there are none afterwards.
+
+    With `room`, an `images.empty_image` of the labels' shape, no new image is made.
+    """
     array = labels_on_grid(labels, table, reference)
     require_present(scene, reference, into)
     with Change(scene, part_of=change) as step:
         node = _new(scene, reference, name, step) if into is None else _accepted(into, step)
-        _replace(node, oriented_image(array, affine_in(node, reference)), table)
+        _replace(node, oriented_image(array, affine_in(node, reference), room), table)
         _set_reference_grid(node, reference)
     return node
 
@@ -103,12 +107,21 @@ def labels_on_grid(labels: Volume, table: LabelTable, reference: vtkMRMLVolumeNo
     Raises:
         GeometryError, LabelError, InputError: as `write_segmentation`.
     """
+    require_on_grid(labels, reference)
+    return check_mask(labels.array, table)
+
+
+def require_on_grid(labels: Volume, reference: vtkMRMLVolumeNode) -> None:
+    """Check that a label map lies on a volume's grid.
+
+    Raises:
+        GeometryError, InputError: as `write_segmentation`.
+    """
     if not same_geometry(read_grid(reference), labels):
         raise GeometryError(
             f"The result does not lie on the grid of '{reference.GetName()}', so it would be shown in a wrong place. "
             "Was the volume changed or moved since? Start again."
         )
-    return check_mask(labels.array, table)
 
 
 def has_3d(node: vtkMRMLSegmentationNode) -> bool:

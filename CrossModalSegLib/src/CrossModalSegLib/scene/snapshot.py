@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from CrossModalSegLib.errors import GeometryError
+from CrossModalSegLib.errors import GeometryError, InputError
 from CrossModalSegLib.volume import Volume, same_geometry
 
 from .geometry import ijk_to_ras, to_lps
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Snapshot:
-    """A volume's grid at one moment.
+    """A volume's grid, and when its voxels were last changed, at one moment.
 
     What was computed belongs to the voxels, not to the place: where a transform above the volume was changed
     meanwhile, the result goes where the voxels are now.
@@ -33,6 +34,13 @@ class Snapshot:
         self.node = node
         self._grid = read_grid(node)
         self._own = Volume(self._grid.array, to_lps(ijk_to_ras(node)))
+        self._changed = node.GetImageData().GetMTime()
+
+    @property
+    def has_same_voxels(self) -> bool:
+        """Whether nobody has changed or replaced the volume's voxels since."""
+        image = self.node.GetImageData()
+        return image is not None and image.GetMTime() == self._changed
 
     def now(self, volume: Volume) -> Volume:
         """A result on the grid of then, on the grid of now.
@@ -62,3 +70,17 @@ class Snapshot:
                 "so the result has no place on it. Start again."
             )
         return now
+
+
+def require_same_voxels(snapshots: Iterable[Snapshot]) -> None:
+    """Check that nobody has changed volumes since: to be asked once their voxels were read in the background.
+
+    Raises:
+        InputError: one was changed.
+    """
+    for each in snapshots:
+        if not each.has_same_voxels:
+            raise InputError(
+                f"The voxels of '{each.node.GetName()}' were changed while they were being read, so that what was read "
+                "may be half old and half new. Start again."
+            )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from CrossModalSegLib.errors import CrossModalSegError
 from CrossModalSegLib.worker.client import Job, WorkerClient
+from CrossModalSegLib.worker.connection import MakeRequest
 from CrossModalSegLib.worker.messages import Error, ErrorKind, JobRequest, Preview, Progress
 
 from .nodes import require_present
@@ -28,9 +29,11 @@ class Plan:
     """What a task asks for and does with the answers.
 
     Attributes:
-        request: for the worker; None once it was sent.
+        request: for the worker, or what makes it in the thread that sends it; None once it was sent.
         write: writes a result into the scene, all of it or nothing, and returns what the caller gets.
-        show: shows a preview; None where there are none.
+        show: shows what `digest` made of a preview; None where there are none.
+        digest: does with a preview what takes long, in the thread that reads it.
+        sent: called once the request is on its way; raises where what was read meanwhile is not what it was.
         follow: is told the figures of each progress.
         revert: takes back what previews did.
         release: called once the worker works for it no longer, however it ended.
@@ -38,14 +41,24 @@ class Plan:
         again: a request to send instead after an error, or None where the error stays.
     """
 
-    request: JobRequest | None
+    request: JobRequest | MakeRequest | None
     write: Callable[[Any], Any]
-    show: Callable[[Preview], Any] | None = None
+    show: Callable[[Any], Any] | None = None
+    digest: Callable[[Preview], Any] = lambda preview: preview
+    sent: Callable[[], None] = _nothing
     follow: Callable[[Mapping[str, float]], None] = _nothing
     revert: Callable[[], None] = _nothing
     release: Callable[[], None] = _nothing
-    more: Callable[[Any], JobRequest | None] = lambda _: None
-    again: Callable[[Error], JobRequest | None] = lambda _: None
+    more: Callable[[Any], JobRequest | MakeRequest | None] = lambda _: None
+    again: Callable[[Error], JobRequest | MakeRequest | None] = lambda _: None
+
+
+@dataclass(frozen=True, eq=False)
+class _Digested:
+    """A preview, ready to be shown, or why it is not."""
+
+    value: Any
+    error: Exception | None = None
 
 
 class Task:
@@ -143,7 +156,7 @@ class Task:
             raise Error(self.kind, self.error).as_exception()
         return self.result
 
-    def _submit(self, request: JobRequest) -> Job:
+    def _submit(self, request: JobRequest | MakeRequest) -> Job:
         return self._client.submit(
             request,
             on_progress=self._on_progress,
@@ -151,9 +164,11 @@ class Task:
             on_done=self._on_done,
             on_error=self._on_error,
             on_log=self._on_log,
+            on_sent=self._on_sent,
+            digest=self._digest,
         )
 
-    def _go_on(self, request: JobRequest) -> None:
+    def _go_on(self, request: JobRequest | MakeRequest) -> None:
         self.job = self._submit(request)
         if self._is_cancelled:  # after the job before had ended, but before that was heard of
             self.job.cancel()
@@ -163,11 +178,28 @@ class Task:
             self._plan.follow(values)
             _call(self.on_progress, done, total, message, values)
 
-    def _on_preview(self, preview: Preview) -> None:
+    def _on_sent(self) -> None:
+        if self.has_ended or not self._is_possible():
+            return
+        try:
+            self._plan.sent()
+        except CrossModalSegError as error:
+            self._stop(str(error))
+
+    def _digest(self, preview: Preview) -> _Digested:
+        """Called in another thread, which has to live on: errors are told by `_on_preview`."""
+        try:
+            return _Digested(self._plan.digest(preview))
+        except Exception as error:  # noqa: BLE001 - told in the other thread
+            return _Digested(None, error)
+
+    def _on_preview(self, digested: _Digested) -> None:
         if self.has_ended or self._plan.show is None or not self._is_possible():
             return
         try:
-            node = self._plan.show(preview)
+            if digested.error is not None:
+                raise digested.error
+            node = self._plan.show(digested.value)
         except CrossModalSegError as error:
             self._stop(str(error))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +26,11 @@ if TYPE_CHECKING:
 SOURCE_ROLE = "CrossModalSeg.Source"
 
 
-def read_volume(node: vtkMRMLVolumeNode, *, copy: bool = True) -> Volume:
+def read_volume(node: vtkMRMLVolumeNode) -> Volume:
     """Copy an image out of the scene.
 
     Args:
         node: a scalar volume with one value per voxel.
-        copy: False gives the node's own voxels, not to be written to, in no time. They stay in memory when the node
-            goes, but change with it: for what is on its way to the worker.
 
     Returns:
         (k, j, i) in the node's own number type, with its place in the world: all parent transforms are applied.
@@ -40,24 +39,40 @@ def read_volume(node: vtkMRMLVolumeNode, *, copy: bool = True) -> Volume:
         InputError: the node is no volume, is empty, holds colours or vectors, or values that are not finite.
         GeometryError: a parent transform is not linear, or the node's own matrix cannot be used.
     """
-    grid = read_grid(node)
+    volume = lend_volume(node)()
+    return volume.with_array(volume.array.copy())
+
+
+def lend_volume(node: vtkMRMLVolumeNode) -> Callable[[], Volume]:
+    """Lend an image to another thread: for what is on its way to the worker. Takes no time, however large it is.
+
+    Args:
+        node: a scalar volume with one value per voxel.
+
+    Returns:
+        What gives the volume, in any thread, and takes its time to check the values: an InputError tells of those that
+        are not finite. The voxels are the node's own, not to be written to: they stay in memory when the node goes, but
+        change with it. `snapshot.require_same_voxels` tells whether they did.
+
+    Raises:
+        InputError: the node is no volume, is empty, or holds colours or vectors.
+        GeometryError: a parent transform is not linear, or the node's own matrix cannot be used.
+    """
+    grid, name = read_grid(node), node.GetName()
     components = node.GetImageData().GetNumberOfScalarComponents()
     if components != 1:
         raise InputError(
-            f"'{node.GetName()}' holds {components} values per voxel (colours or vectors); a volume with one value per "
+            f"'{name}' holds {components} values per voxel (colours or vectors); a volume with one value per "
             "voxel is needed. Extract one component (module Vector to Scalar Volume)."
         )
     array = voxels(node.GetImageData())
-    if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-        count = int(array.size - np.isfinite(array).sum())
-        raise InputError(
-            f"'{node.GetName()}' holds {count} voxels that are not finite numbers (NaN or infinite). Replace them "
-            "first, for example by a threshold in the module Simple Filters."
-        )
-    if copy:
-        return grid.with_array(array.copy())
     array.flags.writeable = False
-    return grid.with_array(array)
+
+    def lent() -> Volume:
+        _require_finite(array, name)
+        return grid.with_array(array)
+
+    return lent
 
 
 def read_grid(node: vtkMRMLVolumeNode) -> Volume:
@@ -123,6 +138,15 @@ def write_volume(
         _give(node, to_vtk(affine_below(node, volume.affine)), image)
         node.CreateDefaultDisplayNodes()
     return node
+
+
+def _require_finite(array: np.ndarray, name: str) -> None:
+    if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        count = int(array.size - np.isfinite(array).sum())
+        raise InputError(
+            f"'{name}' holds {count} voxels that are not finite numbers (NaN or infinite). Replace them first, for "
+            "example by a threshold in the module Simple Filters."
+        )
 
 
 def _written_before(scene: vtkMRMLScene, name: str, under: vtkMRMLVolumeNode) -> vtkMRMLScalarVolumeNode | None:

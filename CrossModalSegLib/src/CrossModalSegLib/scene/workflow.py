@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,7 +32,6 @@ from CrossModalSegLib.worker.messages import (
     EvaluateResult,
     FitRequest,
     FitResult,
-    JobRequest,
     Model,
     ModelInfoResult,
     Preview,
@@ -43,6 +43,7 @@ from CrossModalSegLib.worker.messages import (
     SegmentRequest,
     SegmentResult,
     TrainRequest,
+    WriteCaseRequest,
     WriteCaseResult,
 )
 
@@ -50,15 +51,16 @@ from .alignment import apply_transform
 from .change import Change
 from .cohorts import CohortWriter, set_images
 from .geometry import world_affine
+from .lending import LentImages
 from .nodes import require_present
 from .plots import Curve
+from .preview import Compared
 from .preview import Preview as ShownResult
 from .results import Segmented, last_result, result_name, write_agreement, write_beside, write_referred
-from .scribbles import add_auto_background, prepare_scribbles, read_complete_scribbles, read_scribbles
+from .scribbles import add_auto_background, copy_complete_scribbles, copy_scribbles, prepare_scribbles
 from .segmentations import named_classes, read_mask, write_segmentation
-from .snapshot import Snapshot
+from .snapshot import Snapshot, require_same_voxels
 from .task import Plan, Task
-from .volumes import read_volume
 
 if TYPE_CHECKING:
     from slicer import (
@@ -139,15 +141,18 @@ class Workflow:
             CrossModalSegError: a node cannot be used, or the scribbles are faulty.
         """
         require_present(self.scene, reference, scribbles)
-        before = Snapshot(reference)
-        strokes = read_scribbles(scribbles, reference, table)
-        request = AutoBackgroundRequest(strokes, read_volume(reference, copy=False), margin_mm, coverage, seed)
+        strokes, lent = copy_scribbles(scribbles, reference, table), LentImages({"image": reference})
+        before = lent.snapshots["image"]
+        sent = partial(require_same_voxels, [before])
+
+        def request() -> AutoBackgroundRequest:
+            return AutoBackgroundRequest(strokes.volume(), lent.volumes()["image"], margin_mm, coverage, seed)
 
         def write(result: AutoBackgroundResult) -> int:
             with self._step() as change:
                 return add_auto_background(scribbles, reference, table, before.now(result.background), change)
 
-        return self._start([reference, scribbles], Plan(request, write))
+        return self._start([reference, scribbles], Plan(request, write, sent=sent))
 
     # --- registration ---
 
@@ -177,10 +182,12 @@ class Workflow:
         """
         require_present(self.scene, fixed, moving)
         _require_different(fixed, moving)
-        still, moved = Snapshot(fixed), Snapshot(moving)
-        request = RegisterRequest(
-            read_volume(fixed, copy=False), read_volume(moving, copy=False), transform, start, seed
-        )
+        lent = LentImages({"fixed": fixed, "moving": moving})
+        still, moved = lent.snapshots.values()
+        sent = partial(require_same_voxels, [still, moved])
+
+        def request() -> RegisterRequest:
+            return RegisterRequest(**lent.volumes(), transform=transform, start=start, seed=seed)
 
         def write(result: RegisterResult) -> vtkMRMLNode:
             # From where the volumes were when the images were compared, to where they are now.
@@ -188,7 +195,7 @@ class Workflow:
             with self._step() as change:
                 return apply_transform(self.scene, moving, matrix, name, change)
 
-        return self._start([fixed, moving], Plan(request, write))
+        return self._start([fixed, moving], Plan(request, write, sent=sent))
 
     # --- segmentation ---
 
@@ -235,30 +242,36 @@ class Workflow:
         """
         reference, nodes = self._checked_images(images)
         require_present(self.scene, scribbles, into)
-        strokes = read_complete_scribbles(scribbles, reference, table)
+        lent, strokes = LentImages(images), copy_complete_scribbles(scribbles, reference, table)
         set_images(scribbles, images)
-        request = FitRequest(
-            images={modality: read_volume(node, copy=False) for modality, node in images.items()},
-            scribbles=strokes,
-            labels=table,
-            case=_case(reference),
-            resume=resume,
-            start=start,
-            method=method,
-            seconds=seconds,
-            preview_every=preview_every,
-            save_model=save_model,
-            probabilities=probabilities,
-            uncertainty=uncertainty,
-            device=device,
-            seed=seed,
-        )
-        before = Snapshot(reference)
+        before, case = next(iter(lent.snapshots.values())), _case(reference)
         name = name or result_name(reference)
         shown = ShownResult(self.scene, table, reference, name, into or last_result(self.scene, reference, name))
 
-        def show(preview: Preview) -> vtkMRMLSegmentationNode:
-            return shown.show(before.now(preview.labels))
+        def request() -> FitRequest:
+            shown.make_room()
+            return FitRequest(
+                images=lent.volumes(),
+                scribbles=strokes.volume(),
+                labels=table,
+                case=case,
+                resume=resume,
+                start=start,
+                method=method,
+                seconds=seconds,
+                preview_every=preview_every,
+                save_model=save_model,
+                probabilities=probabilities,
+                uncertainty=uncertainty,
+                device=device,
+                seed=seed,
+            )
+
+        def compare(preview: Preview) -> Compared:
+            return shown.compare(preview.labels)
+
+        def show(compared: Compared) -> vtkMRMLSegmentationNode:
+            return shown.show(before.now(compared.labels), compared)
 
         def write(result: FitResult) -> Segmented:
             node = shown.finish(before.now(result.labels), show_3d)
@@ -267,7 +280,15 @@ class Workflow:
             self._changes.append(shown.step)
             return segmented
 
-        plan = Plan(request, write, show, follow=self._new_follower(), revert=shown.cancel)
+        plan = Plan(
+            request,
+            write,
+            show,
+            digest=compare,
+            sent=partial(require_same_voxels, lent.snapshots.values()),
+            follow=self._new_follower(),
+            revert=shown.cancel,
+        )
         return self._start([*nodes, scribbles], plan)
 
     def segment(
@@ -298,10 +319,14 @@ class Workflow:
         """
         reference, nodes = self._checked_images(images)
         require_present(self.scene, into)
-        volumes = {modality: read_volume(node, copy=False) for modality, node in images.items()}
-        request = SegmentRequest(volumes, model, probabilities=probabilities, uncertainty=uncertainty, device=device)
-        before = Snapshot(reference)
+        lent = LentImages(images)
+        before = next(iter(lent.snapshots.values()))
         name = name or result_name(reference)
+
+        def request() -> SegmentRequest:
+            return SegmentRequest(
+                lent.volumes(), model, probabilities=probabilities, uncertainty=uncertainty, device=device
+            )
 
         def write(result: SegmentResult) -> Segmented:
             labels, target = before.now(result.labels), into or last_result(self.scene, reference, name)
@@ -309,7 +334,8 @@ class Workflow:
                 node = write_segmentation(self.scene, labels, result.table, reference, name, target, show_3d, change)
                 return write_beside(self.scene, before, node, name, result, change)
 
-        return self._start(nodes, Plan(request, write))
+        sent = partial(require_same_voxels, lent.snapshots.values())
+        return self._start(nodes, Plan(request, write, sent=sent))
 
     def refer(
         self,
@@ -346,26 +372,33 @@ class Workflow:
         volumes = dict(zip(_names([reference, *targets]), [reference, *targets], strict=True))
         require_present(self.scene, *volumes.values(), scribbles)
         _require_different(*volumes.values())
-        strokes = read_complete_scribbles(scribbles, reference, table, background=False)
+        strokes = copy_complete_scribbles(scribbles, reference, table, background=False)
         before = {name: Snapshot(node) for name, node in volumes.items()}
         session, state = _case(reference), (model, device, *(_state(node) for node in volumes.values()))
 
-        def whole() -> ReferRequest:
-            images = {name: read_volume(node, copy=False) for name, node in volumes.items()}
-            first = images.pop(REFERENCE)
-            return ReferRequest(
-                reference=first,
-                targets=images,
-                scribbles=strokes,
-                labels=table,
-                session=session,
-                model=model,
-                probabilities=probabilities,
-                tune_seconds=tune_seconds,
-                device=device,
-            )
+        def whole() -> Callable[[], ReferRequest]:
+            lent = LentImages(volumes)
 
-        def again(error: Error) -> JobRequest | None:
+            def request() -> ReferRequest:
+                images = lent.volumes()
+                return ReferRequest(
+                    reference=images.pop(REFERENCE),
+                    targets=images,
+                    scribbles=strokes.volume(),
+                    labels=table,
+                    session=session,
+                    model=model,
+                    probabilities=probabilities,
+                    tune_seconds=tune_seconds,
+                    device=device,
+                )
+
+            return request
+
+        def strokes_only() -> ReferStrokesRequest:
+            return ReferStrokesRequest(session, strokes.volume(), table, probabilities, tune_seconds)
+
+        def again(error: Error) -> Callable[[], ReferRequest] | None:
             return whole() if error.kind == "session" else None
 
         def write(result: ReferResult) -> Segmented:
@@ -373,9 +406,9 @@ class Workflow:
             with self._step() as change:
                 return write_referred(self.scene, before, table, show_3d, result, change)
 
-        is_known = self._referred.get(session) == state
-        request = ReferStrokesRequest(session, strokes, table, probabilities, tune_seconds) if is_known else whole()
-        return self._start([*volumes.values(), scribbles], Plan(request, write, again=again))
+        request = strokes_only if self._referred.get(session) == state else whole()
+        plan = Plan(request, write, sent=partial(require_same_voxels, before.values()), again=again)
+        return self._start([*volumes.values(), scribbles], plan)
 
     def write_cases(self, folder: Path) -> Task:
         """Write all scribbled cases of the scene as a cohort, for `train`: those that `fit` or `set_images` noted.
@@ -396,11 +429,11 @@ class Workflow:
             writer.cancel()
             raise
 
-        def more(result: WriteCaseResult) -> JobRequest | None:
+        def more(result: WriteCaseResult) -> Callable[[], WriteCaseRequest] | None:
             writer.take(result)
             return writer.next_case()
 
-        plan = Plan(first, lambda _: writer.close(), more=more, release=writer.cancel)
+        plan = Plan(first, lambda _: writer.close(), sent=writer.require_same_voxels, more=more, release=writer.cancel)
         return self._start(writer.nodes, plan)
 
     def train(

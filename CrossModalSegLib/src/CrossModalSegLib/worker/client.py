@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from CrossModalSegLib.errors import WorkerError
-from CrossModalSegLib.worker.connection import Arrival, Connection, Lost
+from CrossModalSegLib.worker.connection import Arrival, Connection, Digest, Lost, MakeRequest, Sent
 from CrossModalSegLib.worker.jobs_folder import JobsFolder, make_jobs_folder
 from CrossModalSegLib.worker.messages import (
     JOB_REQUEST_TYPES,
@@ -40,10 +40,11 @@ from CrossModalSegLib.worker.messages import (
 
 State = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
 OnProgress = Callable[[int, int, str, Mapping[str, float]], None]
-OnPreview = Callable[[Preview], None]
+OnPreview = Callable[[Any], None]
 OnDone = Callable[[Any], None]
 OnError = Callable[[Error], None]
 OnLog = Callable[[str], None]
+OnSent = Callable[[], None]
 
 # A job that was asked to stop has this long before its process is killed; both have to happen within 2 s.
 CANCEL_SECONDS = 1.5
@@ -55,7 +56,7 @@ class Job:
 
     Attributes:
         id: 16 hexadecimal digits.
-        request: what was asked; None once the job has ended, so that its arrays are freed.
+        request: what was asked, or what makes it; None once the job has ended, so that its arrays are freed.
         state: where it is.
         progress: the last one told.
         result: one of the results of `messages` once the state is "done".
@@ -66,15 +67,17 @@ class Job:
     def __init__(
         self,
         client: WorkerClient,
-        request: JobRequest,
+        request: JobRequest | MakeRequest,
         on_progress: OnProgress | None,
         on_preview: OnPreview | None,
         on_done: OnDone | None,
         on_error: OnError | None,
         on_log: OnLog | None,
+        on_sent: OnSent | None,
+        digest: Digest | None,
     ) -> None:
         self.id = os.urandom(8).hex()
-        self.request: JobRequest | None = request
+        self.request: JobRequest | MakeRequest | None = request
         self.state: State = "queued"
         self.progress = Progress()
         self.result: Any = None
@@ -82,7 +85,8 @@ class Job:
         self.notes: list[str] = []
         self._client = client
         self._on_progress, self._on_preview, self._on_log = on_progress, on_preview, on_log
-        self._on_done, self._on_error = on_done, on_error
+        self._on_done, self._on_error, self._on_sent = on_done, on_error, on_sent
+        self._digest = digest
         self._connection: Connection | None = None
         self._is_cancelled = False
 
@@ -121,17 +125,21 @@ class Job:
             self._client._poll_or_wait(_WAIT_SECONDS)
         return self.has_ended
 
-    def _take(self, event: Event) -> None:
+    def _take_preview(self, digested: Any) -> None:
+        if not self.has_ended:
+            _call(self._on_preview, digested)
+
+    def _take(self, event: Event | Sent) -> None:
         """Note an event and tell the caller."""
         if self.has_ended:
             return
         if isinstance(event, (Error, *RESULT_TYPES)):
-            self.request = None
+            self.request = self._digest = None
         if isinstance(event, Progress):
             self.progress = event
             _call(self._on_progress, event.done, event.total, event.message, event.values)
-        elif isinstance(event, Preview):
-            _call(self._on_preview, event)
+        elif isinstance(event, Sent):
+            _call(self._on_sent)
         elif isinstance(event, Log):
             self.notes.append(event.message)
             _call(self._on_log, event.message)
@@ -215,33 +223,38 @@ class WorkerClient:
 
     def submit(
         self,
-        request: JobRequest,
+        request: JobRequest | MakeRequest,
         *,
         on_progress: OnProgress | None = None,
         on_preview: OnPreview | None = None,
         on_done: OnDone | None = None,
         on_error: OnError | None = None,
         on_log: OnLog | None = None,
+        on_sent: OnSent | None = None,
+        digest: Digest | None = None,
     ) -> Job:
         """Ask for work. Jobs run one after another, in this order.
 
-        The arrays of the request must not be changed before the job runs: they are written in the background.
+        The arrays of the request must not be changed before `on_sent`: they are written in the background.
 
         Args:
-            request: one of the requests of `messages`.
+            request: one of the requests of `messages`, or a function that makes it, which is called in the thread that
+                writes it (more than once, where a worker is lost); a `CrossModalSegError` of it ends the job.
             on_progress: called with (done, total, message, values).
             on_preview: called with the `Preview` of the best answer so far; those that came between two polls are
                 skipped.
             on_done: called with the result.
             on_error: called with the `Error`, also when the job was cancelled.
             on_log: called with sentences that the person should see.
+            on_sent: called when the request is written: its arrays are not read any more.
+            digest: called with each `Preview` in the thread that reads it; `on_preview` gets what it returns.
 
         Raises:
             TypeError: the request is none of them.
         """
-        if not isinstance(request, JOB_REQUEST_TYPES):
+        if not (isinstance(request, JOB_REQUEST_TYPES) or callable(request)):
             raise TypeError(f"A request of worker.messages was expected, got {type(request).__name__}.")
-        job = Job(self, request, on_progress, on_preview, on_done, on_error, on_log)
+        job = Job(self, request, on_progress, on_preview, on_done, on_error, on_log, on_sent, digest)
         self._jobs[job.id] = job
         self._send(job)
         return job
@@ -275,7 +288,7 @@ class WorkerClient:
             self._inbox.put(Arrival(None, job.id, Error("crash", str(error))))
             return
         job._connection = self._held.connection
-        job._connection.submit(job.id, job.request)
+        job._connection.submit(job.id, job.request, job._digest)
 
     def _tell(self, job: Job, control: Finish | Pause | Resume) -> None:
         if not job.has_ended and job._connection is not None:
@@ -304,12 +317,12 @@ class WorkerClient:
         job = self._jobs.get(arrival.job)
         if job is None or job._connection is not arrival.source:
             return
-        event = arrival.event
-        if isinstance(event, Preview):
-            event = arrival.source.latest_preview(job.id) or event
-        self._take(job, event)
+        if isinstance(arrival.event, Preview):
+            job._take_preview(arrival.source.latest_preview(job.id))
+        else:
+            self._take(job, arrival.event)
 
-    def _take(self, job: Job, event: Event) -> None:
+    def _take(self, job: Job, event: Event | Sent) -> None:
         if isinstance(event, (Error, *RESULT_TYPES)):
             del self._jobs[job.id]
         job._take(event)

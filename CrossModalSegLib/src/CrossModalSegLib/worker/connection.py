@@ -1,7 +1,7 @@
 """One life of the worker process, seen from the client: what goes in, what comes out, and its end.
 
-Three threads wait where the caller must not: one writes arrays and requests, one reads events and arrays, one reads
-the process's chatter. Whatever arrives goes into the client's inbox.
+Three threads wait where the caller must not: one makes requests and writes them with their arrays, one reads events
+and arrays, one reads the process's chatter. Whatever arrives goes into the client's inbox.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from CrossModalSegLib import __version__
 from CrossModalSegLib.errors import CrossModalSegError, InputError
@@ -42,6 +42,9 @@ from CrossModalSegLib.worker.volume_files import read_volumes, write_volumes
 _CHATTER_LINES = 40
 _LAST_WORDS_SECONDS = 0.5
 
+MakeRequest = Callable[[], JobRequest]
+Digest = Callable[[Preview], Any]
+
 
 @dataclass(frozen=True)
 class Lost:
@@ -58,6 +61,11 @@ class Lost:
     was_forced: bool
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A request is on its way: nobody reads its arrays any more."""
+
+
 @dataclass(frozen=True, eq=False)
 class Arrival:
     """Something for the client.
@@ -70,7 +78,7 @@ class Arrival:
 
     source: Connection | None
     job: str | None
-    event: Event | Lost
+    event: Event | Lost | Sent
 
 
 class Connection:
@@ -93,11 +101,13 @@ class Connection:
             OSError: the command cannot be started.
         """
         self._folder, self._inbox = folder, inbox
-        self._outbox: queue.SimpleQueue[tuple[JobRequest | Control, str | None] | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[tuple[JobRequest | MakeRequest | Control, str | None] | None]
+        self._outbox = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._unsent: set[str] = set()
         self._open: set[str] = set()
-        self._previews: dict[str, Preview] = {}
+        self._previews: dict[str, Any] = {}
+        self._digests: dict[str, Digest] = {}
         self._chatter: deque[str] = deque(maxlen=_CHATTER_LINES)
         self._was_asked = self._was_forced = self._is_ready = False
         self._confusion: str | None = None
@@ -121,11 +131,19 @@ class Connection:
         """Whether the process runs."""
         return self._reader.is_alive()
 
-    def submit(self, job: str, request: JobRequest) -> None:
-        """Send a request; its arrays are written in the background."""
+    def submit(self, job: str, request: JobRequest | MakeRequest, digest: Digest | None) -> None:
+        """Send a request; it is made, and its arrays are written, in the background.
+
+        Args:
+            job: the id of the job.
+            request: what to send, or what makes it.
+            digest: takes each preview as it arrives, in the thread that reads; None leaves previews as they are.
+        """
         with self._lock:
             self._unsent.add(job)
             self._open.add(job)
+            if digest is not None:
+                self._digests[job] = digest
         self._outbox.put((request, job))
 
     def send(self, control: Control, job: str) -> None:
@@ -138,7 +156,7 @@ class Connection:
             is_unsent = job in self._unsent
             self._unsent.discard(job)
             if is_unsent:
-                self._open.discard(job)
+                self._close(job)
         return is_unsent
 
     def has_open(self, job: str) -> bool:
@@ -146,8 +164,8 @@ class Connection:
         with self._lock:
             return job in self._open
 
-    def latest_preview(self, job: str) -> Preview | None:
-        """The last preview of a job that arrived, once."""
+    def latest_preview(self, job: str) -> Any:
+        """The last preview of a job that arrived, or what was made of it, once; then None."""
         with self._lock:
             return self._previews.pop(job, None)
 
@@ -189,13 +207,14 @@ class Connection:
                 # Whoever asked shall be the last to hold the images: they may be an application's own.
                 item = message = None
 
-    def _write_request(self, pipe: BinaryIO, request: JobRequest, job: str) -> None:
+    def _write_request(self, pipe: BinaryIO, request: JobRequest | MakeRequest, job: str) -> None:
         if not self._is_wanted(job):
             return
         try:
-            packed = write_volumes(request, self._folder.make(job), "in")
+            made = request() if callable(request) else request
+            packed = write_volumes(made, self._folder.make(job), "in")
             line = to_line(Envelope(packed, job))
-        except (OSError, CrossModalSegError) as error:
+        except Exception as error:  # noqa: BLE001 - without an answer the caller would wait for ever
             self._refuse(job, error)
             return
         with self._lock:
@@ -204,6 +223,7 @@ class Connection:
         if is_wanted:
             pipe.write(line)
             pipe.flush()
+            self._inbox.put(Arrival(self, job, Sent()))
         else:
             self._folder.discard(job)
 
@@ -217,8 +237,12 @@ class Connection:
         self._folder.discard(job)
         if isinstance(error, OSError):
             said = Error("disk", f"The images cannot be written to '{self._folder.path}': {error.strerror or error}.")
-        else:
+        elif isinstance(error, CrossModalSegError):
             said = Error("input", str(error))
+        elif isinstance(error, MemoryError):
+            said = Error("memory", "There is not enough memory to send the images; close other programs.")
+        else:
+            said = Error("defect", f"The images could not be sent ({type(error).__name__}: {error}).")
         self._inbox.put(Arrival(self, job, said))
 
     def _read(self) -> None:
@@ -244,16 +268,23 @@ class Connection:
                 return
             event = Error("disk", f"The result could not be read. {error}")
         if isinstance(event, Preview):
+            digest = self._digests.get(job)
+            digested = event if digest is None else digest(event)
             with self._lock:
                 is_new = job not in self._previews
-                self._previews[job] = event
+                self._previews[job] = digested
             if not is_new:  # the caller has not looked at the one before: it sees this one instead
                 return
         elif isinstance(event, (Error, *RESULT_TYPES)):
             with self._lock:
-                self._open.discard(job)
+                self._close(job)
             self._folder.discard(job)
         self._inbox.put(Arrival(self, job, event))
+
+    def _close(self, job: str) -> None:
+        """Expect nothing of a job any more; the lock is held."""
+        self._open.discard(job)
+        self._digests.pop(job, None)
 
     def _end(self) -> Lost:
         """See the process out, and all below it."""
