@@ -96,8 +96,7 @@ def test_one_pass_over_images_is_the_weighted_sum_of_single_images(classes):
 def test_slabs_do_not_change_the_result(monkeypatch, slab):
     logits, images = sample(3, shape=(7, 4, 5))
     whole = value_and_gradient(multi_view_crf(logits.softmax(1), images, (1.0, 1.0)), logits)
-    monkeypatch.setattr(crf, "SLAB_VOXELS", slab)
-    monkeypatch.setattr(crf, "KERNEL_NUMBERS", slab)
+    monkeypatch.setattr(crf, "CPU_SLABS", crf._Slabs(slab, slab, slab))
     slabs = value_and_gradient(multi_view_crf(logits.softmax(1), images, (1.0, 1.0)), logits)
     torch.testing.assert_close(slabs, whole, rtol=1e-10, atol=1e-12)
 

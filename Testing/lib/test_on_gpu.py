@@ -23,6 +23,7 @@ from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.inference.predictor import predict
 from CrossModalSegLib.inference.referring import ReferSession
 from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.losses import crf
 from CrossModalSegLib.losses.crf import CrfConfig, multi_view_crf
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.progress import CancelToken
@@ -60,8 +61,13 @@ def without_tf32():
         place.allow_tf32 = value
 
 
+@pytest.mark.parametrize("is_fused", [True, False])
 @pytest.mark.parametrize("classes", [2, 8])
-def test_the_crf_has_the_same_value_and_gradient(classes):
+def test_the_crf_has_the_same_value_and_gradient(classes, is_fused, monkeypatch):
+    if is_fused:
+        assert crf._fused_message_pass(torch.device("cuda", 0)) is not None
+    else:
+        monkeypatch.setattr(crf, "_fused_message_pass", lambda device: None)
     generator = torch.Generator().manual_seed(classes)
     logits = torch.randn(2, classes, 8, 20, 24, generator=generator)
     images = torch.rand(2, 2, 8, 20, 24, generator=generator)
@@ -142,7 +148,7 @@ def test_a_reference_is_answered_as_on_the_cpu(name):
     scribbles[2, 40:44, 30:50] = 2
     model, answers = tiny_model() if name == "tiny" else load_model(name), []
     for device in ("cpu", "cuda"):
-        session = ReferSession(model, device)
+        session = ReferSession(model, device, precision="fp32")
         session.set_reference(image)
         session.add_target("target", image.with_array(noise[:, ::-1].copy()))
         answers.append(session.refer(image.with_array(scribbles), ORGANS).segmentations)

@@ -22,9 +22,11 @@ Segmentation", 2019), applied in three views as in PA-Seg (Zhai et al., IEEE TMI
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -33,19 +35,36 @@ from torch.autograd.function import once_differentiable
 
 from CrossModalSegLib.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 AXIAL, CORONAL, SAGITTAL = (1, 2), (0, 2), (0, 1)
 VIEW_AXES = {"axial": AXIAL, "coronal": CORONAL, "sagittal": SAGITTAL}
 View = Literal["axial", "coronal", "sagittal"]
 Shift = tuple[int, int, int]
 Spacing = Sequence[float] | Sequence[Sequence[float]] | Tensor
+MessagePass = Callable[[Tensor, "KernelTerms", tuple["PairOffset", ...]], tuple[Tensor, Tensor]]
 
-# Larger slabs leave the processor's cache, smaller ones pay for more calls.
-SLAB_VOXELS = 150_000
-SLAB_NUMBERS = 300_000  # voxels times channels
-KERNEL_NUMBERS = 400_000  # voxels times offsets times pairs of image and kernel
+
+@dataclass(frozen=True)
+class _Slabs:
+    """How much is done at once.
+
+    Attributes:
+        voxels, numbers: Of a slab of slices; numbers are voxels times channels.
+        kernel_numbers: Voxels times offsets times pairs of image and kernel.
+    """
+
+    voxels: int
+    numbers: int
+    kernel_numbers: int
+
+
+# Larger slabs leave a processor's cache, smaller ones pay for more calls; a GPU has more room, and its calls cost more.
+CPU_SLABS = _Slabs(150_000, 300_000, 400_000)
+GPU_SLABS = _Slabs(4_000_000, 16_000_000, 8_000_000)
 # Numbers between channels, one cache line: at distances of a power of two they would share their places in the cache.
 GAP = 16
-# What belongs to no voxel is so far from all features, scaled as in `_KernelTerms`: 2^-(20^2) is zero.
+# What belongs to no voxel is so far from all features, scaled as in `KernelTerms`: 2^-(20^2) is zero.
 FAR = 20.0
 # Powers of 2 below -126 are denormal, which makes processors slow; 2^-115 is zero beside any weight.
 LOWEST_EXPONENT = -115.0
@@ -230,7 +249,7 @@ def _spacing_groups(spacing: Spacing | None, count: int) -> Iterator[tuple[slice
 
 
 @dataclass(frozen=True, eq=False)
-class _KernelTerms:
+class KernelTerms:
     """All kernels of all images, as exponents and constants.
 
     Attributes:
@@ -258,7 +277,7 @@ class _KernelTerms:
         return sum(w * offset.views * math.exp(-d * offset.squared_distance) for w, d in self.spatial)
 
 
-def _kernel_terms(images: Tensor, image_weights: Sequence[float], config: CrfConfig) -> _KernelTerms:
+def _kernel_terms(images: Tensor, image_weights: Sequence[float], config: CrfConfig) -> KernelTerms:
     features, weights, decays = [], [], []
     spatial = []
     for kernel in config.kernels:
@@ -272,7 +291,7 @@ def _kernel_terms(images: Tensor, image_weights: Sequence[float], config: CrfCon
                 weights.append(float(image_weight * kernel.weight))
                 decays.append(decay)
     stacked = torch.stack(features) if features else images.new_zeros((0, images.shape[0], *images.shape[2:]))
-    return _KernelTerms(
+    return KernelTerms(
         features=stacked,
         weights=tuple(weights),
         decays=tuple(decays),
@@ -293,9 +312,9 @@ class _PairwiseEnergy(torch.autograd.Function):
     """sum over ordered pairs of K_ij (1 - <y_i, y_j>), for y (N, C, k, j, i) that sums to 1 over C."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset, ...]) -> Tensor:
+    def forward(ctx: Any, y: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...]) -> Tensor:
         z = _coordinates(y.detach())
-        message, kernel_sum = _pass_messages(z, terms, offsets)
+        message, kernel_sum = _message_pass(z)(z, terms, offsets)
         ctx.save_for_backward(message)
         # Each pair of voxels is two ordered ones.
         return (2.0 * (1.0 - 1.0 / y.shape[1]) * kernel_sum - _inner_product(message, z)).to(y.dtype)
@@ -335,7 +354,28 @@ def _inner_product(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
-def _pass_messages(z: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset, ...]) -> tuple[Tensor, Tensor]:
+def _message_pass(z: Tensor) -> MessagePass:
+    """The way to pass messages that is fastest for z."""
+    is_fused = z.is_cuda and z.dtype == torch.float32
+    return (is_fused and _fused_message_pass(z.device)) or _pass_messages
+
+
+@cache
+def _fused_message_pass(device: torch.device) -> MessagePass | None:
+    """That of Triton, tried on two voxels; None where it does not work: it needs a compiler, and a recent GPU."""
+    config = CrfConfig()
+    try:
+        from CrossModalSegLib.losses.crf_triton import pass_messages
+
+        images = torch.zeros((1, 1, 1, 1, 2), device=device)
+        pass_messages(images, _kernel_terms(images, (1.0,), config), half_offsets(config))
+    except Exception as error:  # noqa: BLE001 - of many kinds: the import's, the compiler's, the driver's
+        logger.info("The CRF runs without Triton: %s: %s", type(error).__name__, error)
+        return None
+    return pass_messages
+
+
+def _pass_messages(z: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...]) -> tuple[Tensor, Tensor]:
     """sum_j K_ij z_j for every voxel, and the sum of K over unordered pairs.
 
     Args:
@@ -352,9 +392,10 @@ def _pass_messages(z: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset, ..
     source, target = _Runs(margins.zeros(z).copy_(z)), _Runs(message)
     features = _Runs(margins.far_around(terms.features))
     in_slice = n * source.length
-    thickness = min(grid[0], max(1, min(SLAB_VOXELS, SLAB_NUMBERS // channels) // in_slice))
+    slabs = CPU_SLABS if z.device.type == "cpu" else GPU_SLABS
+    thickness = min(grid[0], max(1, min(slabs.voxels, slabs.numbers // channels) // in_slice))
     room = max(1, len(terms.weights)) * thickness * in_slice
-    groups = _offset_groups(terms, offsets, max(1, KERNEL_NUMBERS // room))
+    groups = _offset_groups(terms, offsets, max(1, slabs.kernel_numbers // room))
     buffer = z.new_empty(room * max(group.count for group in groups))
     sums = []
     for start in range(0, grid[0], thickness):
@@ -375,7 +416,7 @@ def _pass_messages(z: Tensor, terms: _KernelTerms, offsets: tuple[PairOffset, ..
     return message, kernel_sum + n * _sum_of_constants(terms, offsets, grid)
 
 
-def _sum_of_constants(terms: _KernelTerms, offsets: tuple[PairOffset, ...], grid: Sequence[int]) -> float:
+def _sum_of_constants(terms: KernelTerms, offsets: tuple[PairOffset, ...], grid: Sequence[int]) -> float:
     """The purely spatial kernels over all unordered pairs of one sample."""
     pairs = (math.prod(max(0, size - abs(s)) for size, s in zip(grid, offset.shift, strict=True)) for offset in offsets)
     return sum(terms.constant(offset) * count for offset, count in zip(offsets, pairs, strict=True))
@@ -439,7 +480,7 @@ class _OffsetGroup:
     needs_floor: bool
 
 
-def _offset_groups(terms: _KernelTerms, offsets: tuple[PairOffset, ...], largest: int) -> list[_OffsetGroup]:
+def _offset_groups(terms: KernelTerms, offsets: tuple[PairOffset, ...], largest: int) -> list[_OffsetGroup]:
     """The offsets in groups of at most `largest`."""
     sagittal_alone = [offset for offset in offsets if offset.shift[0] and offset.shift[1]]  # the only ones without i
     others = [offset for offset in offsets if not (offset.shift[0] and offset.shift[1])]
@@ -464,7 +505,7 @@ def _neighbours_along(axis: int, offsets: Sequence[PairOffset], largest: int) ->
     return lists
 
 
-def _offset_group(terms: _KernelTerms, offsets: Sequence[PairOffset], axis: int) -> _OffsetGroup:
+def _offset_group(terms: KernelTerms, offsets: Sequence[PairOffset], axis: int) -> _OffsetGroup:
     logs = [terms.log_weights(each) for each in offsets]
     lowest = min((value for each in logs for value in each), default=0.0)
     constants = terms.features.new_tensor([terms.constant(each) for each in offsets]).view(-1, 1, 1, 1)
