@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from CrossModalSegLib.errors import OutputError
-from CrossModalSegLib.output import atomic_folder, atomic_path, write_json
+from CrossModalSegLib.output import atomic_folder, atomic_path, final_name, final_place, write_json
 
 as_root = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -159,6 +159,64 @@ def test_a_really_full_disk(tmp_path: Path):
 
 
 # --- folders -----------------------------------------------------------------------------------------------------
+
+
+_KILLED = (
+    "import os, sys\n"
+    "from CrossModalSegLib.output import atomic_folder\n"
+    "with atomic_folder(sys.argv[1]) as one, atomic_folder(sys.argv[2]):\n"
+    "    (one / 'half').write_text('x')\n"
+    "    os._exit(3)\n"
+)
+
+
+def test_what_a_killed_program_left_is_removed_by_the_next_one(tmp_path: Path):
+    killed = subprocess.run([sys.executable, "-c", _KILLED, tmp_path / "cases", tmp_path / "other ü"], check=False)
+    assert killed.returncode == 3
+    left = names(tmp_path)
+    assert sorted(final_name(name) for name in left) == ["cases", "other ü"]
+    machine, process = left[0].split("-")[1].split(".")[1:]
+    spared = [
+        f".partial-0123abcd.{machine}.{os.getpid():x}-cases",  # of a program that lives
+        f".partial-0123abcd.00000000.{process}-cases",  # of another machine
+        ".partial-0123abcd-cases",  # nobody knows whose
+        ".partial-mine",
+        f".old-0123abcd.{machine}.{process}-cases",  # holds what was there before
+    ]
+    for name in spared:
+        (tmp_path / name).mkdir()
+    (tmp_path / f".partial-89abcdef.{machine}.{process}-a file").touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "dear").touch()
+    (tmp_path / f".partial-89abcdef.{machine}.{process}-a link").symlink_to(elsewhere, target_is_directory=True)
+    files = [f".partial-89abcdef.{machine}.{process}-a {what}" for what in ("file", "link")]
+    with atomic_folder(tmp_path / "cases") as folder:
+        (folder / "whole").write_text("x")
+    assert names(tmp_path) == sorted([*spared, *files, "cases", "elsewhere"])
+    assert names(tmp_path / "cases") == ["whole"]
+    assert names(elsewhere) == ["dear"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_errors_name_the_place_that_was_chosen_not_the_temporary_one(tmp_path: Path, number: int):
+    def write() -> None:
+        with atomic_folder(tmp_path / "cases") as folder, atomic_path(folder / "Fall 1_ct.nrrd") as temporary:
+            assert final_place(temporary) == tmp_path / "cases" / "Fall 1_ct.nrrd"
+            raise OSError(number, os.strerror(number), str(temporary))
+
+    with pytest.raises(OutputError) as caught:
+        write()
+    assert f"'{tmp_path / 'cases' / 'Fall 1_ct.nrrd'}'" in str(caught.value)
+    assert ".partial-" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
+def test_names_that_are_none_of_ours(tmp_path: Path):
+    for name in ("cases", ".partial-cases", ".partial-0123-cases", "partial-0123abcd-cases"):
+        assert final_name(name) is None
+        assert final_place(tmp_path / name / "a") == tmp_path / name / "a"
+    assert final_name(".partial-0123abcd-a-b.nii.gz") == final_name(".old-0123abcd-a-b.nii.gz") == "a-b.nii.gz"
 
 
 def test_a_folder_appears_at_once(tmp_path: Path):

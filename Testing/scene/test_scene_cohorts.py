@@ -98,6 +98,19 @@ def test_cases_that_do_not_fit_together_are_named_and_nothing_is_written(scene, 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_told_of_the_folder_that_was_chosen(scene, tmp_path: Path, monkeypatch) -> None:
+    case(scene, "a")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no space left on device")
+
+    monkeypatch.setattr("SimpleITK.WriteImage", fail)
+    with pytest.raises(OutputError) as caught:
+        write_cases(scene, tmp_path / "cases")
+    assert str(caught.value).startswith(f"'{tmp_path / 'cases' / 'a_ct.nrrd'}' could not be written completely")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_case_without_background_is_named(scene, tmp_path: Path) -> None:
     case(scene, "a", values=(1, 2))
     with pytest.raises(LabelError, match="no scribble of Background in 'a scribbles'"):

@@ -1,6 +1,7 @@
 """Outputs that appear complete or not at all.
 
-Everything is written under a temporary name beside its final place, flushed to the disk, and renamed.
+Everything is written under a temporary name beside its final place, flushed to the disk, and renamed. The temporary
+name says whose it is, so that what a killed program left can be told from what another one is writing.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +27,7 @@ from .errors import OutputError, TakenError
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _BLOCKED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+_TEMPORARY = re.compile(r"\.(?:partial|old)-[0-9a-f]{8}(?:\.([0-9a-f]{8})\.([0-9a-f]+))?-(.+)", re.DOTALL)
 
 
 @contextmanager
@@ -45,14 +49,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if _kind(path) == "folder":
         raise OutputError(f"A file should be written to '{path}', but a folder of that name exists; name a file.")
-    temporary = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
+    temporary = _temporary(path)
     made: list[Path] = []
     try:
         made = _make_folders(path.parent)
         _check_writable(path.parent)
         yield temporary
         if not temporary.is_file():
-            raise OutputError(f"Nothing was written for '{path}'.")
+            raise OutputError(f"Nothing was written for '{final_place(path)}'.")
         _flush(temporary)
         os.replace(temporary, path)
         _flush(path.parent)
@@ -68,6 +72,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: str | Path, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` when the block ends well.
+
+    Temporary folders of programs of this machine that were killed are deleted there.
 
     Args:
         path: where the folder shall be. An empty folder of that name is replaced.
@@ -85,11 +91,12 @@ def atomic_folder(path: str | Path, overwrite: bool = False, inputs: Iterable[st
     _check_replaceable(path, overwrite)
     check_spares(path, inputs)
     target = path.absolute()
-    temporary = target.with_name(f".partial-{secrets.token_hex(4)}-{target.name}")
+    temporary = _temporary(target)
     made: list[Path] = []
     try:
         made = _make_folders(target.parent)
         _check_writable(target.parent)
+        _remove_left(target.parent)
         temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
@@ -102,6 +109,18 @@ def atomic_folder(path: str | Path, overwrite: bool = False, inputs: Iterable[st
         if isinstance(error, OSError) and _is_about_writing(error, temporary, target):
             raise _output_error(error, path) from error
         raise
+
+
+def final_name(name: str) -> str | None:
+    """What a temporary file or folder of this name was to be called; None where it is none of ours."""
+    found = _TEMPORARY.fullmatch(name)
+    return found and found[3]
+
+
+def final_place(path: str | Path) -> Path:
+    """Where something will be that is written now, also inside of a temporary folder: to be told to a person."""
+    path = Path(path)
+    return Path(*(final_name(part) or part for part in path.parts))
 
 
 def check_spares(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -158,6 +177,41 @@ def _jsonable(obj: object) -> object:
     if obj is None or isinstance(obj, (str, int)):
         return obj
     raise OutputError(f"A value of type {type(obj).__name__} cannot be written as JSON; pass numbers, text or lists.")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".partial-{secrets.token_hex(4)}.{_machine()}.{os.getpid():x}-{path.name}")
+
+
+@cache
+def _machine() -> str:
+    """Tells this machine from others that write to the same network drive."""
+    import hashlib  # here, since most programs that import this never write
+    import platform
+    import uuid
+
+    return hashlib.sha256(f"{platform.node()} {uuid.getnode()}".encode()).hexdigest()[:8]
+
+
+def _remove_left(folder: Path) -> None:
+    """Delete the temporary folders of programs of this machine and user that are gone."""
+    for path in folder.glob(".partial-*"):
+        with suppress(OSError):  # another program may be deleting it as well
+            if _is_left(path):
+                shutil.rmtree(path)
+
+
+def _is_left(path: Path) -> bool:
+    found = _TEMPORARY.fullmatch(path.name)
+    if not found or found[1] != _machine() or path.is_symlink() or not path.is_dir():
+        return False
+    if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
+        return False
+    try:
+        import psutil  # here, since panels import this where it is not installed yet
+    except ImportError:
+        return False
+    return not psutil.pid_exists(int(found[2], 16))
 
 
 def _kept_folders() -> list[Path]:
@@ -269,6 +323,7 @@ def _is_about_writing(error: OSError, temporary: Path, path: Path) -> bool:
 
 
 def _output_error(error: OSError, path: Path) -> OutputError:
+    path = final_place(path)
     if error.errno in _DISK_FULL:
         return OutputError(f"No space is left to write '{path}'; free some space or name another disk.")
     if error.errno in _NOT_WRITABLE:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Literal
 from CrossModalSegLib.cohort import Cohort
 from CrossModalSegLib.config import from_dict, read_json
 from CrossModalSegLib.errors import CrossModalSegError, OutputError
-from CrossModalSegLib.output import atomic_path, write_json
+from CrossModalSegLib.output import atomic_path, final_name, write_json
 from CrossModalSegLib.versions import library_versions
 
 JSON_FILE, CSV_FILE, CASE_FILE = "report.json", "report.csv", "case.json"
 _COLUMNS = ("case", "status", "image", "structure", "ml", "seconds", "device", "message")
-_PARTIAL = re.compile(r"\.(?:partial|old)-[0-9a-f]{8}-(.+)")
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,7 @@ def remove_remains(out: Path, cohort: Cohort) -> None:
 
     known = {JSON_FILE, CSV_FILE, *(case.name for case in cohort.cases)}
     for path in out.iterdir():
-        found = _PARTIAL.fullmatch(path.name)
-        if found and found[1] in known:
+        if final_name(path.name) in known:
             rmtree(path) if path.is_dir() else path.unlink()
 
 

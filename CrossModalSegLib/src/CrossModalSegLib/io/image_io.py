@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError, OutputError
-from ..output import atomic_path
+from ..output import atomic_path, final_place
 from ..volume import Volume, describe, same_geometry, volume_from_itk, volume_to_itk
 from .dicom_series import read_dicom_series
 from .integrity import check_complete
@@ -57,7 +57,7 @@ def write_volume(volume: Volume, path: str | Path, compress: bool = True) -> Non
     strange = _count_strange(volume.array)
     if strange:
         raise OutputError(
-            f"'{path}' is not written: {strange} voxels that are NaN or infinite could not be read again."
+            f"'{final_place(path)}' is not written: {strange} voxels that are NaN or infinite could not be read again."
         )
     image = volume_to_itk(volume)
     if path.name.lower().endswith((".nii", ".nii.gz")):
@@ -97,7 +97,7 @@ def write_itk(image: sitk.Image, path: Path, compress: bool) -> None:
             check_complete(temporary)  # ITK writes half a NIfTI file on a full disk and says nothing
         except (RuntimeError, InputError) as error:
             raise OutputError(
-                f"'{path}' could not be written completely; is the disk full or the folder read-only?"
+                f"'{final_place(path)}' could not be written completely; is the disk full or the folder read-only?"
             ) from error
 
 
