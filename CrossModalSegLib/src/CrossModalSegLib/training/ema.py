@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class WeightAverage:
@@ -26,14 +26,19 @@ class WeightAverage:
         self.network = copy.deepcopy(source).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
+        # Looking for them in a deep network takes as long as averaging them.
+        self._own = _tensors(self.network)
+        self._source, self._present = source, _tensors(source)
 
     @torch.no_grad()
     def update(self, source: nn.Module) -> None:
         """Take the present weights of the original in; buffers, such as running statistics, are copied."""
+        if source is not self._source:
+            self._source, self._present = source, _tensors(source)
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averaged, present = list(self.network.parameters()), list(source.parameters())
-        torch._foreach_lerp_(averaged, present, 1.0 - decay)
-        for own, other in zip(self.network.buffers(), source.buffers(), strict=True):
+        (averaged, own_buffers), (weights, buffers) = self._own, self._present
+        torch._foreach_lerp_(averaged, weights, 1.0 - decay)
+        for own, other in zip(own_buffers, buffers, strict=True):
             own.copy_(other)
         self.updates += 1
 
@@ -45,3 +50,8 @@ class WeightAverage:
         """Continue from what `state_dict` gave."""
         self.updates = state["updates"]
         self.network.load_state_dict(state["network"])
+
+
+def _tensors(network: nn.Module) -> tuple[list[nn.Parameter], list[Tensor]]:
+    """Parameters and buffers."""
+    return list(network.parameters()), list(network.buffers())

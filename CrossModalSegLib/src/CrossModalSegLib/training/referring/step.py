@@ -9,6 +9,7 @@ from CrossModalSegLib.data.referring.pair_sampler import PairBatch
 from CrossModalSegLib.inference.referring.answers import LEAST_PRESENCE
 from CrossModalSegLib.losses.dense_guidance import DenseGuidance
 from CrossModalSegLib.losses.full_supervision import full_supervision
+from CrossModalSegLib.losses.point_sampling import as_floats
 from CrossModalSegLib.losses.referring import ReferringLoss
 from CrossModalSegLib.models.crossmr import CrossMR, choose
 from CrossModalSegLib.models.unet2d import UNet2d
@@ -50,6 +51,7 @@ class CrossMRStep(nn.Module):
             sources, targets = list(range(size)), list(range(size, 2 * size))
             masks, present = batch.masks[1], batch.present[1]
             scribbles, organs, ids = batch.scribbles[0], batch.organs[0], batch.organ_ids
+        masks = as_floats(masks)  # once for all losses
         tokens = self.network.sample(features.index(sources), scribbles, ids)
         aims = features.index(targets)
         terms = self.loss(self.network.decode(aims, tokens), masks, present, organs)
