@@ -10,8 +10,8 @@ the callbacks onProgress, onPreview, onLog, onDone or onError it returns a task 
     onError(sentence)
 
 The task has `state`, `progress`, `error`, `result`, and `cancel()`, `finish()`, `pause()`, `resume()`, `wait()`.
-Images are read in the background: a task whose image is changed in these first moments fails, and says so. Who writes to
-an array of voxels has to say it, as always, by `slicer.util.arrayFromVolumeModified`.
+Images are read in the background: a task whose image is changed in these first moments fails, and says so. Who writes
+to an array of voxels has to say it, as always, by `slicer.util.arrayFromVolumeModified`.
 Everything that a person can do something about is raised as a CrossModalSegLib.errors.CrossModalSegError.
 """
 

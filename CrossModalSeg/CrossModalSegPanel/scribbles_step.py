@@ -17,6 +17,7 @@ class ScribblesStep:
     def __init__(self, panel) -> None:
         self._panel, self._ui, self._logic = panel, panel.ui, panel.logic
         self._observed = None
+        self._placed = []
         self._counted = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -37,6 +38,7 @@ class ScribblesStep:
             return
         image = panel.drawn_on()
         self._observe(parameters.scribbles)
+        self._observe_places([node for node in (parameters.scribbles, image) if node is not None])
         self._ui.editor.setSegmentationNode(parameters.scribbles)
         self._ui.editor.setSourceVolumeNode(image)
         has_image = panel.can_start and image is not None
@@ -49,6 +51,7 @@ class ScribblesStep:
         """The panel goes, or lets go of the scene."""
         self._timer.stop()
         self._observe(None)
+        self._observe_places([])
         self._counted = None
 
     def end_strokes(self) -> None:
@@ -97,6 +100,17 @@ class ScribblesStep:
             if node is not None:
                 self._panel.addObserver(node.GetSegmentation(), event, self._on_stroke)
         self._observed = node
+
+    def _observe_places(self, nodes: list) -> None:
+        """Follow transforms: which voxels of the image are scribbled depends on where the two lie."""
+        if nodes == self._placed:
+            return
+        event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        for node in self._placed:
+            self._panel.removeObserver(node, event, self._on_stroke)
+        for node in nodes:
+            self._panel.addObserver(node, event, self._on_stroke)
+        self._placed = nodes
 
     def _on_stroke(self, caller, event) -> None:
         self._counted = None

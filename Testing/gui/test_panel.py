@@ -263,6 +263,34 @@ def test_strokes_are_counted_again_only_where_something_changed(panel, drawn) ->
     assert len(counted) == 1
 
 
+@pytest.mark.parametrize("who", ["scribbles", "image"])
+def test_strokes_are_counted_again_where_a_transform_changes(panel, drawn, who: str) -> None:
+    until(lambda: panel.ui.countsLabel.text.startswith("Scribbled voxels"))
+    counted = panel.ui.countsLabel.text
+    above = add_transform(slicer.mrmlScene, np.eye(4))
+    node = panel.parameters.scribbles if who == "scribbles" else panel.drawn_on()
+    node.SetAndObserveTransformNodeID(above.GetID())
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(2, 3, 5000)
+    above.SetMatrixTransformToParent(matrix)
+    until(lambda: panel.ui.countsLabel.text.startswith("Still missing"), 5)
+    above.SetMatrixTransformToParent(vtk.vtkMatrix4x4())
+    until(lambda: panel.ui.countsLabel.text == counted, 5)
+
+
+def test_an_image_that_is_changed_while_it_is_sent_is_explained_and_the_next_fit_works(panel, drawn) -> None:
+    panel.ui.secondsBox.setValue(0)
+    panel.ui.fitButton.click()
+    image = panel.drawn_on().GetImageData()
+    image.GetPointData().GetScalars().Modified()
+    until(lambda: not panel.work.is_busy, 200)
+    assert "were changed while they were being read" in panel.ui.workLabel.text
+    assert panel.parameters.result is None
+    panel.ui.fitButton.click()
+    until(lambda: not panel.work.is_busy, 200)
+    assert panel.ui.workLabel.text.startswith("Done.")
+
+
 def test_what_the_worker_wants_to_be_known_stays_readable_after_the_run(panel) -> None:
     calls = {}
     note = "The memory of cuda is too small for this case: it is computed again on the CPU, slowly."
