@@ -13,7 +13,7 @@ from CrossModalSegLib.errors import Cancelled, InputError, LabelError, ModelErro
 from CrossModalSegLib.fitting.fit_case import FitConfig, fit_case, load_prior
 from CrossModalSegLib.fitting.judge import split_scribbles
 from CrossModalSegLib.fitting.prior_training import PriorConfig, prior_network
-from CrossModalSegLib.fitting.search import FIRST_ANSWER, UNJUDGED_STEPS, Search, SearchLimits
+from CrossModalSegLib.fitting.search import FIRST_ANSWER, TUNING_STEPS, Search, SearchLimits
 from CrossModalSegLib.fitting.synthesis import LESION, LabelledVolume, SynthesisConfig, synthesise
 from CrossModalSegLib.fitting.tuning import PromptedTuner, PromptedTuning, ScratchTuner, ScratchTuning
 from CrossModalSegLib.fitting.working_case import working_case
@@ -312,7 +312,7 @@ def test_where_memory_runs_out_steps_become_smaller(caplog):
     tuner = FailingTuner(MemoryError(), sizes=2)
     search = Search(working, judge, tuner, limits, SilentProgress(), CancelToken(), None)
     search.run()
-    assert len(search.history) == UNJUDGED_STEPS
+    assert len(search.history) == TUNING_STEPS
     assert "goes on with smaller patches" in caplog.text
 
 
@@ -357,11 +357,15 @@ def test_the_callers_random_state_is_left_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_without_held_out_scribbles_tuning_stops_early():
+@pytest.mark.parametrize("held_out", [0.0, 0.3])
+def test_a_prior_is_tuned_for_some_steps_and_the_progress_tells(held_out):
     working = working_case(loaded_case())
-    judge = split_scribbles(working.prepared.scribbles, 0.0, np.random.default_rng(0))
+    judge = split_scribbles(working.prepared.scribbles, held_out, np.random.default_rng(0))
+    told = []
     tuner = FailingTuner(RuntimeError("never"))
     tuner.step = lambda: {"total": 1.0}
-    search = Search(working, judge, tuner, SearchLimits(600.0, 600.0, 0), SilentProgress(), CancelToken(), None)
+    limits = SearchLimits(600.0, 600.0, 0)
+    search = Search(working, judge, tuner, limits, lambda *event: told.append(event[:2]), CancelToken(), None)
     search.run()
-    assert len(search.history) == UNJUDGED_STEPS
+    assert len(search.history) == TUNING_STEPS
+    assert told[0] == (13, 600) and told[-1] == (600, 600)
