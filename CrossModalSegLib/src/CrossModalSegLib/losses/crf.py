@@ -26,7 +26,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -151,7 +151,12 @@ def half_offsets(config: CrfConfig, spacing: Sequence[float] | None = None) -> t
     Raises:
         InputError: The spacing is not three positive numbers, or missing while the unit is mm.
     """
-    step = _steps(config, spacing)
+    return _half_offsets(config, _steps(config, spacing))
+
+
+@lru_cache(maxsize=64)
+def _half_offsets(config: CrfConfig, step: tuple[float, ...]) -> tuple[PairOffset, ...]:
+    """The offsets for voxels with edges of `step` (k, j, i), in the unit of the configuration."""
     reach = [max(1, int(config.radius / s + 1e-6)) for s in step]
     counts: dict[Shift, int] = {}
     for view in config.views:
@@ -248,25 +253,21 @@ def _spacing_groups(spacing: Spacing | None, count: int) -> Iterator[tuple[slice
         yield (slice(None) if len(samples) == count else samples), one
 
 
-@dataclass(frozen=True, eq=False)
-class KernelTerms:
-    """All kernels of all images, as exponents and constants.
+@dataclass(frozen=True)
+class KernelWeights:
+    """What all kernels of all images are beside the images.
 
     Attributes:
-        features: (T, N, k, j, i): T (image, kernel) pairs, scaled so that the exponent of 2 is -(difference)^2.
-        weights, decays: T each: lambda_m w_n and 1 / (2 s_n^2).
+        weights, decays: T each, of the (image, kernel) pairs: lambda_m w_n and 1 / (2 s_n^2).
         spatial: (weight, decay) of every purely spatial kernel.
-        largest_square: No squared difference of features is above this.
     """
 
-    features: Tensor
     weights: tuple[float, ...]
     decays: tuple[float, ...]
     spatial: tuple[tuple[float, float], ...]
-    largest_square: float
 
-    def log_weights(self, offset: PairOffset) -> list[float]:
-        """log2(lambda_m w_n g_n(offset) * views) of each of the T terms."""
+    def logarithms(self, offset: PairOffset) -> list[float]:
+        """log2(lambda_m w_n g_n(offset) * views) of each of the T pairs."""
         return [
             math.log2(w * offset.views) - d * offset.squared_distance / math.log(2)
             for w, d in zip(self.weights, self.decays, strict=True)
@@ -275,6 +276,21 @@ class KernelTerms:
     def constant(self, offset: PairOffset) -> float:
         """The sum of the purely spatial kernels at an offset."""
         return sum(w * offset.views * math.exp(-d * offset.squared_distance) for w, d in self.spatial)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelTerms:
+    """All kernels of all images, as exponents and constants.
+
+    Attributes:
+        features: (T, N, k, j, i): T (image, kernel) pairs, scaled so that the exponent of 2 is -(difference)^2.
+        kernels: Of the T pairs, and the purely spatial ones.
+        largest_square: No squared difference of features is above this.
+    """
+
+    features: Tensor
+    kernels: KernelWeights
+    largest_square: float
 
 
 def _kernel_terms(images: Tensor, image_weights: Sequence[float], config: CrfConfig) -> KernelTerms:
@@ -293,9 +309,7 @@ def _kernel_terms(images: Tensor, image_weights: Sequence[float], config: CrfCon
     stacked = torch.stack(features) if features else images.new_zeros((0, images.shape[0], *images.shape[2:]))
     return KernelTerms(
         features=stacked,
-        weights=tuple(weights),
-        decays=tuple(decays),
-        spatial=tuple((w, d) for w, d in spatial if w > 0),
+        kernels=KernelWeights(tuple(weights), tuple(decays), tuple((w, d) for w, d in spatial if w > 0)),
         largest_square=_largest_square(stacked),
     )
 
@@ -394,7 +408,7 @@ def _pass_messages(z: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...
     in_slice = n * source.length
     slabs = CPU_SLABS if z.device.type == "cpu" else GPU_SLABS
     thickness = min(grid[0], max(1, min(slabs.voxels, slabs.numbers // channels) // in_slice))
-    room = max(1, len(terms.weights)) * thickness * in_slice
+    room = max(1, len(terms.kernels.weights)) * thickness * in_slice
     groups = _offset_groups(terms, offsets, max(1, slabs.kernel_numbers // room))
     buffer = z.new_empty(room * max(group.count for group in groups))
     sums = []
@@ -419,7 +433,7 @@ def _pass_messages(z: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...
 def _sum_of_constants(terms: KernelTerms, offsets: tuple[PairOffset, ...], grid: Sequence[int]) -> float:
     """The purely spatial kernels over all unordered pairs of one sample."""
     pairs = (math.prod(max(0, size - abs(s)) for size, s in zip(grid, offset.shift, strict=True)) for offset in offsets)
-    return sum(terms.constant(offset) * count for offset, count in zip(offsets, pairs, strict=True))
+    return sum(terms.kernels.constant(offset) * count for offset, count in zip(offsets, pairs, strict=True))
 
 
 @dataclass(frozen=True)
@@ -506,15 +520,15 @@ def _neighbours_along(axis: int, offsets: Sequence[PairOffset], largest: int) ->
 
 
 def _offset_group(terms: KernelTerms, offsets: Sequence[PairOffset], axis: int) -> _OffsetGroup:
-    logs = [terms.log_weights(each) for each in offsets]
+    logs = [terms.kernels.logarithms(each) for each in offsets]
     lowest = min((value for each in logs for value in each), default=0.0)
-    constants = terms.features.new_tensor([terms.constant(each) for each in offsets]).view(-1, 1, 1, 1)
+    constants = terms.features.new_tensor([terms.kernels.constant(each) for each in offsets]).view(-1, 1, 1, 1)
     return _OffsetGroup(
         shift=offsets[0].shift,
         count=len(offsets),
         axis=axis,
-        log_weights=terms.features.new_tensor(logs).view(len(offsets), len(terms.weights), 1),
-        constants=constants if terms.spatial else None,
+        log_weights=terms.features.new_tensor(logs).view(len(offsets), len(terms.kernels.weights), 1),
+        constants=constants if terms.kernels.spatial else None,
         needs_floor=lowest - terms.largest_square < LOWEST_EXPONENT,
     )
 

@@ -7,6 +7,7 @@ which the GPU works. PyTorch's CUDA builds bring Triton along on Linux; where it
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from triton import language as tl
 
 if TYPE_CHECKING:
-    from CrossModalSegLib.losses.crf import KernelTerms, PairOffset
+    from CrossModalSegLib.losses.crf import KernelTerms, KernelWeights, PairOffset
 
 BLOCK = 128  # voxels of one program
 
@@ -33,18 +34,26 @@ def pass_messages(z: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...]
     """
     z, features = z.contiguous(), terms.features.contiguous()
     samples, channels, *grid = z.shape
-    half = z.new_tensor([offset.shift for offset in offsets], dtype=torch.int32)
-    shifts = torch.cat((half, -half))
-    log_weights = z.new_tensor([terms.log_weights(offset) for offset in offsets]).repeat(2, 1)
-    constants = z.new_tensor([terms.constant(offset) for offset in offsets]).repeat(2)
+    shifts, log_weights, constants = _tables(offsets, terms.kernels, z.device)
     message = torch.empty_like(z)
     programs = triton.cdiv(z[0, 0].numel(), BLOCK)
     sums = z.new_empty((samples, programs))
     _gather[(programs, samples)](
         z, features, shifts, log_weights, constants, message, sums, len(shifts), *grid,
-        terms=len(terms.weights), channels=channels, padded=triton.next_power_of_2(channels), block=BLOCK,
+        terms=len(terms.kernels.weights), channels=channels, padded=triton.next_power_of_2(channels), block=BLOCK,
     )  # fmt: skip
     return message, sums.sum(dtype=torch.float64) / 2.0
+
+
+@lru_cache(maxsize=64)
+def _tables(
+    offsets: tuple[PairOffset, ...], kernels: KernelWeights, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of all offsets, both ways: shifts (O, 3) int32, weights (O, T) to base 2, and purely spatial kernels (O,)."""
+    half = torch.tensor([offset.shift for offset in offsets], dtype=torch.int32, device=device)
+    log_weights = torch.tensor([kernels.logarithms(offset) for offset in offsets], device=device)
+    constants = torch.tensor([kernels.constant(offset) for offset in offsets], device=device)
+    return torch.cat((half, -half)), log_weights.repeat(2, 1), constants.repeat(2)
 
 
 @triton.jit
