@@ -30,7 +30,7 @@ from CrossModalSegLib.progress import CancelToken
 # (logits by branch, images (N, M, k, j, i), scribbles (N, k, j, i) int64, spacing mm) -> named terms with "total".
 Loss = Callable[[dict[str, Tensor], Tensor, Tensor, tuple[float, float, float]], dict[str, Tensor]]
 MAX_GRADIENT_NORM = 5.0
-HIDING_GAPS_MM = (10.0, 35.0)
+GAPS_MM = (10.0, 35.0)
 SMALLEST_PATCH = (16, 32, 32)
 
 
@@ -40,16 +40,16 @@ class PromptedTuning:
 
     Attributes:
         patch: Largest patch (k, j, i).
-        learning_rate: Of AdamW.
-        hidden_share: Probability that a scribbled slice is hidden from the prompts, where scribbled slices are at most
-            10 mm apart and where they are 35 mm apart or more; in between it rises linearly. A network that has to
-            bridge wide gaps reaches further from the strokes, which harms where they are close.
+        learning_rate: Of AdamW, where scribbled slices are at most 10 mm apart and where they are 35 mm apart or more;
+            in between it rises linearly. Where strokes are close the prior hardly has to learn, and can only forget.
+        hidden_share: Probability that a scribbled slice is hidden from the prompts, for the same distances. A network
+            that has to bridge wide gaps reaches further from the strokes, which harms where they are close.
         kept_prior: Share of the prior in the weights that answer: tuned weights alone forget, an interpolation keeps
             what both know (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     """
 
     patch: tuple[int, int, int] = (32, 96, 96)
-    learning_rate: float = 2e-4
+    learning_rate: tuple[float, float] = (2e-5, 2e-4)
     hidden_share: tuple[float, float] = (0.15, 0.5)
     kept_prior: float = 0.5
 
@@ -134,11 +134,11 @@ class PromptedTuner:
         values = [value for value in range(1, num_classes) if (scribbles == value).any()]
         self._views = [class_view(images, scribbles, value, case.spacing, s) for value in values for s in SCALES]
         self._loss, self._config, self._device = loss, config, device
-        self._hidden_share = float(
-            np.interp(slice_gap_mm(scribbles, case.spacing), HIDING_GAPS_MM, config.hidden_share)
-        )
+        gap = slice_gap_mm(scribbles, case.spacing)
+        self._hidden_share = float(np.interp(gap, GAPS_MM, config.hidden_share))
         self._rng = np.random.default_rng(seed)
-        self._optimizer = torch.optim.AdamW(self._tuned.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+        rate = float(np.interp(gap, GAPS_MM, config.learning_rate))
+        self._optimizer = torch.optim.AdamW(self._tuned.parameters(), lr=rate, weight_decay=1e-4)
 
     def step(self) -> dict[str, float]:
         view = self._views[self._rng.integers(len(self._views))]
