@@ -398,13 +398,13 @@ def test_looking_stops_after_the_slice_and_leaves_the_session_as_it_was():
 
 def test_an_answer_stops_between_slices():
     session, cancel = ReferSession(tiny_model()), CancelToken()
-    session.set_reference(noise((8, 20, 20)))
+    session.set_reference(noise((24, 20, 20)))
     shown = Recorder(cancel, 2)
-    scribbles = np.full((8, 20, 20), 255, np.uint8)
+    scribbles = np.full((24, 20, 20), 255, np.uint8)
     scribbles[1, 4:8, 4:8], scribbles[5, 4:8, 4:8] = 1, 2
     with pytest.raises(Cancelled):
-        session.refer(noise((8, 20, 20)).with_array(scribbles), TABLE, progress=shown, cancel=cancel)
-    assert shown.calls[-1][0] < 5
+        session.refer(noise((24, 20, 20)).with_array(scribbles), TABLE, progress=shown, cancel=cancel)
+    assert shown.calls[-1][0] <= 8  # what a CPU decodes at once
 
 
 def test_a_replaced_target_keeps_its_place():

@@ -47,9 +47,9 @@ REFERENCE = "reference"
 DEFAULT_MODEL = "abdomen-mr"
 SliceMatching = Literal["auto", "position", "order"]
 
-# A GPU is idle with single slices; on a CPU larger batches would only let a wish to stop wait.
+# A GPU is idle with single slices; on a CPU larger batches than these would only let a wish to stop wait.
 ENCODED_AT_ONCE = {"cuda": 8}
-DECODED_AT_ONCE = {"cuda": 16, "cpu": 2}
+DECODED_AT_ONCE = {"cuda": 16, "cpu": 8}
 # Beyond this angle two stacks of slices show different planes of the body.
 MOST_DEGREES = 45.0
 
@@ -211,7 +211,7 @@ class ReferSession:
             table: The organs 1..K: any, in any order.
             probabilities, slices, reference_slices, largest_component, tune_seconds: See `ReferOptions`.
             progress: Called with whole seconds of the tuning, then with each slice of all volumes.
-            cancel: Looked at between slices.
+            cancel: Looked at between slices, of which a few are answered at once.
 
         Raises:
             InputError: There is no reference, or an option is out of range.
