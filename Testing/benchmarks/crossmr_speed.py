@@ -120,7 +120,7 @@ def new_stroke(model: LoadedModel, slices: int, device: torch.device) -> bool:
 
 @torch.no_grad()
 def one_pair(device: torch.device, repeats: int) -> bool:
-    """Prints the seconds of one pair with the network of the paper."""
+    """Prints the seconds of one pair with the network of the paper: all that an answer of `refer` takes."""
     network = CrossMR(PRESETS["paper"]).eval().to(device)
     reference, target = torch.rand(2, 1, 1, 256, 256, device=device)
     scribbles = torch.from_numpy(np.stack([labels(1)[0] == value for value in range(1, 5)])[None]).to(device)
@@ -128,7 +128,9 @@ def one_pair(device: torch.device, repeats: int) -> bool:
 
     def answer() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=is_native):
-            choose(network(reference, scribbles, target)[-1])
+            features = network.encode(torch.cat([reference, target]))
+            tokens = network.sample(features.index([0]), scribbles)
+            choose(network.decode_last(features.index([1]), tokens))
 
     answer()
     spent = [cost(answer, device) for _ in range(repeats)]
