@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sabs_ct and chaos_mr")
     parser.add_argument("--cases", nargs="+", default=["sabs00", "sabs07", "chaos05", "chaos13", "tumours"])
-    parser.add_argument("--seconds", type=float, default=120.0, help="time for tuning")
+    parser.add_argument("--seconds", type=float, default=120.0, help="most time for tuning")
     parser.add_argument("--preview-every", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--method", default="contour", help="how scribbles are simulated")

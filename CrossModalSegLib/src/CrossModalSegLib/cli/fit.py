@@ -38,7 +38,8 @@ class Arguments:
         labels: names of the classes 1..K of a label map, in this order.
         unlabelled: value in a label map where nothing is drawn.
         background: value in a label map of background scribbles.
-        minutes: time for tuning or training; 0 stops at the first answer, which only "cmfnet" has.
+        minutes: time for training, or at most for tuning, which ends after 45 steps; 0 stops at the first
+            answer, which only "cmfnet" has.
         preview_every: seconds between answers; each better one replaces OUT-preview.seg.nrrd until OUT is there. 0
             writes no previews.
         method: "cmfnet" tunes the shipped network on the case, "scratch" trains a CmFNet on the case alone, "pce" is

@@ -54,10 +54,11 @@ class FitConfig:
     Attributes:
         method: "cmfnet": the prompted CmFNet, tuned on the case; "scratch": a CmFNet trained on the case alone with the
             hybrid loss; "pce": a V-Net trained on the case alone with partial cross-entropy.
-        seconds: Time for tuning or training; the first answer and the writing of the result come on top.
+        seconds: Time for training, or at most for tuning, which ends after `search.TUNING_STEPS` steps; the first
+            answer and the writing of the result come on top.
         preview_every: Seconds between two answers.
         held_out: Share of the scribbled slices that only judges.
-        patience: Answers without a better one after which the fit stops early; 0 uses all the time.
+        patience: Answers without a better one after which the fit stops early; 0 for no such limit.
         base_channels: Width of a network trained from scratch.
         tuning, scratch: Settings of the optimisation.
         seed: Of every random choice.

@@ -126,7 +126,7 @@ class Search:
         while clock() - begun < self._limits.seconds and not self._finish.cancelled:
             self._cancel.raise_if_cancelled()
             self.history.append({"step": len(self.history) + 1, **self._step()})
-            share = max((clock() - begun) / max(self._limits.seconds, 1e-6), self._share_of_steps())
+            share = max((clock() - begun) / self._limits.seconds, self._share_of_steps())
             done = min(int(share * total), total)  # rounded up, the end would be told twice
             self._progress(done, total, "fit", {"loss": self.history[-1]["total"]})
             if clock() - considered >= self._limits.preview_every:

@@ -19,7 +19,6 @@ from .lending import LentImages
 from .nodes import SCRIBBLES, nodes_of, role
 from .scribbles import copy_scribbles
 from .segments import BACKGROUND
-from .snapshot import Snapshot, require_same_voxels
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLVolumeNode
@@ -93,7 +92,7 @@ class CohortWriter:
         self.nodes = [*self._scribbles, *chain.from_iterable(each.values() for each in self._images)]
         self._names = _names(self._images)
         self._cases: list[Case] = []
-        self._reading: list[Snapshot] = []
+        self._lent = LentImages({})
         self._folder, self._open = Path(folder), ExitStack()
         self._temporary = self._open.enter_context(atomic_folder(folder))
 
@@ -114,8 +113,7 @@ class CohortWriter:
                 f"There is no scribble of {', '.join(scribbles.missing)} in '{node.GetName()}'; draw there, or delete "
                 "this case."
             )
-        lent = LentImages(images)
-        self._reading = list(lent.snapshots.values())
+        self._lent = lent = LentImages(images)
 
         def request() -> WriteCaseRequest:
             return WriteCaseRequest(
@@ -135,7 +133,7 @@ class CohortWriter:
         Raises:
             InputError: one did.
         """
-        require_same_voxels(self._reading)
+        self._lent.require_same_voxels()
 
     def take(self, written: WriteCaseResult) -> None:
         """Note that the case was written."""

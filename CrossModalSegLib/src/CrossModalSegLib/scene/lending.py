@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from CrossModalSegLib.volume import Volume
 
-from .snapshot import Snapshot
+from .snapshot import Snapshot, require_same_voxels
 from .volumes import lend_volume
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LentImages:
-    """The voxels of volumes, read by another thread while the application goes on; see `require_same_voxels`.
+    """The voxels of volumes, read by another thread while the application goes on.
 
     Attributes:
         snapshots: the volumes as they were when they were lent, by name.
@@ -37,3 +37,11 @@ class LentImages:
             InputError: one holds values that are not finite.
         """
         return {name: lent() for name, lent in self._lent.items()}
+
+    def require_same_voxels(self) -> None:
+        """Check, once they were read, that they did not change meanwhile.
+
+        Raises:
+            InputError: one did.
+        """
+        require_same_voxels(self.snapshots.values())

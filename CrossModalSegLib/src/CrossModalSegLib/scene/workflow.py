@@ -143,7 +143,6 @@ class Workflow:
         require_present(self.scene, reference, scribbles)
         strokes, lent = copy_scribbles(scribbles, reference, table), LentImages({"image": reference})
         before = lent.snapshots["image"]
-        sent = partial(require_same_voxels, [before])
 
         def request() -> AutoBackgroundRequest:
             return AutoBackgroundRequest(strokes.volume(), lent.volumes()["image"], margin_mm, coverage, seed)
@@ -152,7 +151,7 @@ class Workflow:
             with self._step() as change:
                 return add_auto_background(scribbles, reference, table, before.now(result.background), change)
 
-        return self._start([reference, scribbles], Plan(request, write, sent=sent))
+        return self._start([reference, scribbles], Plan(request, write, sent=lent.require_same_voxels))
 
     # --- registration ---
 
@@ -184,7 +183,6 @@ class Workflow:
         _require_different(fixed, moving)
         lent = LentImages({"fixed": fixed, "moving": moving})
         still, moved = lent.snapshots.values()
-        sent = partial(require_same_voxels, [still, moved])
 
         def request() -> RegisterRequest:
             return RegisterRequest(**lent.volumes(), transform=transform, start=start, seed=seed)
@@ -195,7 +193,7 @@ class Workflow:
             with self._step() as change:
                 return apply_transform(self.scene, moving, matrix, name, change)
 
-        return self._start([fixed, moving], Plan(request, write, sent=sent))
+        return self._start([fixed, moving], Plan(request, write, sent=lent.require_same_voxels))
 
     # --- segmentation ---
 
@@ -285,7 +283,7 @@ class Workflow:
             write,
             show,
             digest=compare,
-            sent=partial(require_same_voxels, lent.snapshots.values()),
+            sent=lent.require_same_voxels,
             follow=self._new_follower(),
             revert=shown.cancel,
         )
@@ -334,8 +332,7 @@ class Workflow:
                 node = write_segmentation(self.scene, labels, result.table, reference, name, target, show_3d, change)
                 return write_beside(self.scene, before, node, name, result, change)
 
-        sent = partial(require_same_voxels, lent.snapshots.values())
-        return self._start(nodes, Plan(request, write, sent=sent))
+        return self._start(nodes, Plan(request, write, sent=lent.require_same_voxels))
 
     def refer(
         self,
