@@ -47,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
     refer.add_argument(
         "--reference", metavar="MODALITY", help="which image is scribbled on; the cohort's first where not given"
     )
+    refer.add_argument(
+        "--pieces",
+        choices=["all", "large", "largest"],
+        default="large",
+        help="which connected pieces of a structure stay; large ones have a fifth of the largest, or more",
+    )
     refer.add_argument("--tune", type=float, default=0.0, metavar="SECONDS", help="learn from the strokes first")
     fit = _action(actions, "fit", "segment each case from its scribbles")
     fit.add_argument("--model", help="prompted model to start from; the one that ships where not given")
@@ -109,6 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
             modalities=None if named["modalities"] is None else tuple(dict.fromkeys(named["modalities"])),
             reference=named.get("reference"),
             seconds=named.get("seconds", 120.0),
+            pieces=named.get("pieces", "large"),
             tune_seconds=named.get("tune", 0.0),
             probabilities=named["probabilities"],
             uncertainty=named.get("uncertainty", False),

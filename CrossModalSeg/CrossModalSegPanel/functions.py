@@ -236,6 +236,7 @@ class NodeFunctions:
         labels=None,
         model=None,
         probabilities=False,
+        pieces="large",
         tuneSeconds=0.0,
         show3D=False,
         device="auto",
@@ -251,6 +252,8 @@ class NodeFunctions:
             scribbles: strokes of every structure; background is not needed.
             labels: as in `prepareScribbles`; None takes those of the scribbles.
             model: folder or name; None is the default model.
+            pieces: which connected pieces of a structure stay: "all", the "large" ones, with a fifth of the voxels
+                of its largest or more, or the "largest" one. Pieces under a stroke stay in any case.
             tuneSeconds: time in which a copy of the network learns from the strokes first.
             probabilities, show3D, device: as in `fit`.
             callbacks: see the top of this file.
@@ -269,6 +272,7 @@ class NodeFunctions:
             _table_for(scribbles, labels),
             model=_text(model),
             probabilities=probabilities,
+            pieces=pieces,
             tune_seconds=tuneSeconds,
             show_3d=show3D,
             device=device,

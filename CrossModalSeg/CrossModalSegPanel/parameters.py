@@ -56,6 +56,22 @@ class Method(enum.Enum):
         }[self]
 
 
+class Pieces(enum.Enum):
+    """Which connected pieces of a structure stay."""
+
+    LARGE = "large"
+    LARGEST = "largest"
+    ALL = "all"
+
+    def label(self) -> str:
+        """As people read it."""
+        return {
+            Pieces.LARGE: _("The large ones"),
+            Pieces.LARGEST: _("The largest one"),
+            Pieces.ALL: _("All"),
+        }[self]
+
+
 class Preset(enum.Enum):
     """How long and how large a training is."""
 
@@ -100,6 +116,7 @@ class CrossModalSegParameterNode:
         startModel: of a fit; empty for what ships.
         startOver: whether a fit forgets the one before.
         segmentModel, referModel: by name; an empty referModel is the default.
+        pieces: of each structure that stay, of a referring segmentation.
         tuneSeconds: in which a copy of CrossMR learns from the strokes first.
         preset: of a training.
         show3D, probabilities, uncertainty: what comes beside a segmentation.
@@ -122,6 +139,7 @@ class CrossModalSegParameterNode:
     startOver: bool = False
     segmentModel: str = ""
     referModel: str = ""
+    pieces: Pieces = Pieces.LARGE
     tuneSeconds: Annotated[int, WithinRange(0, 3600)] = 0
     preset: Preset = Preset.DEFAULT
     show3D: bool = False

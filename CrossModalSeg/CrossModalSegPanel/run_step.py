@@ -141,6 +141,7 @@ class RunStep:
                 parameters.scribbles,
                 panel.table(),
                 model=parameters.referModel or None,
+                pieces=parameters.pieces.value,
                 tuneSeconds=float(parameters.tuneSeconds),
                 **self._beside(),
                 **callbacks,

@@ -624,6 +624,8 @@ def test_refer_takes_any_number_of_targets_and_answers_again(panel, phantom, dra
     assert panel.ui.workLabel.text.startswith("Done. Not right yet?"), panel.ui.workLabel.text
     names = [node.GetName() for node in panel.logic.lastResult.segmentations.values()]
     assert names == ["CT segmentation", "MR segmentation", "T1 segmentation"]
+    panel.ui.piecesSelector.setCurrentIndex(panel.ui.piecesSelector.findText("All"))
+    assert panel.parameters.pieces.value == "all"
     panel.ui.referButton.click()
     until(lambda: not panel.work.is_busy, 100)
     assert panel.ui.workLabel.text.startswith("Done. Not right yet?")

@@ -92,10 +92,10 @@ def test_refer_writes_a_whole_folder(
     assert str(out / "overlay.png") in result.out
 
 
-def test_probabilities_and_the_largest_component(
+def test_probabilities_and_the_largest_piece(
     files: Files, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--probabilities", "--largest-component", "--slices", "order", "--reference-slices", 1)
+    options = ("--probabilities", "--pieces", "largest", "--slices", "order", "--reference-slices", 1)
     out = tmp_path / "o"
     assert run(capsys, *words_for(files, model, out, *options)).code == 0
     inner = {"probability_0_background.nii.gz", "probability_1_label_1.nii.gz", "probability_2_label_2.nii.gz"}

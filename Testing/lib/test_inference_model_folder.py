@@ -18,7 +18,7 @@ from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import ModelError, OutputError
 from CrossModalSegLib.inference.bundle import export_bundle
-from CrossModalSegLib.inference.model_card import ModelCard
+from CrossModalSegLib.inference.model_card import LEAST_PRESENCE, ModelCard
 from CrossModalSegLib.inference.model_folder import (
     check_inputs,
     find_model,
@@ -242,6 +242,14 @@ def test_inputs_are_checked_by_name(caplog):
     assert "does not use the images pet" in caplog.text
 
 
+def test_a_referring_model_says_from_which_probability_on_an_organ_is_there(tmp_path):
+    folder = save_model(tmp_path / "2d", network(), card(least_presence=0.93))
+    assert load_model(folder).card.least_presence == 0.93
+    edit(folder, least_presence=1.2)
+    with pytest.raises(ModelError, match=r"least presence is a probability within 0 and 1; got 1\.2\."):
+        load_model(folder)
+
+
 def test_a_2d_model_says_how_volumes_become_slices(tmp_path):
     slices = SlicePreprocessing(image_size=96, resize="stretch", percentiles=(1.0, 99.0))
     folder = save_model(tmp_path / "2d", network(), card(slices=slices))
@@ -254,6 +262,7 @@ def test_a_2d_model_says_how_volumes_become_slices(tmp_path):
 def test_cards_of_before_2d_models_are_read(folder):
     path = folder / "model.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    del content["slices"]
+    del content["slices"], content["least_presence"]
     path.write_text(json.dumps(content), encoding="utf-8")
-    assert load_model(folder).card.slices is None
+    read = load_model(folder).card
+    assert (read.slices, read.least_presence) == (None, LEAST_PRESENCE)

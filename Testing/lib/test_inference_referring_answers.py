@@ -9,7 +9,7 @@ from referring_support import affine_of, noise
 
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.data.working_grid import resample_aligned
-from CrossModalSegLib.inference.referring.answers import SliceAnswers, largest_components
+from CrossModalSegLib.inference.referring.answers import SliceAnswers
 from CrossModalSegLib.inference.referring.referred_volume import refer_volume
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def flat(*logits: float) -> torch.Tensor:
     ],
 )
 def test_the_highest_probability_above_one_half_wins_among_organs_that_are_there(logits, presence, label):
-    answers = SliceAnswers(exact(), 2, True, CPU)
+    answers = SliceAnswers(exact(), 2, 0.85, True, CPU)
     answers.put([1], flat(*logits), torch.tensor([presence]))
     assert (answers.labels[1] == label).all() and not answers.labels[0].any()
     assert answers.probabilities[:, 1].argmax(axis=0).tolist() == np.full((16, 16), label).tolist()
@@ -48,7 +48,7 @@ def test_the_highest_probability_above_one_half_wins_among_organs_that_are_there
 
 def test_probabilities_by_hand():
     """Logits 0 and ln 3: 0.5 and 0.75 by themselves, 0.25 for background; together 1.5."""
-    answers = SliceAnswers(exact(), 2, True, CPU)
+    answers = SliceAnswers(exact(), 2, 0.85, True, CPU)
     answers.put([0], flat(0.0, float(np.log(3.0))), torch.ones(1, 2))
     np.testing.assert_allclose(answers.probabilities[:, 0, 3, 3], np.array([0.25, 0.5, 0.75]) / 1.5, rtol=1e-6)
 
@@ -75,12 +75,28 @@ def test_mask_pixels_lie_amid_their_four_by_four_canvas_pixels():
     np.testing.assert_allclose(volume.mask_grid.affine, volume.frame.axial.affine, atol=1e-12)
 
 
-def test_the_largest_piece_of_each_organ():
-    labels = np.zeros((3, 6, 6), np.uint8)
-    labels[0, 0:2, 0:2] = labels[1, 2, 2] = 1  # joined by a corner
-    labels[2, 5, 5] = 1
-    labels[0, 5, 0:2] = 2
-    labels[2, 0, 3:6] = 2
-    kept = largest_components(labels, 3)
-    assert (kept == 1).sum() == 5 and kept[2, 5, 5] == 0
-    assert np.argwhere(kept == 2).tolist() == [[2, 0, 3], [2, 0, 4], [2, 0, 5]]
+def test_what_is_dropped_counts_as_background():
+    answers = SliceAnswers(exact(3), 2, 0.85, True, CPU)
+    masks = torch.full((3, 2, 16, 16), -4.0)
+    masks[0, 0, 2:8, 2:8] = masks[2, 0, 12, 12] = 4.0
+    masks[2, 1, 12, 12] = 3.0
+    answers.put([0, 1, 2], masks, torch.full((3, 2), 0.9))
+    before = answers.probabilities.copy()
+    answers.drop_small_pieces("large", None)
+    assert (answers.labels[2] == 0).all() and (answers.labels[0] == 1).sum() == 36
+    background, dropped, other = answers.probabilities[:, 2, 12, 12]
+    assert dropped == 0 and background == pytest.approx(before[:2, 2, 12, 12].sum())
+    assert other == before[2, 2, 12, 12]
+    np.testing.assert_array_equal(answers.probabilities[:, :2], before[:, :2])
+
+
+def test_a_stroke_on_the_image_keeps_its_piece():
+    volume = exact(3)
+    answers = SliceAnswers(volume, 1, 0.85, False, CPU)
+    masks = torch.full((3, 1, 16, 16), -4.0)
+    masks[0, 0, 2:8, 2:8] = masks[2, 0, 12, 12] = 4.0
+    answers.put([0, 1, 2], masks, torch.full((3, 1), 0.9))
+    strokes = np.full((3, 16, 16), 255, np.uint8)
+    strokes[2, 12, 12] = 1
+    answers.drop_small_pieces("largest", volume.frame.from_axial(strokes))
+    assert answers.labels[2, 12, 12] == 1

@@ -150,7 +150,8 @@ def test_volumes_of_one_slice_work(shape):
     reference = dots(shape, affine=affine_of())
     scribbles = np.full(shape, 255, np.uint8)
     scribbles[-1, 4, 4] = 1
-    result = refer_volumes(follower(), reference, reference.with_array(scribbles), {"t": dots((1, 16, 16), 3)}, ONE)
+    drawn, target = reference.with_array(scribbles), dots((1, 16, 16), 3)
+    result = refer_volumes(follower(), reference, drawn, {"t": target}, ONE, pieces="all")
     np.testing.assert_array_equal(result.segmentations["t"].array, dots((1, 16, 16), 3).array > 0)
     np.testing.assert_array_equal(result.segmentations[REFERENCE].array, reference.array > 0)
 
@@ -267,13 +268,23 @@ def test_an_organ_that_a_slice_does_not_show_is_not_in_it():
     assert result.reports["t"].slices_with == {"bright": 1}
 
 
+@pytest.mark.parametrize(("pieces", "marked"), [("all", 48 + 11), ("large", 48 + 10), ("largest", 48)])
+def test_small_pieces_are_dropped_unless_asked_for(pieces, marked):
+    array = np.zeros((3, 16, 16))
+    array[:, 2:6, 2:6] = array[0, 12, 4:14] = array[2, 12, 12] = 1000.0
+    target, reference = Volume(array, affine_of()), dots()
+    found = refer_volumes(follower(), reference, on_bright(reference), {"t": target}, ONE, pieces=pieces)
+    assert found.segmentations["t"].array.sum() == marked
+    assert found.reports["t"].slices_with == {"bright": 3}
+
+
 def test_only_the_largest_piece_is_kept_on_request():
     array = np.zeros((3, 16, 16))
     array[:, 2:6, 2:6] = 1000.0
     array[0, 12, 12] = array[1, 13, 13] = 1000.0
     target = Volume(array, affine_of())
     reference = dots()
-    found = refer_volumes(follower(), reference, on_bright(reference), {"t": target}, ONE, largest_component=True)
+    found = refer_volumes(follower(), reference, on_bright(reference), {"t": target}, ONE, pieces="largest")
     array[:, 10:] = 0
     np.testing.assert_array_equal(found.segmentations["t"].array, array > 0)
 
@@ -552,6 +563,7 @@ def test_other_mistakes():
     for options, message in (
         ({"slices": "guess"}, 'by "auto", "position" or "order"; got "guess"'),
         ({"reference_slices": 0}, "At least one scribbled slice"),
+        ({"pieces": "one"}, 'pieces "all", the "large" or the "largest" stay; got "one"'),
         ({"tune_seconds": -1.0}, "0 or more and finite; got -1.0"),
     ):
         with pytest.raises(InputError, match=message):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import SHAPE, TABLE, affine, image_array, mask_array, scribble_array
+from scipy import ndimage
 from training_cohort import make_cohort, tiny_config
 
 from CrossModalSegLib.config import to_dict
@@ -297,6 +300,21 @@ def test_targets_are_segmented_each_on_its_own_grid(models):
         assert result.reports[name]["matching"] == "position"
     assert result.tuning is None
     assert not any("Jane" in each.message for each in surroundings.told)
+
+
+def test_pieces_are_kept_as_asked_for(models, tmp_path):
+    model = Path(shutil.copytree(models / "refer", tmp_path / "everywhere"))
+    card = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    (model / "model.json").write_text(json.dumps(card | {"least_presence": 0.0}), encoding="utf-8")
+    store, counts = Store(), {}
+    for request in (
+        refer_request(models, model=str(model), pieces="all"),
+        m.ReferStrokesRequest("node 3", SCRIBBLES, TABLE, pieces="largest"),
+    ):
+        found = run_job(request, Surroundings(store)).labels["DWI"].array
+        pieces = [ndimage.label(found == value, structure=np.ones((3, 3, 3)))[1] for value in (1, 2)]
+        counts[request.pieces] = max(pieces)
+    assert counts["all"] > 1 and counts["largest"] == 1
 
 
 def test_new_strokes_encode_nothing(models):

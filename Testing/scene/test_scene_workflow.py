@@ -527,14 +527,15 @@ def test_refer_gives_every_volume_a_segmentation_of_its_own(scene, workflow, cli
 
 def test_after_new_strokes_only_the_strokes_are_sent(workflow, client, ct, mr, scribbles):
     volumes = {"reference": ct, "MR": mr}
-    first = workflow.refer(ct, [mr], scribbles, TABLE)
+    first = workflow.refer(ct, [mr], scribbles, TABLE, pieces="largest")
+    assert client.jobs[0].request.pieces == "largest"
     client.jobs[0].done(refer_result(volumes, 1))
     mask = np.zeros(SHAPE, bool)
     mask[4, 5, 6] = True
     paint(scribbles, segment_named(scribbles, "liver"), mask, OBLIQUE)
-    second = workflow.refer(ct, [mr], scribbles, TABLE)
+    second = workflow.refer(ct, [mr], scribbles, TABLE, pieces="all")
     request = client.jobs[1].request
-    assert isinstance(request, ReferStrokesRequest)
+    assert isinstance(request, ReferStrokesRequest) and request.pieces == "all"
     assert request.scribbles.array[4, 5, 6] == 1
     client.jobs[1].done(refer_result(volumes, 2))
     assert second.result.segmentations == first.result.segmentations

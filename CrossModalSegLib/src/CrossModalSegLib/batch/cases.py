@@ -102,6 +102,7 @@ def request_for(case: Case, cohort: Cohort, modalities: tuple[str, ...], setting
         session=_SESSION,
         model=settings.model,
         probabilities=settings.probabilities,
+        pieces=settings.pieces,
         tune_seconds=settings.tune_seconds,
         device=settings.device,
     )

@@ -9,7 +9,7 @@ from typing import Literal
 
 from CrossModalSegLib.cohort import Cohort
 from CrossModalSegLib.errors import CohortError, InputError, ModelError
-from CrossModalSegLib.worker.messages import REFERENCE, Model
+from CrossModalSegLib.worker.messages import REFERENCE, Model, Pieces
 
 Action = Literal["segment", "refer", "fit"]
 
@@ -27,6 +27,7 @@ class BatchSettings:
         modalities: those that are used, of the cohort's; None uses all.
         reference: modality that is scribbled on, for "refer"; None is the first one.
         seconds: for the tuning of each fit.
+        pieces: for "refer": which connected pieces of an organ stay.
         tune_seconds: for "refer", in which a copy of the network learns from the strokes first.
         probabilities, uncertainty: whether images of them are written.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -41,6 +42,7 @@ class BatchSettings:
     modalities: tuple[str, ...] | None = None
     reference: str | None = None
     seconds: float = 120.0
+    pieces: Pieces = "large"
     tune_seconds: float = 0.0
     probabilities: bool = False
     uncertainty: bool = False
@@ -65,6 +67,7 @@ class BatchSettings:
             "modalities": None if self.modalities is None else list(self.modalities),
             "reference": self.reference,
             "seconds": self.seconds if self.action == "fit" else None,
+            "pieces": self.pieces if self.action == "refer" else None,
             "tune_seconds": self.tune_seconds if self.action == "refer" else None,
             "probabilities": self.probabilities,
             "uncertainty": self.uncertainty,

@@ -50,7 +50,8 @@ class Arguments:
         background: value in a label map of background scribbles, which are optional.
         slices: how slices are matched: by "position", by "order", or as the images allow ("auto").
         reference_slices: how many scribbled slices serve a slice of a target, of each organ; the nearest ones.
-        largest_component: leave only the largest connected piece of each organ.
+        pieces: which connected pieces of an organ stay: "all", the "large" ones, with a fifth of the voxels of its
+            largest or more, or the "largest" one. Pieces under a stroke stay in any case.
         tune: seconds in which a copy of the network learns from the strokes first; 0 does without.
         probabilities: write the probability of each organ.
         resample: bring scribbles that were drawn on another grid onto that of the reference.
@@ -69,7 +70,7 @@ class Arguments:
     background: int = 0
     slices: Literal["auto", "position", "order"] = "auto"
     reference_slices: int = 2
-    largest_component: bool = False
+    pieces: Literal["all", "large", "largest"] = "large"
     tune: float = 0.0
     probabilities: bool = False
     resample: bool = False
@@ -204,7 +205,7 @@ def _refer(
         probabilities=args.probabilities,
         slices=args.slices,
         reference_slices=args.reference_slices,
-        largest_component=args.largest_component,
+        pieces=args.pieces,
         tune_seconds=args.tune,
         progress=progress,
     )

@@ -13,6 +13,8 @@ from CrossModalSegLib.errors import InputError, ModelError
 from CrossModalSegLib.labels import LabelTable
 
 FORMAT = "crossmodalseg-model-1"
+# In use most slices of a volume lack an organ, in training few do, so one half would be too easily reached.
+LEAST_PRESENCE = 0.85
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -35,6 +37,7 @@ class ModelCard:
         versions: Of the libraries at training time.
         weights_sha256: Of the model.safetensors beside it; filled in by `save_model`.
         slices: How volumes become input of a 2D network, in place of `preprocessing`; None for 3D networks.
+        least_presence: Of a referring network: from this probability on an organ counts as present in a slice.
     """
 
     name: str
@@ -51,6 +54,7 @@ class ModelCard:
     versions: dict[str, str] = field(default_factory=dict)
     weights_sha256: str | None = None
     slices: SlicePreprocessing | None = None
+    least_presence: float = LEAST_PRESENCE
 
     def __post_init__(self) -> None:
         check_model_name(self.name)
@@ -58,6 +62,8 @@ class ModelCard:
             raise ModelError(f"A model needs at least one modality, each named once; got {self.modalities}.")
         if self.patch is not None and (len(self.patch) != 3 or min(self.patch) < 1):
             raise ModelError(f"A model's patch size is three positive numbers (k, j, i); got {self.patch}.")
+        if not 0.0 <= self.least_presence <= 1.0:
+            raise ModelError(f"A model's least presence is a probability within 0 and 1; got {self.least_presence}.")
 
     def to_json(self) -> dict[str, Any]:
         """The card as plain dicts and lists, with the format's name first."""
@@ -106,6 +112,7 @@ class _PlainFields:
     seed: int | None
     versions: dict[str, str]
     weights_sha256: str | None
+    least_presence: float = LEAST_PRESENCE
 
 
 def check_model_name(name: str) -> None:

@@ -34,6 +34,7 @@ from CrossModalSegLib.worker.messages import (
     FitResult,
     Model,
     ModelInfoResult,
+    Pieces,
     Preview,
     ReferRequest,
     ReferResult,
@@ -343,6 +344,7 @@ class Workflow:
         *,
         model: str | None = None,
         probabilities: bool = False,
+        pieces: Pieces = "large",
         tune_seconds: float = 0.0,
         show_3d: bool = False,
         device: str = "auto",
@@ -358,7 +360,7 @@ class Workflow:
             scribbles: strokes of every class; background is not needed.
             table: the classes.
             show_3d: whether surfaces are made of the results.
-            model, probabilities, tune_seconds, device: as in `ReferRequest`.
+            model, probabilities, pieces, tune_seconds, device: as in `ReferRequest`.
 
         Returns:
             A task whose result is `Segmented`.
@@ -386,6 +388,7 @@ class Workflow:
                     session=session,
                     model=model,
                     probabilities=probabilities,
+                    pieces=pieces,
                     tune_seconds=tune_seconds,
                     device=device,
                 )
@@ -393,7 +396,7 @@ class Workflow:
             return request
 
         def strokes_only() -> ReferStrokesRequest:
-            return ReferStrokesRequest(session, strokes.volume(), table, probabilities, tune_seconds)
+            return ReferStrokesRequest(session, strokes.volume(), table, probabilities, pieces, tune_seconds)
 
         def again(error: Error) -> Callable[[], ReferRequest] | None:
             return whole() if error.kind == "session" else None

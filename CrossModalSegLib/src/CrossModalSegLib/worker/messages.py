@@ -40,6 +40,7 @@ class VolumeFile:
 
 
 AnyVolume: TypeAlias = Volume | VolumeFile
+Pieces: TypeAlias = Literal["all", "large", "largest"]
 
 
 # --- requests: work --------------------------------------------------------------------------------------------------
@@ -153,6 +154,8 @@ class ReferRequest:
         session: any text that stays the same while corrections follow, such as a node's id.
         model: folder or name; None is the default model.
         probabilities: whether the result holds them.
+        pieces: which connected pieces of an organ stay: all, those of a fifth of its largest or more, or the largest;
+            those under a stroke in any case.
         tune_seconds: time to tune the network on the strokes.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
     """
@@ -164,6 +167,7 @@ class ReferRequest:
     session: str = ""
     model: str | None = None
     probabilities: bool = False
+    pieces: Pieces = "large"
     tune_seconds: float = 0.0
     device: str = "auto"
 
@@ -177,13 +181,14 @@ class ReferStrokesRequest:
 
     Attributes:
         session: of the `ReferRequest`.
-        scribbles, labels, probabilities, tune_seconds: as in `ReferRequest`.
+        scribbles, labels, probabilities, pieces, tune_seconds: as in `ReferRequest`.
     """
 
     session: str
     scribbles: AnyVolume
     labels: LabelTable
     probabilities: bool = False
+    pieces: Pieces = "large"
     tune_seconds: float = 0.0
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
+from CrossModalSegLib.inference.referring.pieces import Pieces, without_small_pieces
 from CrossModalSegLib.inference.referring.referred_volume import ReferredVolume
 
 # The logit of organs in slices that do not show them.
 ABSENT_LOGIT = -20.0
-# In use most slices of a volume lack an organ, in training few do, so one half would be too easily reached. Chosen on
-# contrasts simulated from two CT cases that the model that ships was not trained on: 10 instead of 17 % of the absent
-# organs are marked there, and 5 instead of 2 % of the present ones missed.
-LEAST_PRESENCE = 0.85
 
 
 class SliceAnswers:
@@ -25,16 +21,19 @@ class SliceAnswers:
         probabilities: (K + 1, S, rows, columns) float32, or None: they add to one, and the highest is that of `labels`.
     """
 
-    def __init__(self, volume: ReferredVolume, organs: int, with_probabilities: bool, device: torch.device) -> None:
+    def __init__(
+        self, volume: ReferredVolume, organs: int, least_presence: float, with_probabilities: bool, device: torch.device
+    ) -> None:
         """Nothing is answered yet.
 
         Args:
             volume: The slices.
             organs: K.
+            least_presence: From this probability on an organ counts as present in a slice.
             with_probabilities: Whether to keep the probabilities.
             device: Where the masks are.
         """
-        self._volume = volume
+        self._volume, self._organs, self._least_presence = volume, organs, least_presence
         self._rows, self._columns = (torch.from_numpy(each).to(device) for each in volume.interpolation)
         shape = volume.frame.axial.shape
         self.labels = np.zeros(shape, np.uint8)
@@ -50,12 +49,28 @@ class SliceAnswers:
         """
         with torch.autocast(masks.device.type, enabled=False):
             logits = self._rows @ masks.float() @ self._columns.T
-        logits = logits.masked_fill(presence[..., None, None] < LEAST_PRESENCE, ABSENT_LOGIT)
+        logits = logits.masked_fill(presence[..., None, None] < self._least_presence, ABSENT_LOGIT)
         best, organ = logits.max(dim=1)
         where = slice(indices[0], indices[-1] + 1)
         self.labels[where] = torch.where(best > 0, organ + 1, 0).to("cpu", torch.uint8).numpy()
         if self.probabilities is not None:
             self.probabilities[:, where] = _exclusive(logits).transpose(0, 1).cpu().numpy()
+
+    def drop_small_pieces(self, pieces: Pieces, strokes: np.ndarray | None) -> None:
+        """Make background of small pieces of the organs, and of their probabilities, once all slices are answered.
+
+        Args:
+            pieces: Which of them stay; see `without_small_pieces`.
+            strokes: uint8 in the image's own storage order: pieces under a stroke stay. None where there are none.
+        """
+        drawn = None if strokes is None else self._volume.frame.to_axial(strokes)
+        kept = without_small_pieces(self.labels, self._organs, pieces, drawn)
+        if self.probabilities is not None:
+            dropped = np.nonzero(kept != self.labels)
+            organ = self.labels[dropped]
+            self.probabilities[(0, *dropped)] += self.probabilities[(organ, *dropped)]
+            self.probabilities[(organ, *dropped)] = 0.0
+        self.labels = kept
 
     def source_labels(self) -> np.ndarray:
         """The labels in the image's own storage order."""
@@ -66,17 +81,6 @@ class SliceAnswers:
         if self.probabilities is None:
             return None
         return np.stack([self._volume.frame.from_axial(each) for each in self.probabilities])
-
-
-def largest_components(labels: np.ndarray, organs: int) -> np.ndarray:
-    """Labels (k, j, i) of which only the largest piece of each organ is left; voxels that share a corner are joined."""
-    kept = np.zeros_like(labels)
-    for value in range(1, organs + 1):
-        pieces, count = ndimage.label(labels == value, structure=np.ones((3, 3, 3)))
-        if count:
-            sizes = np.bincount(pieces.ravel())
-            kept[pieces == 1 + sizes[1:].argmax()] = value
-    return kept
 
 
 def _exclusive(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from CrossModalSegLib.data.referring.pairing import Matching
-from CrossModalSegLib.inference.referring.answers import SliceAnswers, largest_components
+from CrossModalSegLib.inference.referring.answers import SliceAnswers
 from CrossModalSegLib.inference.referring.tuning import TuningReport
 from CrossModalSegLib.labels import UNLABELLED, LabelTable
 from CrossModalSegLib.volume import Volume
@@ -71,20 +71,14 @@ class ReferResult:
     seconds: float
 
 
-def answered_labels(
-    answers: SliceAnswers, organs: int, largest_component: bool, scribbles: np.ndarray | None
-) -> np.ndarray:
+def answered_labels(answers: SliceAnswers, scribbles: np.ndarray | None) -> np.ndarray:
     """The label map in the image's own storage order, uint8 (k, j, i).
 
     Args:
         answers: For all slices.
-        organs: K.
-        largest_component: Whether to leave only the largest piece of each organ.
         scribbles: (k, j, i) uint8 of this image: scribbled voxels have what was drawn. None where it has no scribbles.
     """
     labels = answers.source_labels()
-    if largest_component:
-        labels = largest_components(labels, organs)
     if scribbles is not None:
         drawn = scribbles != UNLABELLED
         labels[drawn] = scribbles[drawn]

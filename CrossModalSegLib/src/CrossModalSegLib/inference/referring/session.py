@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from CrossModalSegLib.inference.model_folder import LoadedModel
 from CrossModalSegLib.inference.predictor import Precision, usable_precision
 from CrossModalSegLib.inference.referring.answers import SliceAnswers
 from CrossModalSegLib.inference.referring.features import FEATURE_BYTES, FeatureStore
+from CrossModalSegLib.inference.referring.pieces import Pieces
 from CrossModalSegLib.inference.referring.reference_tokens import (
     ReferenceTokens,
     reference_tokens,
@@ -63,14 +64,15 @@ class ReferOptions:
         slices: Which scribbled slices serve a target slice: the nearest by "position" in the patient, or by relative
             "order"; "auto" takes the position where the volumes overlap in space.
         reference_slices: How many scribbled slices serve a target slice, of each organ.
-        largest_component: Whether to leave only the largest connected piece of each organ.
+        pieces: Which connected pieces of an organ stay: "all", the "large" ones, with a fifth of the voxels of its
+            largest or more, or the "largest" one. Pieces under a stroke stay in any case.
         tune_seconds: Time to tune a copy of the network on the strokes first; see `tuning`.
     """
 
     probabilities: bool = False
     slices: SliceMatching = "auto"
     reference_slices: int = 2
-    largest_component: bool = False
+    pieces: Pieces = "large"
     tune_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -78,6 +80,8 @@ class ReferOptions:
             raise InputError(f'Slices are matched by "auto", "position" or "order"; got "{self.slices}".')
         if self.reference_slices < 1:
             raise InputError(f"At least one scribbled slice serves a target slice; got {self.reference_slices}.")
+        if self.pieces not in get_args(Pieces):
+            raise InputError(f'Of an organ\'s pieces "all", the "large" or the "largest" stay; got "{self.pieces}".')
         if not 0 <= self.tune_seconds < np.inf:
             raise InputError(f"The seconds of tuning must be 0 or more and finite; got {self.tune_seconds}.")
 
@@ -124,6 +128,7 @@ class ReferSession:
         self.device = model.device if device is None else torch.device(device)
         self._network.to(self.device).eval()
         self._precision = usable_precision(precision, self.device)
+        self._least_presence = model.card.least_presence
         self._prep = model.card.slices or SlicePreprocessing(image_size=self._network.config.image_size)
         self._store = FeatureStore(self._encode, feature_bytes)
         self._reference: ReferredVolume | None = None
@@ -197,7 +202,7 @@ class ReferSession:
         probabilities: bool = False,
         slices: SliceMatching = "auto",
         reference_slices: int = 2,
-        largest_component: bool = False,
+        pieces: Pieces = "large",
         tune_seconds: float = 0.0,
         progress: Progress | None = None,
         cancel: CancelToken | None = None,
@@ -209,7 +214,7 @@ class ReferSession:
                 on one axial slice or more; background strokes are optional. On the reference, scribbled voxels keep
                 what was drawn.
             table: The organs 1..K: any, in any order.
-            probabilities, slices, reference_slices, largest_component, tune_seconds: See `ReferOptions`.
+            probabilities, slices, reference_slices, pieces, tune_seconds: See `ReferOptions`.
             progress: Called with whole seconds of the tuning, then with each slice of all volumes.
             cancel: Looked at between slices, of which a few are answered at once.
 
@@ -221,7 +226,7 @@ class ReferSession:
             Cancelled: The cancel token was set.
         """
         began = time.perf_counter()
-        options = ReferOptions(probabilities, slices, reference_slices, largest_component, tune_seconds)
+        options = ReferOptions(probabilities, slices, reference_slices, pieces, tune_seconds)
         cancel, progress = cancel or CancelToken(), progress or SilentProgress()
         reference = self._checked_reference(scribbles, table)
         positions = {name: _positions(volume, reference, slices) for name, volume in self._volumes().items()}
@@ -315,7 +320,7 @@ class ReferSession:
     ) -> VolumeResult:
         began = time.perf_counter()
         table, options = asked.table, asked.options
-        answers = SliceAnswers(volume, len(table), options.probabilities, self.device)
+        answers = SliceAnswers(volume, len(table), self._least_presence, options.probabilities, self.device)
         selections = [asked.tokens.select(position, options.reference_slices) for position in positions]
         for selection, indices in slice_batches(selections, DECODED_AT_ONCE.get(self.device.type, 1)):
             cancel.raise_if_cancelled()
@@ -324,7 +329,8 @@ class ReferSession:
             answers.put(indices, *choose(asked.network.decode_last(features, tokens)))
             count.advance(len(indices))
         drawn = asked.scribbles.array if volume is self._reference else None
-        array = answered_labels(answers, len(table), options.largest_component, drawn)
+        answers.drop_small_pieces(options.pieces, drawn)
+        array = answered_labels(answers, drawn)
         labels = Volume(array, volume.frame.source.affine)
         probabilities = answers.source_probabilities()
         if probabilities is not None and drawn is not None:

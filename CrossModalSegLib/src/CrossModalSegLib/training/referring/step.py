@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from CrossModalSegLib.data.referring.pair_sampler import PairBatch
-from CrossModalSegLib.inference.referring.answers import LEAST_PRESENCE
+from CrossModalSegLib.inference.model_card import LEAST_PRESENCE
 from CrossModalSegLib.losses.dense_guidance import DenseGuidance
 from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.losses.point_sampling import as_floats
