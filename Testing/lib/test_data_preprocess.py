@@ -65,6 +65,22 @@ def test_a_ct_without_negative_values_is_not_in_hounsfield_units(caplog):
     assert scaled.max() == 1.0 and scaled.min() == 0.0
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.linspace(-3e38, 3e38, 1001, dtype=np.float32),  # the range is more than float32 holds
+        np.linspace(0, 1e300, 1001),
+        np.arange(1001, dtype=np.int64) + 10**12,  # float32 knows one number among all these
+        np.arange(1001, dtype=np.float64) / 1000 + 1e6,
+    ],
+)
+def test_values_that_float32_does_not_hold_are_scaled_as_others(values):
+    scaled = normalize_image(values.reshape(7, 11, 13), "mr", (-160, 240), (10, 90))
+    assert scaled.dtype == np.float32
+    expected = np.clip((np.arange(1001) - 100) / 800, 0, 1)
+    np.testing.assert_allclose(scaled.ravel(), expected, atol=1e-5)
+
+
 def test_a_constant_image_becomes_zeros():
     assert not normalize_image(np.full((2, 2, 2), 7.0), "mr", (-160, 240), (0.5, 99.5)).any()
 

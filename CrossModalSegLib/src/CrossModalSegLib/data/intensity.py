@@ -10,6 +10,9 @@ logger = logging.getLogger(__name__)
 
 # Percentiles of larger volumes are taken over an evenly spread sample of about this many voxels.
 PERCENTILE_VOXELS = 4_000_000
+# Ranges of values, and offsets relative to them, up to which float32 is exact enough; it has 24 bits.
+FLOAT32_RANGE = 1e38
+FLOAT32_OFFSET = 1e4
 
 
 def is_ct(modality: str) -> bool:
@@ -37,13 +40,20 @@ def normalize_image(
 
 def scale_to_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:
     """float32: `low` and below becomes 0, `high` and above 1; zeros where there is no range."""
-    result = np.array(array, np.float32)
     if not high > low:
-        return np.zeros_like(result)
+        return np.zeros(np.shape(array), np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 is beyond `high`
+        result = np.array(array, _working_type(low, high))
     np.clip(result, low, high, out=result)
-    result -= np.float32(low)
-    result /= np.float32(high - low)
-    return np.clip(result, 0.0, 1.0, out=result)
+    result -= low
+    result /= high - low
+    return np.clip(result, 0.0, 1.0, out=result).astype(np.float32, copy=False)
+
+
+def _working_type(low: float, high: float) -> type[np.floating]:
+    """float32 where it holds the range and tells at least a thousand values in it apart, else float64."""
+    largest = max(abs(low), abs(high))
+    return np.float32 if high - low < FLOAT32_RANGE and largest < FLOAT32_OFFSET * (high - low) else np.float64
 
 
 def value_range(
