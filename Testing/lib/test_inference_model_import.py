@@ -114,6 +114,20 @@ def test_what_is_no_model(source, tmp_path):
         import_model(tmp_path / "cut.zip", tmp_path / "models")
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_within_an_archive_is_told(source, tmp_path, compression):
+    path = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(path, "w", compression) as out:
+        out.write(source / "model.json", "model.json")
+        out.write(source / "model.safetensors", "model.safetensors")
+    content = bytearray(path.read_bytes())
+    content[60:80] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"'model\.json' in it is damaged"):
+        import_model(path, tmp_path / "models")
+    assert not (tmp_path / "models").exists() or not any((tmp_path / "models").iterdir())
+
+
 def test_damaged_weights_are_not_installed(source, tmp_path):
     weights = source / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])

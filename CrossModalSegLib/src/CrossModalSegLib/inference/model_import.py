@@ -6,7 +6,10 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.inference.model_card import check_model_name
@@ -149,8 +152,18 @@ def _extract(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], fold
     for name, info in members.items():
         left = info.file_size
         with archive.open(info) as stream, (folder / name).open("wb") as out:
-            while block := stream.read(COPY_BYTES):
+            while block := _block(stream, name, source):
                 left -= len(block)
                 if left < 0:
                     raise ModelError(f"The file '{name}' in '{source}' is larger than the archive declares.")
                 out.write(block)
+
+
+def _block(stream: IO[bytes], name: str, source: Path) -> bytes:
+    """The next bytes of a member; each way of compression has an error of its own where they are damaged."""
+    try:
+        return stream.read(COPY_BYTES)
+    except (zlib.error, LZMAError, OSError) as error:
+        raise ModelError(
+            f"'{source}' is not a usable zip archive: '{name}' in it is damaged ({error}). Download it again."
+        ) from error
