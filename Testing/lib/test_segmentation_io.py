@@ -152,6 +152,14 @@ def test_layers(tmp_path: Path):
         read_segmentation(tmp_path / "over.seg.nrrd")
 
 
+def test_files_of_old_slicers_have_a_layer_a_segment_and_do_not_name_it(tmp_path: Path):
+    segments = [{"ID": "a", "Name": "liver"}, {"ID": "b", "Name": "spleen"}]
+    foreign(tmp_path / "old.seg.nrrd", np.array([[[[1, 0], [0, 1], [0, 0]]]]), segments)
+    volume, table = read_segmentation(tmp_path / "old.seg.nrrd")
+    assert volume.array.tolist() == [[[1, 2, 0]]]
+    assert table.names == ("liver", "spleen")
+
+
 @pytest.mark.parametrize(
     ("segments", "error", "message"),
     [

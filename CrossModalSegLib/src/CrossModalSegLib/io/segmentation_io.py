@@ -184,20 +184,24 @@ def _extents(array: np.ndarray, classes: int) -> list[tuple[int, ...]]:
 def _segments(image: sitk.Image, path: Path) -> list[_Segment]:
     segments = []
     while image.HasMetaDataKey(f"Segment{len(segments)}_ID"):
-        segments.append(_segment(image, f"Segment{len(segments)}_", path))
+        segments.append(_segment(image, len(segments), path))
     return segments
 
 
-def _segment(image: sitk.Image, prefix: str, path: Path) -> _Segment:
+def _segment(image: sitk.Image, index: int, path: Path) -> _Segment:
+    prefix, layers = f"Segment{index}_", image.GetNumberOfComponentsPerPixel()
+
     def field(key: str, default: str) -> str:
         return image.GetMetaData(prefix + key) if image.HasMetaDataKey(prefix + key) else default
 
     identity = field("ID", "")
+    # Before segments could share a layer, Slicer named none: each segment had its own, in the order of the segments.
+    own_layer = index if layers > 1 else 0
     try:
-        value, layer = int(field("LabelValue", "1")), int(field("Layer", "0"))
+        value, layer = int(field("LabelValue", "1")), int(field("Layer", str(own_layer)))
     except ValueError as error:
         raise InputError(f"The header of '{path}' is damaged: the segment '{identity}' has no value.") from error
-    if not 0 <= layer < image.GetNumberOfComponentsPerPixel():
+    if not 0 <= layer < layers:
         raise InputError(f"The header of '{path}' is damaged: the segment '{identity}' is in layer {layer}.")
     name = "".join(part for part in field("Name", identity) if part.isprintable()).strip() or f"segment {value}"
     return _Segment(name, value, layer, _color(field("Color", "")), _terminology(field("Tags", "")))
