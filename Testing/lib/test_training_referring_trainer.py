@@ -17,6 +17,7 @@ from training_cohort import make_cohort
 from CrossModalSegLib.cohort import Cohort, read_cohort
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
+from CrossModalSegLib.inference.model_card import LEAST_PRESENCE
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.models.crossmr import CrossMR
 from CrossModalSegLib.models.unet2d import UNet2d
@@ -100,6 +101,22 @@ def test_the_weights_of_the_lowest_validation_loss_are_exported(cohort, tmp_path
     out = cpu(cohort, tmp_path / "m", tiny_referring_config(validations=4))
     assert same(weights(out), kept[1]) and not same(weights(out), kept[3])
     assert load_model(out).card.metrics["loss"] == 1.0 and load_model(out).card.metrics["step"] == 2
+
+
+def test_held_out_pairs_decide_from_which_probability_on_an_organ_is_there(cohort, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "CrossModalSegLib.training.referring.presence.least_presence", lambda *found: seen.append(found) or 0.7
+    )
+    config = tiny_referring_config(steps=1, validations=1)
+    assert load_model(cpu(cohort, tmp_path / "m", config)).card.least_presence == 0.7
+    [(probabilities, there)] = seen
+    # Each pair asks for one organ or more.
+    assert probabilities.shape == there.shape and len(there) >= config.validation_pairs
+    assert there.any() and ((probabilities > 0) & (probabilities < 1)).all()
+    unet = ABLATIONS["unet"](replace(config, reference_modalities=("mr",)))
+    assert load_model(cpu(cohort, tmp_path / "unet", unet)).card.least_presence == LEAST_PRESENCE
+    assert len(seen) == 1
 
 
 def test_without_held_out_cases_the_last_averaged_weights_are_exported(cohort, tmp_path):

@@ -42,7 +42,8 @@ class Arguments:
         learning_rate: highest rate of the schedule.
         image_size: rows and columns that slices are brought to, a multiple of 32.
         context: neighbour slices on either side that the network sees as well.
-        fold: cases of this fold validate; without, a share of the cases does.
+        fold: cases of this fold validate; without, a share of the cases does. They choose the weights, and from which
+            probability on an organ counts as present in a slice.
         validation_share: that share, rounded down.
         precision: "bf16" computes with bfloat16 where the device does so natively.
         seed: of everything random.

@@ -32,6 +32,7 @@ from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_
 from CrossModalSegLib.training.export import best_network, model_name, run_facts, write_training
 from CrossModalSegLib.training.interrupt import InterruptGuard
 from CrossModalSegLib.training.referring.config import ReferringConfig
+from CrossModalSegLib.training.referring.presence import choose_least_presence
 from CrossModalSegLib.training.referring.run import ReferringLoop, ReferringRun
 from CrossModalSegLib.training.referring.stacks import Members, choose_contrasts, choose_members, load_stacks
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
@@ -125,9 +126,10 @@ def train_referring(
         training = load_stacks(members.training, members.labels, config.modalities, config.preprocessing, **load)
         held_out = load_stacks(members.validation, members.labels, config.modalities, config.preprocessing, **load)
         with _open_run(training, members, config, start, fabric) as run:
+            pairs = _validation_pairs(held_out, config)
             loop = ReferringLoop(
                 run,
-                _validation_pairs(held_out, config),
+                pairs,
                 members.labels.names,
                 checkpoints=working / "checkpoints",
                 description=description,
@@ -139,7 +141,10 @@ def train_referring(
             loop.run()
         if fabric.global_rank == 0:
             network = best_network(run)
-            write_training(out, network, _card(out, network, run, members, start, description), run)
+            card = _card(out, network, run, members, start, description)
+            if isinstance(network, CrossMR):
+                card = replace(card, least_presence=choose_least_presence(network.eval(), pairs, fabric))
+            write_training(out, network, card, run)
             remove_working_folder(working)
         fabric.barrier()
     return out
