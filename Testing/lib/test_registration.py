@@ -72,6 +72,14 @@ def test_b_spline_reduces_the_error_of_a_smooth_warp(head: SimulatedCase) -> Non
     assert errors["bspline"] < 0.8 * errors["rigid"]
 
 
+def test_whole_numbers_are_rounded_not_cut(head: SimulatedCase) -> None:
+    found = register(head.ct, head.mr, initial=rigid((0.0, 0.0, 0.02), (0.6, 0.7, 0.8)))
+    exact = sitk.Cast(volume_to_itk(head.mr), sitk.sitkFloat64)
+    exact = sitk.Resample(exact, volume_to_itk(head.ct), found.transform, sitk.sitkLinear, float(head.mr.array.min()))
+    assert found.resampled.array.dtype == head.mr.array.dtype
+    assert np.abs(found.resampled.array - sitk.GetArrayFromImage(exact)).max() <= 0.5
+
+
 def test_same_seed_same_transform(head: SimulatedCase) -> None:
     first, second = (register(head.ct, head.mr, seed=3).transform.GetParameters() for _ in range(2))
     np.testing.assert_allclose(first, second, atol=1e-9)

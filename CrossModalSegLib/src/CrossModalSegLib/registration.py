@@ -268,8 +268,13 @@ def _resampled(moving: Volume, fixed: Volume, transform: sitk.Transform) -> Volu
     upright = resample_orthogonal(fixed)
     image = volume_to_itk(resample_orthogonal(moving))
     fill = float(np.min(moving.array))
-    result = volume_from_itk(sitk.Resample(image, volume_to_itk(upright), transform, sitk.sitkLinear, fill))
-    return result if upright is fixed else resample_like(result, fixed)
+    kind = moving.array.dtype
+    between = sitk.sitkFloat64 if kind.kind != "f" or kind.itemsize > 4 else sitk.sitkFloat32
+    result = volume_from_itk(sitk.Resample(image, volume_to_itk(upright), transform, sitk.sitkLinear, fill, between))
+    if upright is not fixed:
+        result = resample_like(result, fixed)
+    # ITK would cut the fraction off, which makes an image of whole numbers darker by a half.
+    return result if kind.kind == "f" else result.with_array(np.rint(result.array).astype(kind))
 
 
 @dataclass(frozen=True, eq=False)
