@@ -49,6 +49,17 @@ def test_two_voxels_two_mm_apart() -> None:
     assert_allclose(liver.reference_ml, 0.03)
 
 
+def test_distances_on_a_tilted_gantry_are_those_in_the_patient() -> None:
+    """Slices 4 mm apart, each moved by -3 mm along j: one voxel up and one along j are (0, -1, 4) mm away."""
+    affine = np.diag([2.0, 2.0, 4.0, 1.0])
+    affine[1, 2] = -3.0
+    first, second = np.zeros((3, 4, 3), np.uint8), np.zeros((3, 4, 3), np.uint8)
+    first[0, 1, 1] = second[1, 2, 1] = 1
+    liver = evaluate_segmentation(Volume(first, affine), Volume(second, affine), ONE, (4.0, 4.2)).by_name("liver")
+    assert_allclose((liver.asd_mm, liver.hd95_mm), 17**0.5)
+    assert liver.nsd[1] > liver.nsd[0]
+
+
 def test_equal_masks_are_perfect() -> None:
     report = evaluate_segmentation(_volume(_cube((3, 3, 3))), _volume(_cube((3, 3, 3))), ONE)
     liver = report.labels[0]

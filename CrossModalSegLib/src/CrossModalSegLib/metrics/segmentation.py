@@ -5,7 +5,8 @@
   pooled (symmetric), mm. A border voxel is one that a 6-connected erosion removes.
 - HD95: the larger of the two directed 95th percentiles of these distances, mm.
 - NSD at t mm: the share of both surfaces, by area, that lies within t of the other one (Nikolov et al. 2021), with the
-  sub-voxel surface elements of MONAI and google's surface-distance.
+  sub-voxel surface elements of MONAI and google's surface-distance. On a sheared grid (a tilted gantry) distances are
+  exact too, but the areas are those of a grid of the same spacing without shear.
 
 Empty masks: where both are empty a label has no measures and counts in no mean; where one is empty DSC and NSD are 0,
 the distances do not exist, and the status says which one is empty.
@@ -22,8 +23,10 @@ import numpy as np
 import torch
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy.ndimage import find_objects
+from scipy.spatial import KDTree
 
 from ..errors import InputError, LabelError
+from ..io.image_io import fits_nifti
 from ..labels import LabelTable
 from ..volume import Volume, require_same_geometry
 from .text_table import number, text_table
@@ -193,9 +196,7 @@ def evaluate_segmentation(
     boxes = [_padded(find_objects(labels, max_label=len(table))) for labels in (predicted, reference)]
     return MetricsReport(
         labels=tuple(
-            _evaluate_label(
-                predicted, reference, label.value, label.name, _union(pair), mask.spacing, mask.voxel_ml, tolerances_mm
-            )
+            _evaluate_label(predicted, reference, label.value, label.name, _union(pair), mask, tolerances_mm)
             for label, pair in zip(table.labels, zip(*boxes, strict=True), strict=True)
         ),
         tolerances_mm=tuple(float(tolerance) for tolerance in tolerances_mm),
@@ -254,45 +255,41 @@ def _evaluate_label(
     value: int,
     name: str,
     box: Box | None,
-    spacing: tuple[float, float, float],
-    voxel_ml: float,
+    grid: Volume,
     tolerances_mm: tuple[float, ...],
 ) -> LabelMetrics:
-    """Measures of one label inside of a box that holds all of it."""
+    """Measures of one label inside of a box of the grid that holds all of it."""
     if box is None:
         return LabelMetrics(value, name, "both_empty", None, None, None, (None,) * len(tolerances_mm), 0.0, 0.0)
     first, second = predicted[box] == value, reference[box] == value
     sizes = int(first.sum()), int(second.sum())
-    volumes = sizes[0] * voxel_ml, sizes[1] * voxel_ml
+    volumes = sizes[0] * grid.voxel_ml, sizes[1] * grid.voxel_ml
     if 0 in sizes:
         status: Status = "prediction_empty" if sizes[0] == 0 else "mask_empty"
         return LabelMetrics(value, name, status, 0.0, None, None, (0.0,) * len(tolerances_mm), *volumes)
     dsc = 2.0 * int((first & second).sum()) / sum(sizes)
-    asd, hd95 = _border_distances(first, second, spacing)
-    return LabelMetrics(
-        value, name, "ok", dsc, asd, hd95, _surface_dice(first, second, spacing, tolerances_mm), *volumes
-    )
+    asd, hd95 = _border_distances(first, second, grid)
+    return LabelMetrics(value, name, "ok", dsc, asd, hd95, _surface_dice(first, second, grid, tolerances_mm), *volumes)
 
 
-def _border_distances(
-    first: np.ndarray, second: np.ndarray, spacing: tuple[float, float, float]
-) -> tuple[float, float]:
+def _border_distances(first: np.ndarray, second: np.ndarray, grid: Volume) -> tuple[float, float]:
     """ASD and HD95 in mm of two masks that are not empty; MONAI's definitions, from one pair of distances."""
     edges = get_mask_edges(torch.from_numpy(first), torch.from_numpy(second))
-    there, back = _both_ways(edges, spacing)
+    there, back = _both_ways(edges, grid)
     hausdorff = max(float(np.percentile(side.numpy(), 95)) for side in (there, back))
     return float(torch.cat((there, back)).mean()), hausdorff
 
 
 def _surface_dice(
-    first: np.ndarray, second: np.ndarray, spacing: tuple[float, float, float], tolerances_mm: tuple[float, ...]
+    first: np.ndarray, second: np.ndarray, grid: Volume, tolerances_mm: tuple[float, ...]
 ) -> tuple[float, ...]:
     """NSD for each tolerance of two masks that are not empty; MONAI's definition, from one pair of distances."""
     if not tolerances_mm:
         return ()
-    *edges, first_area, second_area = get_mask_edges(torch.from_numpy(first), torch.from_numpy(second), spacing=spacing)
+    masks = torch.from_numpy(first), torch.from_numpy(second)
+    *edges, first_area, second_area = get_mask_edges(*masks, spacing=grid.spacing)
     weights = [area[edge] for area, edge in zip((first_area, second_area), edges, strict=True)]
-    distances = _both_ways(edges, spacing)
+    distances = _both_ways(edges, grid)
     total = float(sum(weight.sum() for weight in weights))
     return tuple(
         float(sum(weight[far <= tolerance].sum() for weight, far in zip(weights, distances, strict=True))) / total
@@ -300,7 +297,17 @@ def _surface_dice(
     )
 
 
-def _both_ways(edges: Sequence[torch.Tensor], spacing: tuple[float, float, float]) -> tuple[torch.Tensor, torch.Tensor]:
+def _both_ways(edges: Sequence[torch.Tensor], grid: Volume) -> tuple[torch.Tensor, torch.Tensor]:
     """Distances in mm from each border element of one mask to the other mask's border, and back."""
     first, second = edges
+    if not fits_nifti(grid):
+        return _sheared_both_ways(first, second, grid)
+    spacing = grid.spacing
     return get_surface_distance(first, second, spacing=spacing), get_surface_distance(second, first, spacing=spacing)
+
+
+def _sheared_both_ways(first: torch.Tensor, second: torch.Tensor, grid: Volume) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same where axes are not orthogonal (a tilted gantry), for which a distance transform has no place."""
+    points = [np.argwhere(edge.numpy())[:, ::-1] @ grid.affine[:3, :3].T for edge in (first, second)]
+    there, back = KDTree(points[1]).query(points[0])[0], KDTree(points[0]).query(points[1])[0]
+    return torch.from_numpy(there), torch.from_numpy(back)
