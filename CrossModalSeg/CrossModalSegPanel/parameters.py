@@ -146,7 +146,8 @@ class CrossModalSegParameterNode:
     probabilities: bool = False
     uncertainty: bool = False
     result: slicer.vtkMRMLSegmentationNode
-    mask: Union[slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLLabelMapVolumeNode]
+    # Slicer takes None for one class of nodes by itself, for a choice of classes only where it is named.
+    mask: Union[slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLLabelMapVolumeNode, None]
 
 
 BOUND_BY_HAND = ("targets", "startModel", "segmentModel", "referModel")  # Slicer has no connector for these

@@ -58,6 +58,9 @@ class WithinRange:
 def parameterNodeWrapper(kind: type) -> type:
     """Attributes are parameters and node references of a MRML node."""
     types_ = dict(kind.__annotations__)
+    for name, type_ in types_.items():
+        if typing.get_origin(type_) is typing.Union and type(None) not in typing.get_args(type_):
+            raise TypeError(f"Slicer cannot write None, which '{name}' is at first: its types do not name it.")
     members = {name: _parameter(name, type_, getattr(kind, name, None)) for name, type_ in types_.items()}
     return type(kind.__name__, (_Wrapper,), {**members, "types": types_})
 
