@@ -252,6 +252,7 @@ def _foreign_value(array: np.ndarray) -> None:
         (_scribbles(_all_empty), ("--labels", "GTV", "stem"), ("empty",)),
         (_scribbles(_foreign_value), ("--labels", "a", "b"), ("error: The scribbles hold", "77", "1 to 2 are")),
         (_scribbles(_foreign_value), (), ("holds 1, 2, 77", "--labels")),
+        (lambda _: None, ("--labels", "background", "GTV"), ("'background' is always 0", "leave it out")),
         (lambda _: None, ("--labels", "GTV"), ("value 2", "1 to 1 are classes")),
         (lambda _: None, ("--unlabelled", "0"), ("value 0",)),
         (lambda _: None, ("--minutes", "-1"), ("--minutes should be 0 or above",)),

@@ -233,6 +233,7 @@ def test_evaluate_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (("--prediction", "{mask}", "--mask", "none.nii.gz"), "There is no file or folder 'none.nii.gz'"),
         (("--prediction", "{mask}", "--mask", "{folder}"), "both be files or both be folders"),
         (("--prediction", "{mask}", "--mask", "{mask}", "--labels", "GTV"), "mask.nii.gz"),
+        (("--prediction", "{mask}", "--mask", "{mask}", "--labels", "Background", "GTV"), "leave it out"),
         (("--prediction", "{ct}", "--mask", "{mask}"), "whole numbers"),
         (("--prediction", "{mask}", "--mask", "{mask}", "--tolerances", "-1"), "tolerances"),
         (("--prediction", "{mask}", "--mask", "{mask}", "--out", "{mask}"), "--overwrite"),

@@ -102,6 +102,18 @@ def test_csv_by_hand(folder: Path):
     ]
 
 
+def test_csv_that_a_spreadsheet_saved(folder: Path):
+    """It fills all lines up to the same number of cells, and quotes those that hold a comma."""
+    (folder / "saved.csv").write_text(
+        '# label: liver,,\r\n"# label: spleen, ""left"" part",,\r\n# scribbles: unlabelled=255 background=0,,\r\n,,\r\n'
+        "name,image:ct,scribbles\r\na,a/ct.nii.gz,a/scribbles.nii.gz\r\n",
+        newline="",
+    )
+    cohort = read_cohort(folder / "saved.csv")
+    assert cohort.labels.names == ("liver", 'spleen, "left" part')
+    assert cohort.convention == ScribbleConvention.INTERNAL
+
+
 def test_case_by_name(folder: Path):
     assert cohort_in(folder).case_by_name("b").fold == 1
     with pytest.raises(CohortError, match="no case 'c'; the cases are a, b"):
@@ -119,6 +131,10 @@ def test_case_by_name(folder: Path):
         (lambda d: d.update(modalities=["ct", "ct"]), "Each modality should appear once; these appear twice: ct"),
         (lambda d: d.update(modalities=["ct", "mask"]), "'mask' is not a modality but what belongs to an image"),
         (lambda d: d.update(labels=[{"value": 2, "name": "x"}]), "label values should be 1 to 1"),
+        (
+            lambda d: d.update(labels=[{"value": 1, "name": "Background"}, {"value": 2, "name": "liver"}]),
+            "'background' is always 0: leave it out of Background, liver",
+        ),
         (lambda d: d.pop("scribble_convention"), "case 'a' has scribbles, but no scribble convention is declared"),
         (lambda d: d.update(scribble_convention={"unlabelled": 0}), "lacks background"),
         (lambda d: d.update(scribble_convention={"unlabelled": "0", "background": 1}), "from 0 to 65535, got '0'"),
@@ -155,6 +171,7 @@ def test_malformed_json(folder: Path, change: object, message: str):
     [
         ("", "The columns should be name, image:MODALITY"),
         ("# colour: red\nname,image:ct\n", "'# label: NAME' or '# scribbles: .*' was expected, got 'colour: red'"),
+        ("# label: background\n# label: x\nname,image:ct\na,a/ct.nii.gz\n", "leave it out of background, x"),
         ("# label: x\nname,ct\na,b\n", "columns should be name, image:MODALITY .* got name, ct"),
         ("# label: x\nname\na\n", "case 'a' has no image"),
         ("name,image:ct\na,a/ct.nii.gz\n", "at least one class"),
@@ -303,6 +320,14 @@ def test_nnunet_of_version_1(tmp_path: Path):
     dataset = {"labels": {"0": "background", "1": "liver", "2": "spleen", "3": "x"}, "modality": {"0": "CT", "1": "MR"}}
     (root / "dataset.json").write_text(json.dumps(dataset))
     assert cohort_from_nnunet(root).labels.names == ("liver", "spleen", "x")
+
+
+def test_nnunet_with_what_macos_leaves_beside_files(tmp_path: Path):
+    root = nnunet(tmp_path, {"Background": 0, "liver": 1, "spleen": 2, "kidney": 3})
+    (root / "labelsTr" / "._liver_001.nii.gz").write_bytes(b"attributes")
+    cohort = cohort_from_nnunet(root)
+    assert [case.name for case in cohort.cases] == ["liver_001", "liver_002"]
+    assert cohort.labels.names == ("liver", "spleen", "kidney")
 
 
 @pytest.mark.parametrize(

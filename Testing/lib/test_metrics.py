@@ -198,6 +198,11 @@ def test_folder_is_paired_by_name(folders: tuple[Path, Path]) -> None:
     assert "1 missed" in report.table()
 
 
+def test_hidden_files_of_a_folder_do_not_count(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "._case 1.seg.nrrd").write_bytes(b"attributes")
+    assert len(evaluate_folder(*folders).cases) == 2
+
+
 def test_files_without_stored_names_get_numbers(folders: tuple[Path, Path]) -> None:
     report = evaluate_files(folders[1] / "case 1.nii.gz", folders[1] / "case 1.nii.gz")
     assert [label.name for label in report.labels] == ["label 1", "label 2"]

@@ -18,6 +18,7 @@ from .errors import LabelError
 
 UNLABELLED = 255
 BACKGROUND = 0
+BACKGROUND_NAME = "background"
 MAX_CLASSES = 254  # uint8 without 0 and 255
 
 _GOLDEN = 0.618033988749895  # its multiples spread over the colour circle
@@ -302,6 +303,19 @@ def check_mask(mask: np.ndarray, table: LabelTable) -> np.ndarray:
         classes = ", ".join(f"{label.value} {label.name}" for label in table.labels)
         raise LabelError(f"The mask holds {_listed(unknown)}; it should hold 0 for background and {classes}.")
     return mask.astype(np.uint8, copy=False)
+
+
+def check_no_background(table: LabelTable) -> None:
+    """Check that no class is called "background", which is the value 0: listed, it would move all names by one.
+
+    Raises:
+        LabelError: one is.
+    """
+    if BACKGROUND_NAME in (name.casefold() for name in table.names):
+        raise LabelError(
+            f"The classes are numbered from 1, and 'background' is always 0: leave it out of {', '.join(table.names)}, "
+            "or each class gets the name of the one before."
+        )
 
 
 def whole_numbers(array: np.ndarray, what: str) -> np.ndarray:

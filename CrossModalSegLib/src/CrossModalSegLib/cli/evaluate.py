@@ -45,14 +45,14 @@ class Arguments:
 
 def run(args: Arguments) -> None:
     """Measure, print a table, and write the report."""
+    from CrossModalSegLib.cli.label_names import named_table
     from CrossModalSegLib.cli.outputs import check_new_file
-    from CrossModalSegLib.labels import LabelTable
     from CrossModalSegLib.output import write_json
 
     _check(args)
     if args.out is not None:
         check_new_file(args.out, args.overwrite, _inputs(args))
-    table = LabelTable.from_names(args.labels) if args.labels else None
+    table = named_table(args.labels) if args.labels else None
     with progress_bar(args.quiet) as progress:
         report = _report(args, table, progress)
     say(report.table())

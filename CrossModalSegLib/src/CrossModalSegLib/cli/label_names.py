@@ -6,9 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from CrossModalSegLib.errors import LabelError
-from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.labels import BACKGROUND_NAME, LabelTable, check_no_background
 
-BACKGROUND_NAME = "background"
+
+def named_table(names: Sequence[str]) -> LabelTable:
+    """The table of the classes 1..K, by their names from the command line.
+
+    Raises:
+        LabelError: a name is not usable, appears twice or is "background", or there is none.
+    """
+    table = LabelTable.from_names(list(names))
+    check_no_background(table)
+    return table
 
 
 def table_for(names: Sequence[str], stored: LabelTable | None, classes: int) -> LabelTable:
@@ -20,7 +29,7 @@ def table_for(names: Sequence[str], stored: LabelTable | None, classes: int) -> 
         classes: highest class value that occurs.
 
     Raises:
-        LabelError: there are fewer names than classes, or no class at all.
+        LabelError: there are fewer names than classes, or no class at all, or one is called "background".
     """
     if names:
         if len(names) < classes:
@@ -49,7 +58,7 @@ def without_background(table: LabelTable) -> LabelTable:
 
 
 def _named(names: Sequence[str], stored: LabelTable | None) -> LabelTable:
-    table = LabelTable.from_names(list(names))
+    table = named_table(names)
     if stored is None:
         return table
     by_name = {label.name.casefold(): label for label in stored.labels}

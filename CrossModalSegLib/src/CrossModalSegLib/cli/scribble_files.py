@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from CrossModalSegLib.cli.label_names import table_for, without_background
+from CrossModalSegLib.cli.label_names import named_table, table_for, without_background
 from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.io import read_segmentation, read_volume, write_segmentation, write_volume
 from CrossModalSegLib.io.segmentation_io import is_slicer_segmentation
@@ -58,7 +58,7 @@ def scribble_table(path: Path, names: tuple[str, ...], convention: ScribbleConve
     values = [int(value) for value in np.unique(whole_numbers(read_volume(path).array, "The scribbles"))]
     _require_undrawn(path, values, convention)
     if names:
-        return LabelTable.from_names(list(names))
+        return named_table(names)
     classes = [value for value in values if value > 0 and value not in (convention.unlabelled, convention.background)]
     if not classes:
         raise LabelError(f"The scribbles in '{path}' hold no class. Draw a stroke in each class, from value 1 up.")

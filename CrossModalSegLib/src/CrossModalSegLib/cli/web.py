@@ -74,12 +74,12 @@ def run(args: Arguments) -> None:
 
 
 def _page_options(args: Arguments) -> PageOptions:
+    from CrossModalSegLib.cli.label_names import named_table
     from CrossModalSegLib.errors import InputError
-    from CrossModalSegLib.labels import LabelTable
     from CrossModalSegLib.web.options import PageOptions
 
     if args.labels:
-        LabelTable.from_names(args.labels)
+        named_table(args.labels)
     images = _images(args)
     for path in (*(image.path for image in images), args.mask):
         if path is not None and not path.exists():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CohortError
-from ..labels import LabelTable, ScribbleConvention
+from ..labels import LabelTable, ScribbleConvention, check_no_background
 
 _FORBIDDEN = set('/\\:*?"<>|')
 
@@ -54,6 +54,7 @@ class Cohort:
 
     Raises:
         CohortError: modalities or cases are missing, appear twice, or do not fit together.
+        LabelError: a class is called "background".
     """
 
     modalities: tuple[str, ...]
@@ -70,6 +71,7 @@ class Cohort:
         check_unique("modality", self.modalities)
         if taken := sorted({"scribbles", "mask"} & set(self.modalities)):
             raise CohortError(f"'{taken[0]}' is not a modality but what belongs to an image; call the image otherwise.")
+        check_no_background(self.labels)
         if not self.cases:
             raise CohortError("A cohort needs at least one case.")
         check_unique("case", [case.name for case in self.cases])

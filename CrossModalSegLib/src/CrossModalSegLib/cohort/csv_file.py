@@ -23,7 +23,9 @@ def read_csv_cohort(path: Path) -> Cohort:
     except (OSError, ValueError) as error:
         raise CohortError(f"'{path}' cannot be read as UTF-8 text ({error}).") from error
     lines = text.splitlines(keepends=True)
-    first = next((n for n, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")), len(lines))
+    first = next(
+        (n for n, line in enumerate(lines) if line.strip().strip(",") and not _is_declaration(line)), len(lines)
+    )
     names, convention = _csv_declarations(lines[:first])
     rows = _csv_rows("".join(lines[first:]))
     folder = path.absolute().parent
@@ -36,7 +38,7 @@ def read_csv_cohort(path: Path) -> Cohort:
 def _csv_declarations(lines: list[str]) -> tuple[list[str], ScribbleConvention | None]:
     names: list[str] = []
     convention = None
-    for line in filter(None, (each.strip().lstrip("#").strip() for each in lines)):
+    for line in filter(None, map(_declaration, lines)):
         key, _, value = line.partition(":")
         if key.strip() == "label":
             names.append(value.strip())
@@ -47,6 +49,18 @@ def _csv_declarations(lines: list[str]) -> tuple[list[str], ScribbleConvention |
                 f"'# label: NAME' or '# scribbles: unlabelled=N background=N' was expected, got {line!r}."
             )
     return names, convention
+
+
+def _is_declaration(line: str) -> bool:
+    return line.lstrip().removeprefix('"').startswith("#")
+
+
+def _declaration(line: str) -> str:
+    """What a line declares. Spreadsheets that save the file fill it up with commas, and quote what holds some."""
+    text = line.strip().rstrip(",").rstrip()
+    if text.startswith('"') and text.endswith('"'):
+        text = text[1:-1].replace('""', '"')
+    return text.lstrip("#").strip()
 
 
 def _csv_convention(text: str) -> ScribbleConvention:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config import read_json
 from ..errors import CohortError
-from ..labels import LabelTable, ScribbleConvention
+from ..labels import BACKGROUND_NAME, LabelTable, ScribbleConvention
 from .cohort import Case, Cohort
 from .fields import as_cohort_error, check_files, json_object, json_text
 
@@ -56,7 +56,8 @@ def _nnunet_labels(dataset: dict[str, object]) -> tuple[list[str], int | None]:
         raise CohortError("Region-based labels cannot be used; each label should have one whole number.")
     values = {str(name): value for name, value in labels.items()}
     ignore = values.pop("ignore", None)
-    if values.pop("background", 0) != 0:
+    background = next((name for name in values if name.casefold() == BACKGROUND_NAME), BACKGROUND_NAME)
+    if values.pop(background, 0) != 0:
         raise CohortError("The label 'background' should have the value 0.")
     ordered = sorted(values, key=values.__getitem__)
     if [values[name] for name in ordered] != list(range(1, len(ordered) + 1)):
@@ -65,7 +66,8 @@ def _nnunet_labels(dataset: dict[str, object]) -> tuple[list[str], int | None]:
 
 
 def _nnunet_cases(folder: Path, ending: str, modalities: tuple[str, ...], scribbles: bool) -> Iterator[Case]:
-    label_files = sorted((folder / "labelsTr").glob(f"*{ending}")) if re.fullmatch(r"[.\w]+", ending) else []
+    # Not those that begin with a dot: macOS leaves "._NAME" beside each file on other file systems.
+    label_files = sorted((folder / "labelsTr").glob(f"[!.]*{ending}")) if re.fullmatch(r"[.\w]+", ending) else []
     if not label_files:
         raise CohortError(f"There is no file *{ending} in labelsTr.")
     for file in label_files:

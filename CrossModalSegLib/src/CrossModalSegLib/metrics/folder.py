@@ -150,7 +150,7 @@ def evaluate_files(
 
 
 def label_files(folder: str | Path) -> dict[str, Path]:
-    """Segmentation files of a folder by name without suffix.
+    """Segmentation files of a folder by name without suffix; hidden ones, such as macOS leaves behind, do not count.
 
     Raises:
         InputError: the folder does not exist, holds no such file, or two files of the same name.
@@ -161,7 +161,7 @@ def label_files(folder: str | Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         suffix = next((ending for ending in SUFFIXES if path.name.lower().endswith(ending)), None)
-        if suffix is None or not path.is_file():
+        if suffix is None or path.name.startswith(".") or not path.is_file():
             continue
         name = path.name[: -len(suffix)]
         if name in files:
