@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from CrossModalSegLib.inference.referring.pieces import without_small_pieces
 
@@ -39,3 +43,14 @@ def test_a_piece_under_a_stroke_on_its_organ_stays():
 
 def test_no_organ_at_all():
     assert not without_small_pieces(np.zeros((2, 3, 4), np.uint8), 3, "large").any()
+
+
+@settings(max_examples=30)
+@given(arrays(np.uint8, st.tuples(*[st.integers(1, 6)] * 3), elements=st.integers(0, 2)))
+def test_the_largest_piece_is_that_of_scipy(labels):
+    kept = without_small_pieces(labels, 2, "largest")
+    for value in (1, 2):
+        found, count = ndimage.label(labels == value, structure=np.ones((3, 3, 3)))
+        sizes = np.bincount(found.ravel(), minlength=count + 1)[1:]
+        expected = np.isin(found, 1 + np.flatnonzero(sizes == sizes.max(initial=0)))
+        np.testing.assert_array_equal(kept == value, expected)
