@@ -52,7 +52,8 @@ def test_refer_segments_reference_and_target_and_answers_more_strokes(
         assert tab.page.locator(".image select").all_inner_texts()
         tab.choose("GTV")
         tab.drag("Axial1", (0.45, 0.46), (0.55, 0.46))
-        for _ in range(2):
+        for pieces in ("large", "all"):
+            tab.page.select_option("#cms-pieces", pieces)
             tab.settled_counts()
             tab.wait(lambda: tab.page.locator("#cms-start").is_enabled())
             tab.page.click("#cms-start")
@@ -61,9 +62,9 @@ def test_refer_segments_reference_and_target_and_answers_more_strokes(
             strokes = read_scribble_segments(tab.download("scribbles.seg.nrrd", tmp_path / "drawn.seg.nrrd"), TABLE)
             volumes = {name: read_volume(phantom[name]) for name in ("ct", "mr")}
             drawn = volumes["ct"].with_array(strokes.array)
-            expected = refer_volumes(
-                load_model(models / "refer"), volumes["ct"], drawn, {"mr": volumes["mr"]}, TABLE, device="cpu"
-            )
+            options = {"device": "cpu", "pieces": pieces}
+            model = load_model(models / "refer")
+            expected = refer_volumes(model, volumes["ct"], drawn, {"mr": volumes["mr"]}, TABLE, **options)
             for number, name in enumerate((REFERENCE, "mr")):
                 found, _ = read_segmentation(tab.download(f"{number}.nii.gz", tmp_path / f"{number}.nii.gz"))
                 np.testing.assert_array_equal(found.array, expected.segmentations[name].array)

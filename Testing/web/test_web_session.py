@@ -307,9 +307,9 @@ def test_a_mask_of_another_grid_is_refused(session: Session, tmp_path: Path) -> 
 def test_reference_and_targets_get_a_result_each(session: Session, client: FakeClient) -> None:
     pair(session).set_mode("refer")
     session.drawing.draw(1, np.array([7]))
-    session.refer("model")
+    session.refer("model", "all")
     request = client.jobs[-1].request
-    assert isinstance(request, ReferRequest) and list(request.targets) == ["c"]
+    assert isinstance(request, ReferRequest) and list(request.targets) == ["c"] and request.pieces == "all"
     labels = {"reference": mr().with_array(np.ones(SHAPE, np.uint8)), "c": ct().with_array(np.zeros(SHAPE, np.uint8))}
     milliliters = {"reference": {"GTV": 2.0}, "c": {"GTV": 0.0}}
     client.jobs[-1].done(ReferResult(labels, milliliters, {}, {}, None, "cpu", 1.0))

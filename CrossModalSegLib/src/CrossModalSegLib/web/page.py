@@ -123,6 +123,7 @@ class Page:
                 "blend": 0.0,
                 "kind": "fit",
                 "seconds": 60,
+                "pieces": "large",
                 "model": "",
                 "opacity": 0.4,
                 "result_visible": True,
@@ -320,7 +321,7 @@ class Page:
         """Fit, segment or refer."""
         session = self.session
         if session.mode == "refer":
-            self._guarded(session.refer)(self.state.model)
+            self._guarded(session.refer)(self.state.model, self.state.pieces)
         elif self.state.kind == "segment":
             self._guarded(session.segment)(self.state.model)
         else:

@@ -31,7 +31,7 @@ from CrossModalSegLib.scene.volumes import add_volume, read_grid
 from CrossModalSegLib.scene.workflow import Workflow
 from CrossModalSegLib.volume import Volume, place_on_grid, same_geometry
 from CrossModalSegLib.worker.client import WorkerClient
-from CrossModalSegLib.worker.messages import Error, Model, ModelInfoRequest, ModelsRequest
+from CrossModalSegLib.worker.messages import Error, Model, ModelInfoRequest, ModelsRequest, Pieces
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLTableNode
@@ -418,8 +418,8 @@ class Session:
         task = self.workflow.segment(images, model, show_3d=True, device=self.device)
         self._start("Segmenting", task, self._segmented)
 
-    def refer(self, model: str) -> None:
-        """Segment reference and targets from the strokes."""
+    def refer(self, model: str, pieces: Pieces = "large") -> None:
+        """Segment reference and targets from the strokes; which connected pieces of a structure stay."""
         self._ready_primary()
         reference, *targets = self.used
         task = self.workflow.refer(
@@ -428,6 +428,7 @@ class Session:
             self.drawing.segmentation,
             self.table,
             model=model,
+            pieces=pieces,
             show_3d=True,
             device=self.device,
         )

@@ -51,6 +51,7 @@ _TIMES = [
     {"title": "5 minutes", "value": 300},
     {"title": "15 minutes", "value": 900},
 ]
+_PIECES = {"large": "Keep large pieces", "largest": "Keep the largest piece", "all": "Keep all pieces"}
 
 
 class Actions(Protocol):
@@ -303,6 +304,16 @@ def _run(do: Actions) -> None:
                         classes=(f"'switch-part' + (kind === '{kind}' ? ' chosen' : '')",),
                         click=f"kind = '{kind}'",
                     )
+            with (
+                html.Div(v_if="mode === 'refer'", classes="line"),
+                html.Select(
+                    classes="select grow",
+                    change="pieces = $event.target.value",
+                    raw_attrs=[':value="pieces"', 'aria-label="Pieces of a structure"', 'id="cms-pieces"'],
+                ),
+            ):
+                for value, title in _PIECES.items():
+                    html.Option(title, value=(f"'{value}'",))
             with html.Div(classes="line"):
                 with html.Select(
                     v_if="mode === 'fit' && kind === 'fit'",
