@@ -24,6 +24,7 @@ import qt
 import slicer
 
 from CrossModalSegPanel import installation
+from CrossModalSegPanel.threads import let_threads_run
 
 POLL_MILLISECONDS = 50
 _WAIT_SECONDS = 0.05
@@ -560,6 +561,7 @@ def _waited(task):
 def _poll_shared() -> None:
     workflow = NodeFunctions._workflow
     if workflow is not None:
+        let_threads_run()
         workflow.client.poll()
     if workflow is None or not workflow.client.jobs:
         NodeFunctions._timer.stop()
