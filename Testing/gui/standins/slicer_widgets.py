@@ -78,14 +78,15 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
 
 
 class qMRMLTableView(qt.QTableWidget):
-    """Shows a table node."""
+    """Shows a table node; with a scene but no view node of it, it is emptied by each batch of changes to the scene."""
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
         self._node = None
 
     def setMRMLScene(self, scene) -> None:
-        pass
+        tag = scene.AddObserver(scene.EndBatchProcessEvent, lambda *_: self.setMRMLTableNode(None))
+        self.destroyed.connect(lambda *_: scene.RemoveObserver(tag))
 
     def mrmlTableNode(self):
         return self._node
