@@ -60,7 +60,8 @@ def register() -> None:
             nodeNames=own.nodeNames,
             checksums=own.checksums,
             loadFiles=own.loadFiles,
-            loadFileType=own.loadFileType,
+            # Newer versions of Slicer have a list of them, and take it by the old name, too.
+            loadFileType=own.loadFileTypes if hasattr(own, "loadFileTypes") else own.loadFileType,
             thumbnailFileName=own.thumbnailFileName,
         )
 

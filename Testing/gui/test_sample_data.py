@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed; its wheels are for 64-bit Linux on PCs")
 
 import numpy as np
+import SampleData
 import slicer
 import slicer.util
 from CrossModalSegPanel import installation, sample_data
@@ -45,6 +46,15 @@ def test_both_are_registered_once_with_slicers_own_files(scene) -> None:
     own = slicer.modules.sampleDataSources["General"][0]
     assert (brain.uris, brain.checksums, brain.nodeNames) == (own.uris, own.checksums, own.nodeNames)
     assert brain.customDownloader is None
+
+
+@pytest.mark.parametrize("name", ["loadFileType", "loadFileTypes"])
+def test_the_types_of_slicers_own_files_have_another_name_in_newer_versions(scene, name: str) -> None:
+    SampleData.SampleDataLogic()
+    own = slicer.modules.sampleDataSources["General"][0]
+    setattr(own, name, vars(own).pop("loadFileType"))
+    sample_data.register()
+    assert slicer.modules.sampleDataSources["CrossModalSeg"][1].loadFileType == ["VolumeFile"] * 3
 
 
 def test_without_the_module_sample_data_nothing_happens(scene, monkeypatch) -> None:
