@@ -6,6 +6,7 @@ import qt
 from slicer.i18n import tr as _
 
 from CrossModalSegPanel import installation
+from CrossModalSegPanel.threads import let_threads_run
 
 POLL_MILLISECONDS = 100
 
@@ -46,7 +47,7 @@ class EnvironmentStep:
         """Ask what can be computed on."""
         if self.is_ready:
             self._ui.deviceLabel.setText(_("Looking at the devices …"))
-            self._logic.devices(onDone=self._on_devices, onError=self._ui.deviceLabel.setText)
+            self._logic.devices(onDone=self._on_devices, onError=self._on_no_devices)
 
     def show(self) -> None:
         """Follow the panel."""
@@ -63,9 +64,15 @@ class EnvironmentStep:
         return _("There is no graphics card to compute on; everything works, but takes longer.")
 
     def _on_devices(self, devices) -> None:
+        if self._panel.work.is_closed:
+            return
         self._devices = devices
         self._ui.deviceLabel.setText(devices_text(devices))
         self._panel.show()
+
+    def _on_no_devices(self, sentence: str) -> None:
+        if not self._panel.work.is_closed:
+            self._ui.deviceLabel.setText(sentence)
 
     def _install(self, *_args) -> None:
         wheels = self._ui.wheelsPath.currentPath.strip()
@@ -79,6 +86,7 @@ class EnvironmentStep:
         self.show()
 
     def _poll(self) -> None:
+        let_threads_run()
         for line in self._installation.poll():
             self._ui.installLog.appendPlainText(line)
         if not self._installation.has_ended:

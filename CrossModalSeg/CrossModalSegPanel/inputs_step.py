@@ -1,5 +1,7 @@
 """Step 2: which images, and how they lie to each other."""
 
+from __future__ import annotations
+
 import qt
 import slicer
 from slicer.i18n import tr as _

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import queue
 import re
 import shutil
@@ -24,6 +25,7 @@ from pathlib import Path
 LIBRARY = "CrossModalSegLib"
 SLICERS_OWN = ("numpy", "SimpleITK", "vtk", "requests")
 TORCH = "torch"
+FIRST_SLICER = "5.10"  # with a Python that the library runs on
 TAIL_LINES = 12
 
 _QUIET = ("--disable-pip-version-check", "--no-input", "--no-color")
@@ -85,6 +87,25 @@ def shipped_version(source: Path) -> str:
     if not found:
         raise SetupError(f"{source / 'pyproject.toml'} names no version. Install the extension again.")
     return found[1]
+
+
+def check_python(source: Path, version: str | None = None) -> None:
+    """Whether the library can be installed at all.
+
+    Args:
+        source: the copy of the library.
+        version: of Python; None is this one's.
+
+    Raises:
+        SetupError: this Slicer's Python is too old for it.
+    """
+    version = platform.python_version() if version is None else version
+    found = re.search(r'^requires-python = "([^"]+)"', _project(source), re.MULTILINE)
+    if found and not Requirement("Python", found[1]).accepts(version):
+        raise SetupError(
+            f"This 3D Slicer has Python {version}, but CrossModalSeg needs Python {found[1]}. Install 3D Slicer "
+            f"{FIRST_SLICER} or newer; nothing can be installed into this one."
+        )
 
 
 def missing(source: Path, version_of: Callable[[str], str | None] | None = None) -> tuple[str, ...]:

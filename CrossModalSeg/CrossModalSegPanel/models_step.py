@@ -1,5 +1,7 @@
 """Step 6: the models that are installed."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import qt
@@ -45,6 +47,8 @@ class ModelsStep:
             self._logic.modelsAndFolder(onDone=self._take, onError=self._say)
 
     def _take(self, found) -> None:
+        if self._panel.work.is_closed:
+            return
         models, self.folder = found
         self.models = models
         table = self._ui.modelsTable

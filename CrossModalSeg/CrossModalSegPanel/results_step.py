@@ -1,5 +1,7 @@
 """Step 5: what came out."""
 
+from __future__ import annotations
+
 from slicer.i18n import tr as _
 
 

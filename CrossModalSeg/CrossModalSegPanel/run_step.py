@@ -1,5 +1,7 @@
 """Step 4: fit, segment, refer, and train on several cases."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import qt

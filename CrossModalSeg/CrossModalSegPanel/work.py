@@ -1,5 +1,7 @@
 """One piece of work at a time: its words, progress, curve and buttons appear in the step where it was begun."""
 
+from __future__ import annotations
+
 import slicer
 from slicer.i18n import tr as _
 
@@ -14,6 +16,7 @@ class Work:
 
     Attributes:
         is_busy: whether something goes on.
+        is_closed: whether the panel goes; its controls may not be touched any more.
     """
 
     def __init__(self, ui, logic, on_change) -> None:
@@ -29,7 +32,7 @@ class Work:
         self._done = self._failed = None
         self._step = None
         self._is_paused = False
-        self._is_closed = False
+        self.is_closed = False
         self._plot = None
         ui.workFrame.setVisible(False)
         ui.noteLabel.setVisible(False)
@@ -74,7 +77,10 @@ class Work:
         self._on_change()
 
     def say(self, step, text: str) -> None:
-        """Show a sentence in a step."""
+        """Show a sentence in a step, also in one that was collapsed."""
+        if self.is_closed:
+            return
+        step.collapsed = False
         if step is not self._step:
             step.layout().addWidget(self._ui.workFrame)
             self._step = step
@@ -88,7 +94,7 @@ class Work:
 
     def close(self) -> None:
         """Say nothing any more."""
-        self._is_closed = True
+        self.is_closed = True
         self.cancel()
 
     def _pause_or_resume(self, *_args) -> None:
@@ -107,7 +113,7 @@ class Work:
             self._ui.finishButton.setEnabled(False)
 
     def _on_progress(self, done: int, total: int, message: str, values) -> None:
-        if self._is_closed or self._task is None:
+        if self.is_closed or self._task is None:
             return
         self._ui.workBar.setRange(0, total)
         self._ui.workBar.setValue(done)
@@ -116,7 +122,7 @@ class Work:
             self._show_curve()
 
     def _on_log(self, sentence: str) -> None:
-        if not self._is_closed:
+        if not self.is_closed:
             self._note(sentence)
 
     def _note(self, sentence: str) -> None:
@@ -132,7 +138,7 @@ class Work:
 
     def _end(self, told) -> None:
         self._task = None
-        if self._is_closed:
+        if self.is_closed:
             return
         text = told()
         if text is not None:

@@ -183,6 +183,16 @@ def test_the_self_test_passes(module, logic) -> None:
     assert (result.errors, result.failures) == ([], [])
 
 
+def test_each_self_test_by_itself_passes_over_a_slicer_without_the_library(module, monkeypatch) -> None:
+    monkeypatch.setattr(module.CrossModalSegLogic, "environmentProblem", lambda self: "Missing: torch.")
+    names = unittest.TestLoader().getTestCaseNames(module.CrossModalSegTest)
+    result = unittest.TestResult()
+    for name in names:
+        module.CrossModalSegTest(name).run(result)
+    assert (result.testsRun, result.errors, result.failures) == (3, [], [])
+    assert [reason for _, reason in result.skipped] == ["Missing: torch."] * 2
+
+
 def test_sample_data_is_registered_when_slicer_has_started(module) -> None:
     slicer.app.connected.clear()
     module.CrossModalSeg(SimpleNamespace())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -23,6 +24,17 @@ def test_every_file_of_the_module_is_listed() -> None:
         ".ruff.toml",
     }
     assert listed("MODULE_PYTHON_SCRIPTS") | listed("MODULE_PYTHON_RESOURCES") == present
+
+
+def test_a_slicer_whose_python_is_too_old_can_open_the_panel_and_say_so() -> None:
+    for path in MODULE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text, feature_version=(3, 9))
+        annotations = [node.annotation for node in ast.walk(tree) if isinstance(node, (ast.arg, ast.AnnAssign))]
+        annotations += [node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        parts = [part for each in annotations if each is not None for part in ast.walk(each)]
+        is_new = any(isinstance(part, ast.BitOr) for part in parts)
+        assert not is_new or "from __future__ import annotations\n" in text, path.name
 
 
 def test_the_library_goes_along_and_tests_in_slicer_exist() -> None:

@@ -306,6 +306,30 @@ def test_what_the_worker_wants_to_be_known_stays_readable_after_the_run(panel) -
     assert (panel.ui.workLabel.text, panel.ui.noteLabel.text) == ("Done.", note) and panel.ui.noteLabel.visible
 
 
+def test_what_is_said_in_a_collapsed_step_can_be_read(panel) -> None:
+    panel.ui.modelsStep.collapsed = True
+    panel.models_step._say("The models cannot be listed.")
+    assert not panel.ui.modelsStep.collapsed and panel.ui.workLabel.visible
+
+
+def test_controls_that_are_gone_do_not_keep_the_worker_alive(panel, phantom, monkeypatch) -> None:
+    said = []
+    panel.logic.devices(onDone=said.append, onError=said.append)
+    client = panel.logic.workflow().client
+    panel.ui.checkButton.click()
+
+    def gone(*_args):
+        raise ValueError("Trying to call a slot of a QLabel that was deleted")
+
+    for control, slot in ((panel.ui.deviceLabel, "setText"), (panel.ui.workLabel, "setText")):
+        monkeypatch.setattr(control, slot, gone, raising=False)
+    monkeypatch.setattr(panel.parameters, "disconnectGui", gone)
+    with pytest.raises(ValueError, match="deleted"):
+        panel.cleanup()
+    assert said and not client.is_running and not panel.Observations
+    panel.parameters = None
+
+
 def test_what_was_installed_is_looked_at(panel, monkeypatch: pytest.MonkeyPatch) -> None:
     problems, asked = ["Missing: torch."], []
     panel.logic.environmentProblem = lambda: problems[0]
@@ -471,6 +495,9 @@ def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn,
     assert panel.work._plot.points()
     assert strokes_of(panel) == before
     picture(panel, "fitted", tmp_path)
+    slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)
+    slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+    assert panel.ui.resultsTable.mrmlTableNode() is not None
     panel.ui.surfacesButton.click()
     assert result.GetDisplayNode().GetVisibility3D()
     panel.ui.undoButton.click()  # the measurement

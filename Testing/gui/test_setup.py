@@ -204,6 +204,14 @@ def test_nothing_is_missing_for_the_library_that_the_tests_run_on() -> None:
     assert {"numpy", "torch", "psutil"} <= {each.name for each in setup.requirements(source)}
 
 
+def test_a_python_that_is_too_old_is_told_before_anything_is_tried() -> None:
+    source = setup.library_source(ROOT / "CrossModalSeg")
+    setup.check_python(source)
+    setup.check_python(source, "3.12.10")
+    with pytest.raises(setup.SetupError, match=r"has Python 3\.9\.10, but .* Install 3D Slicer 5\.10 or newer"):
+        setup.check_python(source, "3.9.10")
+
+
 def test_an_extension_without_its_library_says_so(tmp_path: Path) -> None:
     with pytest.raises(setup.SetupError, match="Install the extension again"):
         setup.library_source(tmp_path / "CrossModalSeg")
