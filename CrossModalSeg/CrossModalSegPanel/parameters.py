@@ -150,4 +150,5 @@ class CrossModalSegParameterNode:
     mask: Union[slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLLabelMapVolumeNode, None]
 
 
-BOUND_BY_HAND = ("targets", "startModel", "segmentModel", "referModel")  # Slicer has no connector for these
+# Slicer has no connector for these; that of a text puts the cursor to its end at each letter.
+BOUND_BY_HAND = ("targets", "labels", "startModel", "segmentModel", "referModel")

@@ -26,6 +26,7 @@ class ScribblesStep:
         self._ui.prepareButton.clicked.connect(self._prepare)
         self._ui.backgroundButton.clicked.connect(self._propose_background)
         self._ui.labelsModelSelector.currentIndexChanged.connect(self._take_labels)
+        self._ui.labelsEdit.textChanged.connect(self._on_labels)
         self.set_up_editor()
 
     def show(self) -> None:
@@ -36,6 +37,8 @@ class ScribblesStep:
         panel.fill(self._ui.labelsModelSelector, _("Choose a model, or type below"), models)
         if parameters is None:
             return
+        if self._ui.labelsEdit.text != parameters.labels:
+            self._ui.labelsEdit.setText(parameters.labels)
         image = panel.drawn_on()
         self._observe(parameters.scribbles)
         self._observe_places([node for node in (parameters.scribbles, image) if node is not None])
@@ -115,6 +118,10 @@ class ScribblesStep:
     def _on_stroke(self, caller, event) -> None:
         self._counted = None
         self._timer.start()
+
+    def _on_labels(self, *_args) -> None:
+        if self._panel.parameters is not None:
+            self._panel.parameters.labels = self._ui.labelsEdit.text
 
     def _take_labels(self, *_args) -> None:
         model = self._panel.chosen(self._ui.labelsModelSelector)

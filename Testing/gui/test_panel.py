@@ -104,6 +104,14 @@ def test_choices_go_to_the_parameters_and_back(panel, phantom) -> None:
     assert panel.ui.labelsEdit.text == "liver, spleen"
 
 
+def test_the_cursor_stays_where_one_types(panel) -> None:
+    edit = panel.ui.labelsEdit
+    edit.setText("liver, spleen")
+    edit.cursorPosition = 5
+    edit.insert("s")
+    assert panel.parameters.labels == "livers, spleen" and edit.cursorPosition == 6
+
+
 def test_every_bound_control_has_its_parameter(panel, module) -> None:
     from PySide6 import QtCore, QtWidgets
 

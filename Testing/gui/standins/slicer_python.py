@@ -115,7 +115,7 @@ def _connector(widget, kind: type) -> tuple:
         widget.nodeTypes = [each.__name__ for each in nodes]
         return widget.currentNodeChanged, widget.currentNode, widget.setCurrentNode
     if isinstance(widget, QtWidgets.QLineEdit) and plain is str:
-        return widget.textChanged, lambda: widget.text, lambda value: widget.text == value or widget.setText(value)
+        return widget.textChanged, lambda: widget.text, widget.setText  # puts the cursor to the end, as in Slicer
     if isinstance(widget, QtWidgets.QCheckBox) and plain is bool:
         return widget.stateChanged, lambda: widget.checked, widget.setChecked
     if isinstance(widget, QtWidgets.QSpinBox) and plain is int:
