@@ -10,8 +10,8 @@ import pytest
 from cli_support import SHAPE, affine, content, image_array, mask_array, run, write_case
 
 from CrossModalSegLib.cohort import load_case, read_cohort
-from CrossModalSegLib.io import read_segmentation, read_volume, write_volume
-from CrossModalSegLib.labels import UNLABELLED
+from CrossModalSegLib.io import read_segmentation, read_volume, write_segmentation, write_volume
+from CrossModalSegLib.labels import UNLABELLED, LabelTable
 from CrossModalSegLib.volume import Volume, same_geometry
 
 TINY = ("--shape", 8, 32, 32, "--spacing", 14, 6, 6)
@@ -87,6 +87,32 @@ def test_scribbles_as_segments_have_one_named_background(tmp_path: Path, capsys:
     assert table.names == ("GTV", "Hirnstamm ä", "Background")
     assert np.array_equal(segments.array == 3, plain == 0)
     assert np.array_equal(segments.array == 1, plain == 1)
+
+
+def test_segments_of_a_mask_are_found_by_name_and_its_box_is_put_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slicer's file holds a box, a segment "Background", and the classes in another order than they are named."""
+    paths = write_case(tmp_path)
+    image = read_volume(paths["ct"])
+    low = np.argwhere(mask_array()).min(axis=0)
+    box_affine = image.affine.copy()
+    box_affine[:3, 3] += image.affine[:3, :3] @ low[::-1]
+    box = mask_array()[tuple(slice(start, None) for start in low)]
+    turned = np.choose(box, (3, 2, 1)).astype(np.uint8)
+    write_segmentation(
+        Volume(turned, box_affine), LabelTable.from_names(["stem", "GTV", "Background"]), tmp_path / "box.seg.nrrd"
+    )
+    words = ("scribble", "--mask", tmp_path / "box.seg.nrrd", "--image", paths["ct"], "--out", tmp_path / "s.nii.gz")
+    assert run(capsys, *words, "--labels", "GTV", "stem").code == 0
+    scribbles = read_volume(tmp_path / "s.nii.gz")
+    assert same_geometry(scribbles, image)
+    drawn = scribbles.array != UNLABELLED
+    assert {1, 2} <= set(np.unique(scribbles.array[drawn]))
+    assert np.array_equal(scribbles.array[drawn], mask_array()[drawn])
+    assert "unknown names: stem" in run(capsys, *words, "--labels", "GTV", "liver", "--overwrite").error
+    words = ("simulate-mr", "--ct", paths["ct"], "--mask", tmp_path / "box.seg.nrrd", "--out", tmp_path / "mr.nii.gz")
+    assert run(capsys, *words).code == 0
 
 
 @pytest.mark.parametrize(

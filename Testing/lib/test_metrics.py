@@ -15,6 +15,7 @@ from monai.metrics import (
 from numpy.testing import assert_allclose
 
 from CrossModalSegLib.errors import GeometryError, InputError, LabelError
+from CrossModalSegLib.io import write_volume
 from CrossModalSegLib.io.segmentation_io import write_segmentation
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.metrics import evaluate_files, evaluate_folder, evaluate_segmentation
@@ -206,6 +207,12 @@ def test_hidden_files_of_a_folder_do_not_count(folders: tuple[Path, Path]) -> No
 def test_files_without_stored_names_get_numbers(folders: tuple[Path, Path]) -> None:
     report = evaluate_files(folders[1] / "case 1.nii.gz", folders[1] / "case 1.nii.gz")
     assert [label.name for label in report.labels] == ["label 1", "label 2"]
+
+
+def test_values_beyond_a_table_are_refused_with_the_file(tmp_path: Path) -> None:
+    write_volume(Volume(np.array([[[0, 1000]]], np.int16), np.eye(4)), tmp_path / "many.nrrd")
+    with pytest.raises(LabelError, match=r"up to 254 .* got 1000; number the labels anew.*many\.nrrd"):
+        evaluate_files(tmp_path / "many.nrrd", tmp_path / "many.nrrd")
 
 
 def test_folder_errors_name_the_files(folders: tuple[Path, Path], tmp_path: Path) -> None:

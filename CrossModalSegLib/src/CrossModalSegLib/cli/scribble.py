@@ -29,7 +29,7 @@ class Arguments:
         thickness: width of the lines in pixels; the method's own where not given.
         seed: the same seed draws the same scribbles.
         image: CT or MR on the same grid; background is then drawn in the body only, not in the air around.
-        labels: names of the classes 1..K, for .seg.nrrd outputs.
+        labels: names of the classes 1..K, for .seg.nrrd outputs; segments of a .seg.nrrd mask are found by them.
         overwrite: replace an existing file.
     """
 
@@ -47,26 +47,24 @@ class Arguments:
 
 def run(args: Arguments) -> None:
     """Draw and write the scribbles."""
-    from CrossModalSegLib.cli.label_names import table_for
+    from CrossModalSegLib.cli.mask_files import read_mask
     from CrossModalSegLib.cli.numbers import check_seed
     from CrossModalSegLib.cli.outputs import check_new_file
     from CrossModalSegLib.cli.scribble_files import write_scribbles
-    from CrossModalSegLib.io import read_segmentation, read_volume
-    from CrossModalSegLib.labels import check_mask
+    from CrossModalSegLib.io import read_volume
     from CrossModalSegLib.scribbles import body_mask, coverage, simulate_scribbles
     from CrossModalSegLib.volume import require_same_geometry
 
     check_seed(args.seed)
     check_new_file(args.out, args.overwrite, (args.mask, args.image))
-    mask, stored = read_segmentation(args.mask)
-    table = table_for(args.labels, stored, int(mask.array.max()))
+    image = None if args.image is None else read_volume(args.image)
+    mask, table = read_mask(args.mask, args.labels, image)
     body = None
-    if args.image is not None:
-        image = read_volume(args.image)
+    if image is not None:
         require_same_geometry(mask=mask, image=image)
         body = body_mask(image.array)
     scribbles = simulate_scribbles(
-        check_mask(mask.array, table),
+        mask.array,
         mask.spacing,
         args.method,
         args.seed,

@@ -19,7 +19,8 @@ class Arguments:
         ct: CT image.
         mask: label map on the same grid, 1..K; a .seg.nrrd file brings its own names.
         out: image to write.
-        labels: names of the classes 1..K; organs are known by their English names.
+        labels: names of the classes 1..K; organs are known by their English names. Segments of a .seg.nrrd file are
+            found by them.
         contrast: MR sequence.
         seed: the same seed gives the same image.
         overwrite: replace an existing file.
@@ -36,17 +37,16 @@ class Arguments:
 
 def run(args: Arguments) -> None:
     """Simulate and write."""
-    from CrossModalSegLib.cli.label_names import table_for
+    from CrossModalSegLib.cli.mask_files import read_mask
     from CrossModalSegLib.cli.numbers import check_seed
     from CrossModalSegLib.cli.outputs import check_format, check_new_file
-    from CrossModalSegLib.io import read_segmentation, read_volume, write_volume
+    from CrossModalSegLib.io import read_volume, write_volume
     from CrossModalSegLib.simulation.real_ct import mr_from_ct
 
     check_seed(args.seed)
     check_new_file(args.out, args.overwrite, (args.ct, args.mask))
     ct = read_volume(args.ct)
     check_format(args.out, ct)
-    mask, stored = read_segmentation(args.mask)
-    table = table_for(args.labels, stored, int(mask.array.max()))
+    mask, table = read_mask(args.mask, args.labels, ct)
     write_volume(mr_from_ct(ct, mask, table, args.seed, args.contrast), args.out)
     say(f"MR: {args.out}")

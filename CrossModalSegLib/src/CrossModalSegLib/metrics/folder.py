@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, LabelError
 from ..io.segmentation_io import read_mask_segments, read_segmentation
-from ..labels import LabelTable
+from ..labels import MAX_CLASSES, LabelTable
 from ..volume import Volume, place_on_grid, same_geometry
 from .segmentation import (
     DEFAULT_TOLERANCES_MM,
@@ -131,14 +131,14 @@ def evaluate_files(
     background. A cropped box, as Slicer stores it, is put back where it was cut out.
 
     Raises:
-        LabelError: a segment has a name that the table, or else the other file, does not know.
+        LabelError: a segment has a name that the table, or else the other file, does not know, or a value is above 254.
         InputError: a file cannot be read; the message names both files.
     """
     files = (Path(prediction), Path(mask))
     read = [read_segmentation(path) for path in files]
     stored = next((_classes(each) for _, each in read if each is not None), None)
-    labels = table or stored or _numbered(*(volume.array for volume, _ in read))
     try:
+        labels = table or stored or _numbered(*(volume.array for volume, _ in read))
         predicted, reference = (
             volume if own is None else read_mask_segments(path, labels)
             for path, (volume, own) in zip(files, read, strict=True)
@@ -226,6 +226,8 @@ def _moved(affine: np.ndarray, voxels_kji: np.ndarray) -> np.ndarray:
 def _numbered(*arrays: np.ndarray) -> LabelTable:
     """Labels "label 1" … up to the highest value that occurs."""
     highest = max(1, *(int(array.max()) for array in arrays))
+    if highest > MAX_CLASSES:
+        raise LabelError(f"Values up to {MAX_CLASSES} can be told apart, got {highest}; number the labels anew.")
     return LabelTable.from_names([f"label {value}" for value in range(1, highest + 1)])
 
 
