@@ -58,7 +58,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     Attributes:
         ui: its widgets by name.
         logic: the module's functions on nodes.
-        parameters: what is chosen; None while the scene closes.
+        parameters: what is chosen; None while the scene closes, or another one is read.
         work: what goes on in the background.
         scribbles, results, models_step: those steps that others have to do with.
     """
@@ -70,6 +70,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.parameters = None
         self._gui_tag = None
         self._is_showing = False
+        self._is_scene_new = False
 
     def setup(self) -> None:
         """Build the panel."""
@@ -95,8 +96,9 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._on_scene_closes)
-        self.addObserver(scene, scene.EndCloseEvent, self._on_scene_is_there)
-        self.addObserver(scene, scene.EndImportEvent, self._on_scene_is_there)
+        self.addObserver(scene, scene.StartImportEvent, self._on_scene_comes)
+        # The selectors list all nodes anew when a scene was read, and would put None into the parameters meanwhile.
+        self.addObserver(scene, scene.EndBatchProcessEvent, self._on_scene_is_there, priority=-1.0)
         self._take_parameters()
 
     def enter(self) -> None:
@@ -237,9 +239,16 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _on_scene_closes(self, caller, event) -> None:
         self.work.cancel()
         self.results.forget_table()
+        self._on_scene_comes(caller, event)
+
+    def _on_scene_comes(self, caller, event) -> None:
         self._leave_parameters()
+        self._is_scene_new = True
 
     def _on_scene_is_there(self, caller, event) -> None:
+        if not self._is_scene_new:  # the end of something smaller
+            return
+        self._is_scene_new = False
         self._leave_parameters()
         self.scribbles.set_up_editor()
         self._take_parameters()

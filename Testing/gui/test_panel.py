@@ -436,6 +436,23 @@ def test_a_scene_that_is_added_in_a_fit_does_not_disturb_it(panel, drawn, tmp_pa
     assert panel.parameters.result is result and strokes_of(panel) == before
 
 
+def test_what_was_chosen_comes_back_with_a_scene_that_is_read_into_an_open_panel(panel, phantom) -> None:
+    scene = slicer.mrmlScene
+    panel.ui.labelsEdit.setText("liver")
+    scene.SetSaveToXMLString(1)
+    assert scene.Commit()
+    scene.SetSaveToXMLString(0)
+    text = scene.GetSceneXMLString()
+    scene.Clear(0)
+    assert panel.parameters.ct is None and panel.ui.labelsEdit.text == ""
+    scene.SetLoadFromXMLString(1)
+    scene.SetSceneXMLString(text)
+    assert scene.Import()
+    scene.SetLoadFromXMLString(0)
+    assert panel.parameters.ct.GetName() == "CT" and panel.ui.ctSelector.currentNode() is panel.parameters.ct
+    assert panel.ui.labelsEdit.text == "liver"
+
+
 OTHER_SCENE = """<MRML version="Slicer5" userTags="">
  <LinearTransform id="vtkMRMLLinearTransformNode9" name="added"></LinearTransform>
 </MRML>

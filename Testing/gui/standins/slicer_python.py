@@ -81,6 +81,7 @@ class _Wrapper:
     def __init__(self, node) -> None:
         self.parameterNode = node
         self._connections: list[tuple] = []
+        self._is_showing = False
 
     def connectGui(self, panel) -> int:
         for widget in panel.findChildren(QtWidgets.QWidget):
@@ -99,13 +100,19 @@ class _Wrapper:
 
     def _connect(self, widget, name: str) -> None:
         signal, read, write = _connector(widget, self.types[name])
-        slot = lambda *_: setattr(self, name, read())  # noqa: E731 - disconnected by this very object
+        slot = lambda *_: self._is_showing or setattr(self, name, read())  # noqa: E731 - disconnected by this very object
         signal.connect(slot)
         self._connections.append((widget, name, signal, slot, write))
 
     def _show(self) -> None:
-        for _, name, _, _, write in self._connections:
-            write(getattr(self, name))
+        if self._is_showing:
+            return
+        self._is_showing = True
+        try:
+            for _, name, _, _, write in self._connections:
+                write(getattr(self, name))
+        finally:
+            self._is_showing = False
 
 
 def _connector(widget, kind: type) -> tuple:

@@ -15,7 +15,10 @@ class qMRMLWidget(qt.QWidget):
 
 
 class qMRMLNodeComboBox(qt.QComboBox):
-    """Lists the nodes of some classes; the parameter node's wrapper sets the classes."""
+    """Lists the nodes of some classes, which the parameter node's wrapper sets.
+
+    The list is made anew at the end of an import, and only knows the nodes that came by it from then on.
+    """
 
     currentNodeChanged = QtCore.Signal(object)
     noneEnabled = QtCore.Property(bool, lambda self: True, lambda self, value: None)
@@ -30,12 +33,26 @@ class qMRMLNodeComboBox(qt.QComboBox):
 
     def setMRMLScene(self, scene) -> None:
         self._scene = scene
-        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent):
-            tag = scene.AddObserver(event, lambda *_: self.refresh())
+        for event, follow in (
+            (scene.NodeAddedEvent, self.refresh),
+            (scene.NodeRemovedEvent, self.refresh),
+            (scene.EndCloseEvent, self.refresh),
+            (scene.EndImportEvent, self._list_anew),
+        ):
+            tag = scene.AddObserver(event, lambda *_, follow=follow: follow())
             self.destroyed.connect(lambda *_, tag=tag: scene.RemoveObserver(tag))
         self.refresh()
 
     def refresh(self) -> None:
+        if self._scene.IsImporting():
+            return
+        self._list()
+
+    def _list_anew(self) -> None:
+        self._list()
+        self.currentNodeChanged.emit(self.currentNode())
+
+    def _list(self) -> None:
         before = QtWidgets.QComboBox.currentData(self)
         self.blockSignals(True)
         self.clear()
@@ -55,7 +72,7 @@ class qMRMLNodeComboBox(qt.QComboBox):
 
     def setCurrentNode(self, node) -> None:
         self.refresh()
-        self.setCurrentIndex(self.findData(node.GetID() if node is not None else ""))
+        self.setCurrentIndex(max(0, self.findData(node.GetID() if node is not None else "")))
 
 
 class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
