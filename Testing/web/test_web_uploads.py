@@ -48,10 +48,9 @@ def test_suffixes_of_two_parts_are_one() -> None:
     assert split_suffix("slice.dcm") == ("slice.dcm", "")
 
 
-def send(folder: Path, files: list[tuple[str, bytes]], limit: int = 2**20) -> Batch:
+def send(folder: Path, files: list[tuple[str, bytes]], uploads: Uploads | None = None) -> Batch:
     """Send files over HTTP to an `Uploads`."""
-    uploads = Uploads(folder, limit)
-
+    uploads = uploads or Uploads(folder, 2**20)
     found = []
 
     async def take(request: web.Request) -> web.Response:
@@ -97,6 +96,16 @@ def test_too_much_is_refused_and_removed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="larger than the 1 MB that this page takes"):
         send(tmp_path, [("ct.nii", bytes(2**20 + 1))])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_refused_takes_no_room_from_what_comes_next(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 2**20)
+    for _ in range(2):
+        with pytest.raises(InputError, match="larger than"):
+            send(tmp_path, [("ct.nii", bytes(2**20)), ("mr.nii", bytes(1))], uploads)
+    assert len(send(tmp_path, [("ct.nii", bytes(2**20))], uploads).paths) == 1
+    with pytest.raises(InputError, match="larger than"):
+        send(tmp_path, [("mr.nii", bytes(1))], uploads)
 
 
 def test_nothing_is_refused(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Uploads:
         self._folder, self._left, self._max = folder, max_bytes, max_bytes
 
     async def receive(self, parts: MultipartReader) -> Batch:
-        """Write the files of a request.
+        """Write the files of a request; those of a refused one do not count.
 
         Raises:
             InputError: they are too large or too many, of a kind that refers to other files, or there is none.
@@ -86,19 +86,20 @@ class Uploads:
                     await self._write(part, _free(folder, safe_name(part.filename)))
             return Batch(folder, _sorted_out(folder))
         except BaseException:
+            self._left += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
     async def _write(self, part: BodyPartReader, path: Path) -> None:
         with path.open("xb") as file:
             while chunk := await part.read_chunk(2**18):
-                self._left -= len(chunk)
-                if self._left < 0:
+                if len(chunk) > self._left:
                     raise InputError(
                         f"The files are larger than the {self._max / 2**20:.0f} MB that this page takes. Crop them, or "
                         "start the program with a larger --max-upload-mb."
                     )
                 file.write(chunk)
+                self._left -= len(chunk)
 
 
 def require_harmless(path: Path) -> None:
