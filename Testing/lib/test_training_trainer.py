@@ -10,6 +10,7 @@ from training_cohort import make_cohort, tiny_config
 
 from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
 from CrossModalSegLib.inference.model_folder import load_model
+from CrossModalSegLib.io import read_volume, write_volume
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.hybrid import HybridConfig
 from CrossModalSegLib.progress import CancelToken
@@ -140,6 +141,21 @@ def test_a_stopped_training_is_not_overwritten(cohort, tmp_path):
     cpu(cohort, tmp_path / "out", tiny_config(checkpoint_minutes=1.0, num_workers=2), resume=True)
     with pytest.raises(OutputError, match=r"exists and is not empty.*finished"):
         cpu(cohort, tmp_path / "out", tiny_config(), resume=True)
+
+
+def test_a_training_is_not_resumed_with_other_scribbles(tmp_path):
+    cohort = make_cohort(tmp_path / "data")
+    with pytest.raises(KeyboardInterrupt):
+        cpu(cohort, tmp_path / "out", tiny_config(), progress=StopAfter(1, KeyboardInterrupt()))
+    path = cohort.cases[1].scribbles
+    former = path.read_bytes()
+    scribbles = read_volume(path)
+    scribbles.array[7, 20:22, 20:22] = 0
+    write_volume(scribbles, path)
+    with pytest.raises(InputError, match=r"other data: images, scribbles or masks of case1 changed since"):
+        cpu(cohort, tmp_path / "out", tiny_config(), resume=True)
+    path.write_bytes(former)
+    cpu(cohort, tmp_path / "out", tiny_config(), resume=True)
 
 
 def test_an_existing_output_is_left_alone(cohort, tmp_path):

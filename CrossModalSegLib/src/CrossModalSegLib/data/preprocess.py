@@ -67,6 +67,7 @@ class PreparedCase:
         spacing: mm, (k, j, i).
         affine: (4, 4) of the working grid, index (i, j, k, 1) -> LPS mm.
         source: The case's own grid, as a Volume whose voxels mean nothing.
+        key: Hash of what it was made from; None where it is not known.
     """
 
     name: str
@@ -76,6 +77,7 @@ class PreparedCase:
     spacing: tuple[float, float, float]
     affine: np.ndarray
     source: Volume
+    key: str | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.float32:
@@ -145,6 +147,7 @@ def prepare_case(
         spacing=grid.spacing,
         affine=grid.affine,
         source=source.volume(),
+        key=key,
     )
 
 

@@ -32,6 +32,25 @@ def check_same_training(saved: Mapping[str, Any], present: Mapping[str, Any]) ->
         )
 
 
+def check_same_content(saved: Mapping[str, str | None] | None, present: Mapping[str, str | None]) -> None:
+    """Compare what the cases of two trainings hold.
+
+    Args:
+        saved: Hashes by the names of cases, of the checkpoint; None where it is from before they were kept.
+        present: The same, of the training that was asked for.
+
+    Raises:
+        InputError: Cases differ; they are named.
+    """
+    changed = [name for name, key in present.items() if saved is not None and saved.get(name) != key]
+    if changed:
+        names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise InputError(
+            f"The training cannot be resumed with other data: images, scribbles or masks of {names} changed since it "
+            "was stopped. Put the former files back, or train into another folder."
+        )
+
+
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in data.items():

@@ -19,6 +19,7 @@ from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.batches import BatchStream
 from CrossModalSegLib.training.cases import TrainingCases, arrange_cases, check_annotations, prepare_cases
+from CrossModalSegLib.training.checkpoint import load_checkpoint
 from CrossModalSegLib.training.config import TrainingConfig
 from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.export import export_model
@@ -27,6 +28,7 @@ from CrossModalSegLib.training.loop import TrainingLoop
 from CrossModalSegLib.training.methods.factory import build_method
 from CrossModalSegLib.training.methods.method import MethodSetting
 from CrossModalSegLib.training.network import leaves_parameters_unused, make_network
+from CrossModalSegLib.training.resume import check_same_content
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
 from CrossModalSegLib.training.run import TrainingRun
 from CrossModalSegLib.training.split import Split, split_cases
@@ -106,6 +108,7 @@ def train(
         description = _describe(cohort, split, config, fabric)
         checkpoint = open_working_folder(working, description, fabric, resume)
         cases = _load_cases(cohort, split, config, fabric, cache_dir or working / "cache", resample, progress, guard)
+        content = _content(cases)
         with _open_run(cohort, cases, config, fabric) as run:
             loop = TrainingLoop(
                 run,
@@ -113,11 +116,12 @@ def train(
                 cohort.labels.names,
                 precision=precision,
                 checkpoints=working / "checkpoints",
-                description=description,
+                description={**description, "content": content},
                 progress=progress,
                 guard=guard,
             )
             if checkpoint is not None:
+                check_same_content(load_checkpoint(checkpoint).get("content"), content)
                 loop.resume(checkpoint)
             loop.run()
         if fabric.global_rank == 0:
@@ -138,6 +142,11 @@ def _describe(cohort: Cohort, split: Split, config: TrainingConfig, fabric: Fabr
         },
         "processes_count": fabric.world_size,
     }
+
+
+def _content(cases: TrainingCases) -> dict[str, str | None]:
+    """Hashes of what the cases hold, by their names."""
+    return {case.name: case.key for case in (*cases.training, *(case for case, _ in cases.validation))}
 
 
 def _load_cases(
