@@ -333,8 +333,8 @@ def _require_overlap(fixed: Volume, moving: Volume) -> None:
     apart = float(np.linalg.norm(_corners(fixed).mean(axis=1) - _corners(moving).mean(axis=1)))
     raise GeometryError(
         f"The fixed and the moving image hardly overlap in patient space (their middles are {apart:.0f} mm apart), so "
-        "they come from different frames of reference; start from 'geometry' (middle on middle) or 'moments' (centre of "
-        "mass on centre of mass) instead."
+        "they come from different frames of reference; start from 'geometry' (middle on middle) or 'moments' (centre "
+        "of mass on centre of mass) instead."
     )
 
 
