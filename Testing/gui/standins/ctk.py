@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 import qt
 from PySide6 import QtCore, QtWidgets
 
@@ -30,7 +32,19 @@ class ctkCollapsibleGroupBox(ctkCollapsibleButton):
 
 
 class ctkPathLineEdit(qt.QLineEdit):
-    """The path is plain text."""
+    """The path is plain text; `filters` say whether its button asks for a file or a folder."""
+
+    class Filters(enum.Flag):
+        Dirs = 1
+        Files = 2
+
+    QtCore.QFlag(Filters)
+    _filters = Filters.Dirs | Filters.Files
+
+    def _set_filters(self, value) -> None:
+        self._filters = value
+
+    filters = QtCore.Property(Filters, lambda self: self._filters, _set_filters)
 
     @property
     def currentPath(self) -> str:
