@@ -315,9 +315,8 @@ def test_what_the_worker_wants_to_be_known_stays_readable_after_the_run(panel) -
 
 
 def test_the_button_of_the_wheels_asks_for_a_folder_and_that_of_the_cohort_for_a_file(panel) -> None:
-    kinds = type(panel.ui.wheelsPath).Filters
-    assert kinds.Files not in kinds(panel.ui.wheelsPath.filters)
-    assert kinds.Files in kinds(panel.ui.cohortPath.filters)
+    assert panel.ui.wheelsPath.filters == "ctkPathLineEdit::Dirs"
+    assert panel.ui.cohortPath.filters == "ctkPathLineEdit::AllEntries"
 
 
 def test_what_is_said_in_a_collapsed_step_can_be_read(panel) -> None:

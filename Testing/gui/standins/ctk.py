@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import enum
-
 import qt
 from PySide6 import QtCore, QtWidgets
 
@@ -32,19 +30,9 @@ class ctkCollapsibleGroupBox(ctkCollapsibleButton):
 
 
 class ctkPathLineEdit(qt.QLineEdit):
-    """The path is plain text; `filters` say whether its button asks for a file or a folder."""
+    """The path is plain text; the button beside it asks for a folder where `filters` leave out files."""
 
-    class Filters(enum.Flag):
-        Dirs = 1
-        Files = 2
-
-    QtCore.QFlag(Filters)
-    _filters = Filters.Dirs | Filters.Files
-
-    def _set_filters(self, value) -> None:
-        self._filters = value
-
-    filters = QtCore.Property(Filters, lambda self: self._filters, _set_filters)
+    filters = "ctkPathLineEdit::AllEntries"
 
     @property
     def currentPath(self) -> str:

@@ -44,6 +44,7 @@ class QUiLoader(QtUiTools.QUiLoader):
         root = ElementTree.parse(QtCore.QFile.fileName(file)).getroot()
         connections = root.find("connections")
         root.remove(connections)  # Qt's loader finds no signals of Python with C++ arguments
+        filters = _taken(root, "filters")  # nor flags of Python
         content = QtCore.QBuffer()
         content.setData(ElementTree.tostring(root))
         widget = super().load(content, parent)
@@ -51,7 +52,19 @@ class QUiLoader(QtUiTools.QUiLoader):
             sender, signal, receiver, slot = (each.find(part).text for part in ("sender", "signal", "receiver", "slot"))
             source = _named(widget, sender)
             getattr(source, signal.split("(")[0]).connect(getattr(_named(widget, receiver), slot.split("(")[0]))
+        for name, value in filters.items():
+            _named(widget, name).filters = value
         return widget
+
+
+def _taken(root: ElementTree.Element, name: str) -> dict[str, str]:
+    """A property of widgets by their names, taken out of the file."""
+    found = {}
+    for widget in root.iter("widget"):
+        for each in widget.findall(f"property[@name='{name}']"):
+            widget.remove(each)
+            found[widget.get("name")] = "".join(each.itertext()).strip()
+    return found
 
 
 def _named(widget: QtWidgets.QWidget, name: str) -> QtCore.QObject:
