@@ -1,7 +1,10 @@
 """Run by CTest inside 3D Slicer: what stand-ins cannot show."""
 
+import tempfile
 import unittest
+from pathlib import Path
 
+import numpy as np
 import slicer
 
 
@@ -26,3 +29,19 @@ class PanelInSlicerTest(unittest.TestCase):
         widget.ui.labelsEdit.text = "liver"
         slicer.mrmlScene.Clear()
         self.assertEqual(widget.logic.getParameterNode().labels, "")
+
+    def test_what_was_chosen_comes_back_with_a_scene_that_is_read_into_an_open_panel(self) -> None:
+        slicer.util.selectModule("CrossModalSeg")
+        widget = slicer.modules.CrossModalSegWidget
+        volume = slicer.util.addVolumeFromArray(np.zeros((3, 4, 5), np.int16), name="CT")
+        widget.ui.ctSelector.setCurrentNode(volume)
+        widget.ui.labelsEdit.text = "liver"
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "scene.mrb")
+            self.assertTrue(slicer.util.saveScene(path))
+            slicer.mrmlScene.Clear()
+            slicer.util.loadScene(path)
+        parameters = widget.logic.getParameterNode()
+        self.assertEqual((parameters.ct.GetName(), parameters.labels), ("CT", "liver"))
+        self.assertIs(widget.ui.ctSelector.currentNode(), parameters.ct)
+        self.assertEqual(widget.ui.labelsEdit.text, "liver")
