@@ -181,6 +181,19 @@ def test_settings_are_checked(options, message):
         FitConfig(**options)
 
 
+def test_strokes_that_fall_onto_one_voxel_are_told_apart_from_missing_ones(prior):
+    """Classes of one voxel of 0.1 mm side by side; the fit works at 0.9 mm."""
+    scribbles = np.full((3, 600, 600), 255, np.uint8)
+    scribbles[1, 300, 300:302] = 1, 2
+    scribbles[1, 100, 100], scribbles[1, 500, 500] = 0, 1
+    grid = Volume(np.random.default_rng(0).normal(size=scribbles.shape), np.diag([0.1, 0.1, 3.0, 1.0]))
+    case = LoadedCase("case", {"mr": grid}, grid.with_array(scribbles), None)
+    with pytest.raises(LabelError, match=r"voxels of 3 × 0\.\d+ × 0\.\d+ mm, .*onto one another.*no scribble of b"):
+        LabelError, match=r"voxels of 3 × 0\.\d+ × 0\.\d+ mm, .*fall onto one another.*no scribble of b"
+    ):
+        fit_case(case, LabelTable.from_names(["a", "b"]), FitConfig(seconds=0), prior=prior)
+
+
 def test_samples_follow_the_seed_and_hold_what_they_promise():
     labels = np.zeros((20, 60, 60), np.uint8)
     labels[4:16, 10:40, 10:30], labels[4:16, 20:50, 34:54] = 1, 2

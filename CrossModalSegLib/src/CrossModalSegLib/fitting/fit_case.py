@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing
-from CrossModalSegLib.errors import InputError, ModelError
+from CrossModalSegLib.errors import InputError, LabelError, ModelError
 from CrossModalSegLib.fitting.judge import split_scribbles
 from CrossModalSegLib.fitting.prompted import MODALITIES
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
@@ -159,7 +159,7 @@ def fit_case(
         raise InputError(f"A fit takes one image, or CT and MR; the case {loaded.name} has {len(loaded.images)}.")
     check_scribbles(loaded.scribbles.array, table)
     working = working_case(loaded)
-    check_scribbles(working.prepared.scribbles, table)
+    _check_working_scribbles(working.prepared, table)
     judge = split_scribbles(working.prepared.scribbles, config.held_out, np.random.default_rng(config.seed))
     limits = SearchLimits(config.seconds, config.preview_every, config.patience)
 
@@ -171,6 +171,18 @@ def fit_case(
     with isolated_rng():
         search, best = on_device_or_cpu(run, torch.device(device))
     return _result(best, working, loaded, table, config, search, probabilities, uncertainty)
+
+
+def _check_working_scribbles(case: PreparedCase, table: LabelTable) -> None:
+    """LabelError where all strokes of a class lie on larger voxels that strokes of others take."""
+    try:
+        check_scribbles(case.scribbles, table)
+    except LabelError as error:
+        spacing = " × ".join(f"{mm:.3g}" for mm in case.spacing)
+        raise LabelError(
+            f"At the resolution of the fit, voxels of {spacing} mm, strokes that are small and close fall onto one "
+            f"another. {error}"
+        ) from error
 
 
 def _tuner(
