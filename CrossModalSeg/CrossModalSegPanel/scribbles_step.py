@@ -43,7 +43,8 @@ class ScribblesStep:
         self._observe(parameters.scribbles)
         self._observe_places([node for node in (parameters.scribbles, image) if node is not None])
         self._ui.editor.setSegmentationNode(parameters.scribbles)
-        self._ui.editor.setSourceVolumeNode(image)
+        if parameters.scribbles is not None:  # an error to Segment Editor before
+            self._ui.editor.setSourceVolumeNode(image)
         has_image = panel.can_start and image is not None
         self._ui.prepareButton.setEnabled(has_image and bool(parameters.labels.strip()))
         self._ui.backgroundButton.setEnabled(has_image and parameters.scribbles is not None)

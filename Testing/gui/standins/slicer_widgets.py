@@ -171,6 +171,10 @@ class qMRMLSegmentEditorWidget(qt.QFrame):
         layout = QtWidgets.QVBoxLayout(self)
         layout.addWidget(QtWidgets.QLabel("(Segment Editor: Paint, Draw, Erase, Undo, Redo)"))
 
+    def setSourceVolumeNode(self, node) -> None:
+        assert node is None or self.told.get("setSegmentationNode") is not None, "Slicer wants the segmentation first"
+        self.told["setSourceVolumeNode"] = node
+
     def _note(self, name: str):
         return lambda value=None: self.told.__setitem__(name, value)
 
