@@ -58,6 +58,7 @@ def panel(module):
     widget.parent.resize(480, 820)
     widget.parent.show()
     yield widget
+    assert widget.ui.editor.errors == []
     widget.cleanup()
     widget.parent.close()
     slicer.mrmlScene.Clear(0)

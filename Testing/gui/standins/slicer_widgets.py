@@ -168,11 +168,13 @@ class qMRMLSegmentEditorWidget(qt.QFrame):
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
         self.told: dict[str, object] = {}
+        self.errors: list[str] = []  # Slicer logs them
         layout = QtWidgets.QVBoxLayout(self)
         layout.addWidget(QtWidgets.QLabel("(Segment Editor: Paint, Draw, Erase, Undo, Redo)"))
 
     def setSourceVolumeNode(self, node) -> None:
-        assert node is None or self.told.get("setSegmentationNode") is not None, "Slicer wants the segmentation first"
+        if node is not None and self.told.get("setSegmentationNode") is None:
+            self.errors.append("An image was set before a segmentation.")
         self.told["setSourceVolumeNode"] = node
 
     def _note(self, name: str):
