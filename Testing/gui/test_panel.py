@@ -329,7 +329,7 @@ def test_what_is_said_in_a_collapsed_step_can_be_read(panel) -> None:
 def test_controls_that_are_gone_do_not_keep_the_worker_alive(panel, phantom, monkeypatch) -> None:
     said = []
     panel.logic.devices(onDone=said.append, onError=said.append)
-    client = panel.logic.workflow().client
+    client, let_go = panel.logic.workflow().client, panel.parameters.disconnectGui
     panel.ui.checkButton.click()
 
     def gone(*_args):
@@ -340,8 +340,8 @@ def test_controls_that_are_gone_do_not_keep_the_worker_alive(panel, phantom, mon
     monkeypatch.setattr(panel.parameters, "disconnectGui", gone)
     with pytest.raises(ValueError, match="deleted"):
         panel.cleanup()
-    assert said and not client.is_running and not panel.Observations
-    panel.parameters = None
+    assert said and not client.is_running and not panel.Observations and panel.parameters is None
+    let_go(panel._gui_tag)  # here the controls are there still
 
 
 def test_what_was_installed_is_looked_at(panel, monkeypatch: pytest.MonkeyPatch) -> None:
