@@ -19,6 +19,8 @@ from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
 from CrossModalSegLib.inference.model_card import LEAST_PRESENCE
 from CrossModalSegLib.inference.model_folder import load_model
+from CrossModalSegLib.io import read_volume, write_volume
+from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.models.crossmr import CrossMR
 from CrossModalSegLib.models.unet2d import UNet2d
 from CrossModalSegLib.progress import CancelToken
@@ -199,6 +201,37 @@ def test_a_stopped_training_goes_on_exactly(cohort, tmp_path):
     assert same(weights(whole), weights(parts))
     first, second = (json.loads((out / "history.json").read_text()) for out in (whole, parts))
     assert first["validation"] == second["validation"]
+
+
+@pytest.mark.parametrize("what", ["mask", "image"])
+def test_a_training_is_not_resumed_with_other_data_of_the_same_names(tmp_path, what):
+    cohort = make_cohort(tmp_path / "data")
+    with pytest.raises(KeyboardInterrupt):
+        cpu(cohort, tmp_path / "out", progress=stop_at(2))
+    path = cohort.cases[1].mask if what == "mask" else cohort.cases[1].images["mr"]
+    former = path.read_bytes()
+    volume = read_volume(path)
+    volume.array[7, 20, 20] = 0
+    write_volume(volume, path)
+    with pytest.raises(InputError, match=r"other data: images, scribbles or masks of case1 changed since"):
+        cpu(cohort, tmp_path / "out", resume=True)
+    path.write_bytes(former)
+    cpu(cohort, tmp_path / "out", resume=True)
+
+
+def test_a_training_is_not_resumed_where_a_cohort_names_its_values_otherwise(tmp_path):
+    first, second = (make_cohort(tmp_path / name) for name in ("first", "second"))
+    first = replace(first, labels=LabelTable.from_names(["tumour", "liver"]))
+
+    def train(names, **options):
+        cohorts = [first, replace(second, labels=LabelTable.from_names(names))]
+        train_referring(cohorts, tmp_path / "out", tiny_referring_config(), accelerator="cpu", **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(["tumour", "liver"], progress=stop_at(2))
+    with pytest.raises(InputError, match=r"masks of case\d, case\d, case\d changed"):
+        train(["liver", "tumour"], resume=True)
+    train(["tumour", "liver"], resume=True)
 
 
 @pytest.mark.slow

@@ -134,12 +134,14 @@ class SliceStack:
         images: By contrast, (S, H, W) float32 in [0, 1].
         labels: (S, H, W) uint8, 0 where nothing is labelled; or None.
         frame: Where the slices lie.
+        key: Hash of what they were made from; None where it is not known.
     """
 
     name: str
     images: dict[str, np.ndarray]
     labels: np.ndarray | None
     frame: SliceFrame
+    key: str | None = None
 
     def __post_init__(self) -> None:
         for what, array in {**self.images, "labels": self.labels}.items():

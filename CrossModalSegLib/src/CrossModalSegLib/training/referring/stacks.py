@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from CrossModalSegLib.cohort import Case, Cohort, load_case
+from CrossModalSegLib.data.cache import content_key
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing, SliceStack, slice_stack
 from CrossModalSegLib.errors import CohortError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.progress import CancelToken, Progress
 from CrossModalSegLib.training.split import split_cases
+from CrossModalSegLib.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,23 @@ def load_stacks(
         cancel.raise_if_cancelled()
         loaded = load_case(member.case, member.cohort, resample)
         images = {name: loaded.images[name] for name in contrasts if name in loaded.images}
-        stack = slice_stack(loaded.name, images, loaded.mask, prep)
-        lookup = np.zeros(256, np.uint8)
-        lookup[1 : len(member.cohort.labels.names) + 1] = [
-            1 + labels.names.index(name) for name in member.cohort.labels.names
-        ]
-        stacks.append(SliceStack(stack.name, stack.images, lookup[stack.labels], stack.frame))
+        mask = _joint_mask(loaded.mask, member.cohort.labels, labels)
+        stack = slice_stack(loaded.name, images, mask, prep)
+        stacks.append(replace(stack, key=content_key([*images.items(), ("mask", mask)], prep)))
         progress(number + 1, len(members), "Preparing cases")
     return tuple(stacks)
+
+
+def content_of(stacks: Sequence[SliceStack]) -> dict[str, str]:
+    """Hashes of what the cases hold, by their names; cases of one name in several cohorts are told as one."""
+    content: dict[str, str] = {}
+    for stack in stacks:
+        content[stack.name] = content.get(stack.name, "") + (stack.key or "")
+    return content
+
+
+def _joint_mask(mask: Volume, own: LabelTable, joint: LabelTable) -> Volume:
+    """A cohort's mask with the values of the joint table."""
+    lookup = np.zeros(256, np.uint8)
+    lookup[1 : len(own.names) + 1] = [1 + joint.names.index(name) for name in own.names]
+    return mask.with_array(lookup[mask.array])

@@ -28,13 +28,21 @@ from CrossModalSegLib.models.focalnet_weights import load_public_weights
 from CrossModalSegLib.models.unet2d import UNet2d, UNet2dConfig
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.batches import PlannedStream
+from CrossModalSegLib.training.checkpoint import load_checkpoint
 from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.export import best_network, model_name, run_facts, write_training
 from CrossModalSegLib.training.interrupt import InterruptGuard
 from CrossModalSegLib.training.referring.config import ReferringConfig
 from CrossModalSegLib.training.referring.presence import choose_least_presence
 from CrossModalSegLib.training.referring.run import ReferringLoop, ReferringRun
-from CrossModalSegLib.training.referring.stacks import Members, choose_contrasts, choose_members, load_stacks
+from CrossModalSegLib.training.referring.stacks import (
+    Members,
+    choose_contrasts,
+    choose_members,
+    content_of,
+    load_stacks,
+)
+from CrossModalSegLib.training.resume import check_same_content
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
 from CrossModalSegLib.training.trainer import SEEDS_PER_PROCESS
 from CrossModalSegLib.training.working_folder import (
@@ -125,6 +133,7 @@ def train_referring(
         load = {"resample": resample, "progress": progress, "cancel": guard}
         training = load_stacks(members.training, members.labels, config.modalities, config.preprocessing, **load)
         held_out = load_stacks(members.validation, members.labels, config.modalities, config.preprocessing, **load)
+        content = content_of((*training, *held_out))
         with _open_run(training, members, config, start, fabric) as run:
             pairs = _validation_pairs(held_out, config)
             loop = ReferringLoop(
@@ -132,11 +141,12 @@ def train_referring(
                 pairs,
                 members.labels.names,
                 checkpoints=working / "checkpoints",
-                description=description,
+                description={**description, "content": content},
                 progress=progress,
                 guard=guard,
             )
             if checkpoint is not None:
+                check_same_content(load_checkpoint(checkpoint).get("content"), content)
                 loop.resume(checkpoint)
             loop.run()
         if fabric.global_rank == 0:
