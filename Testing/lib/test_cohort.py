@@ -80,6 +80,14 @@ def test_a_convention_without_background_survives(folder: Path, name: str):
     assert read_cohort(folder / name).convention == ScribbleConvention(0, None)
 
 
+@pytest.mark.parametrize("name", ["cohort.json", "cohort.csv"])
+def test_labels_with_commas_and_quotes_survive(folder: Path, name: str):
+    cohort = cohort_in(folder)
+    table = LabelTable.from_names(["lobe, left,", 'part "a"', '"b",', "#1: c"])
+    write_cohort(Cohort(cohort.modalities, table, cohort.convention, cohort.cases, folder), folder / name)
+    assert read_cohort(folder / name).labels == table
+
+
 def test_a_cohort_that_moves_with_its_files(folder: Path, tmp_path: Path):
     write_cohort(cohort_in(folder), folder / "cohort.json")
     folder.rename(tmp_path / "moved")

@@ -122,12 +122,12 @@ def _csv_fold(text: str, name: str) -> int | None:
 def write_csv_cohort(cohort: Cohort, path: Path) -> None:
     folder = path.absolute().parent
     text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
     for name in cohort.labels.names:
-        text.write(f"# label: {name}\n")
+        writer.writerow([f"# label: {name}"])  # quoted where it holds a comma, which a reader would drop at the end
     background = cohort.convention.background
     text.write(f"# scribbles: unlabelled={cohort.convention.unlabelled}")
     text.write("\n" if background is None else f" background={background}\n")
-    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", *(f"image:{modality}" for modality in cohort.modalities), "scribbles", "mask", "fold"])
     for case in cohort.cases:
         images = [relative_path(case.images[modality], folder) for modality in cohort.modalities]
