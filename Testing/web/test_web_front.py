@@ -134,6 +134,17 @@ def test_sockets_are_passed_on_both_ways(monkeypatch: pytest.MonkeyPatch) -> Non
     run(monkeypatch, test)
 
 
+def test_sockets_and_requests_in_each_others_place_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(front: Front) -> None:
+        async with browser() as client:
+            await client.get(front.url)
+            assert (await client.get(f"{front.url}ws")).status == 400
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="400"):
+                await client.ws_connect(f"{front.url}files/image")
+
+    run(monkeypatch, test)
+
+
 @pytest.mark.parametrize("path", ["files/image", "end"])
 def test_other_sites_cannot_post(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     async def test(front: Front) -> None:

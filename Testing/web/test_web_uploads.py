@@ -42,6 +42,11 @@ def test_long_names_keep_their_suffix() -> None:
     assert len(name) == 80 and name.endswith("x.seg.nrrd")
 
 
+def test_long_names_fit_file_systems_in_any_script(tmp_path: Path) -> None:
+    batch = send(tmp_path, 2 * [("\U00020000" * 80 + ".nii.gz", b"1")])
+    assert sorted(path.name.strip("\U00020000") for path in batch.paths) == [" (2).nii.gz", ".nii.gz"]
+
+
 def test_suffixes_of_two_parts_are_one() -> None:
     assert split_suffix("a.b.nii.gz") == ("a.b", ".nii.gz")
     assert split_suffix("s.seg.nrrd") == ("s", ".seg.nrrd")
@@ -50,12 +55,19 @@ def test_suffixes_of_two_parts_are_one() -> None:
 
 def send(folder: Path, files: list[tuple[str, bytes]], uploads: Uploads | None = None) -> Batch:
     """Send files over HTTP to an `Uploads`."""
-    uploads = uploads or Uploads(folder, 2**20)
+    form = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
+    form.add_field("other", "no file")
+    for name, content in files:
+        form.add_field("file", io.BytesIO(content), filename=name)
+    return send_body(uploads or Uploads(folder, 2**20), form)
+
+
+def send_body(uploads: Uploads, body: aiohttp.FormData | bytes, headers: dict[str, str] | None = None) -> Batch:
     found = []
 
     async def take(request: web.Request) -> web.Response:
         try:
-            found.append(await uploads.receive(await request.multipart()))
+            found.append(await uploads.receive(request))
         except InputError as error:
             found.append(error)
         return web.Response()
@@ -64,11 +76,7 @@ def send(folder: Path, files: list[tuple[str, bytes]], uploads: Uploads | None =
         app = web.Application(client_max_size=0)
         app.router.add_post("/", take)
         async with TestClient(TestServer(app)) as client:
-            form = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
-            form.add_field("other", "no file")
-            for name, content in files:
-                form.add_field("file", io.BytesIO(content), filename=name)
-            await client.post("/", data=form)
+            await client.post("/", data=body, headers=headers)
 
     asyncio.run(run())
     if isinstance(found[0], InputError):
@@ -111,6 +119,28 @@ def test_what_was_refused_takes_no_room_from_what_comes_next(tmp_path: Path) -> 
 def test_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No file came"):
         send(tmp_path, [])
+
+
+PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.nii"\r\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b""),
+        ("multipart/form-data; boundary=x", b"no boundary"),
+        ("multipart/form-data; boundary=" + "x" * 80, b""),
+        ("multipart/mixed; boundary=x", PART + b"Content-Length: many\r\n\r\nab\r\n--x--\r\n"),
+        ("multipart/mixed; boundary=x", PART + b"Content-Length: 1\r\n\r\nab\r\n--x--\r\n"),
+        ("multipart/form-data; boundary=x", PART + b"\r\nab"),
+        ("multipart/form-data; boundary=x", PART + b"no header\r\n\r\nab\r\n--x--\r\n"),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Type: multipart/mixed; boundary=y\r\n\r\n--y--\r\n--x--"),
+    ],
+)
+def test_malformed_requests_are_refused_and_removed(tmp_path: Path, kind: str, body: bytes) -> None:
+    with pytest.raises(InputError, match="did not come as a browser sends them"):
+        send_body(Uploads(tmp_path, 2**20), body, {"Content-Type": kind})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sentences_name_files_without_folders(tmp_path: Path) -> None:

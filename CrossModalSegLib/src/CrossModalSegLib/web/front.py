@@ -195,6 +195,8 @@ class Front:
             return _ended_page() if is_entry else _text("This page has ended.", 410)
         if page.state == "starting":
             return _starting_page() if is_entry else _text("The page is starting.", 503)
+        if (request.path == "/ws") != _is_socket(request):
+            return _text("Only /ws is for web sockets, and for nothing else.", 400)
         page.touch()
         try:
             return await (self._pass_socket(request, page) if _is_socket(request) else self._pass(request, page))

@@ -543,7 +543,7 @@ class Page:
         try:
             if purpose not in ("image", "mask") or not request.content_type.startswith("multipart/"):
                 raise InputError("Files were expected.")
-            batch = await self.uploads.receive(await request.multipart())
+            batch = await self.uploads.receive(request)
             self._set_loading("Reading")
             await self.take_files(batch, purpose)
         except CrossModalSegError as error:

@@ -7,19 +7,20 @@ import re
 import secrets
 import shutil
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import SimpleITK as sitk
+from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.io.image_io import READABLE, split_suffix
 
-if TYPE_CHECKING:
-    from aiohttp import BodyPartReader, MultipartReader
-
 _LONGEST_NAME = 80
+_LONGEST_NAME_BYTES = 200  # file systems take 255 bytes, and a number may be added
 _LONGEST_HEADER = 2**16
 _MAX_VOXELS = 1024**3
 _MAX_FILES = 5000
@@ -32,7 +33,8 @@ def safe_name(name: str) -> str:
     name = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
     name = re.sub(r"[^\w.\- ()]", "_", name).strip(". ") or "file"
     stem, suffix = split_suffix(name)
-    return f"{stem[: _LONGEST_NAME - len(suffix)]}{suffix}"
+    short = stem[: _LONGEST_NAME - len(suffix)].encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore")
+    return f"{short}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,19 @@ class Uploads:
         """
         self._folder, self._left, self._max = folder, max_bytes, max_bytes
 
-    async def receive(self, parts: MultipartReader) -> Batch:
-        """Write the files of a request; those of a refused one do not count.
+    async def receive(self, request: web.Request) -> Batch:
+        """Write the files of a multipart request; those of a refused one do not count.
 
         Raises:
-            InputError: they are too large or too many, of a kind that refers to other files, or there is none.
+            InputError: they are too large or too many, or there is none, or the request is malformed.
         """
         folder = self._folder / f"upload-{secrets.token_hex(8)}"
         folder.mkdir(mode=0o700)
         try:
             count = 0
-            while (part := await parts.next()) is not None:
+            with _well_formed():
+                parts = await request.multipart()
+            while (part := await _next_part(parts)) is not None:
                 if part.filename:
                     count += 1
                     if count > _MAX_FILES:
@@ -92,7 +96,7 @@ class Uploads:
 
     async def _write(self, part: BodyPartReader, path: Path) -> None:
         with path.open("xb") as file:
-            while chunk := await part.read_chunk(2**18):
+            while chunk := await _next_chunk(part):
                 if len(chunk) > self._left:
                     raise InputError(
                         f"The files are larger than the {self._max / 2**20:.0f} MB that this page takes. Crop them, or "
@@ -100,6 +104,28 @@ class Uploads:
                     )
                 file.write(chunk)
                 self._left -= len(chunk)
+
+
+async def _next_part(parts: MultipartReader) -> BodyPartReader | None:
+    with _well_formed():
+        part = await parts.next()
+        if isinstance(part, MultipartReader):
+            raise ValueError("parts within a part")
+        return part
+
+
+async def _next_chunk(part: BodyPartReader) -> bytes:
+    with _well_formed():
+        return await part.read_chunk(2**18)
+
+
+@contextmanager
+def _well_formed() -> Iterator[None]:
+    """Turns what aiohttp raises for a malformed request into a sentence."""
+    try:
+        yield
+    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as error:
+        raise InputError("The files did not come as a browser sends them. Choose them again.") from error
 
 
 def require_harmless(path: Path) -> None:
