@@ -46,6 +46,14 @@ def test_label_values_become_those_of_the_joint_table(cohort):
     assert all(list(stack.images) == ["mr"] for stack in stacks)
 
 
+def test_names_of_labels_are_the_same_whatever_their_capitals(cohort):
+    members = choose_members([with_labels(cohort, "Liver"), with_labels(cohort, "tumour", "liver")], None, 0.0, 0)
+    assert members.labels.names == ("Liver", "tumour")
+    options = {"resample": False, "progress": SilentProgress(), "cancel": CancelToken()}
+    stacks = load_stacks(members.training, members.labels, ("mr",), SlicePreprocessing(32), **options)
+    assert [np.unique(stack.labels).tolist() for stack in stacks] == [[0, 1]] * 3 + [[0, 2]] * 3
+
+
 def test_contrasts_are_all_or_those_wanted(cohort):
     members = choose_members([cohort], None, 0.0, 0)
     assert choose_contrasts(members, None) == ("ct", "mr")

@@ -31,7 +31,7 @@ class Members:
 
     Attributes:
         training, validation: The cases; a name may occur in more than one cohort.
-        labels: Every label of any cohort, once by name.
+        labels: Every label of any cohort, once by name, whatever its capitals.
     """
 
     training: tuple[Member, ...]
@@ -61,11 +61,13 @@ def choose_members(cohorts: Sequence[Cohort], fold: int | None, share: float, se
             "cases out."
         )
     splits = [(cohort, split_cases(cohort, fold, share, seed)) for cohort in cohorts]
-    names = list(dict.fromkeys(name for cohort in cohorts for name in cohort.labels.names))
+    names: dict[str, str] = {}  # as they were written first; capitals do not matter
+    for name in (name for cohort in cohorts for name in cohort.labels.names):
+        names.setdefault(name.casefold(), name)
     return Members(
         tuple(Member(cohort, case) for cohort, split in splits for case in split.training),
         tuple(Member(cohort, case) for cohort, split in splits for case in split.validation),
-        LabelTable.from_names(names),
+        LabelTable.from_names(list(names.values())),
     )
 
 
@@ -124,5 +126,5 @@ def content_of(stacks: Sequence[SliceStack]) -> dict[str, str]:
 def _joint_mask(mask: Volume, own: LabelTable, joint: LabelTable) -> Volume:
     """A cohort's mask with the values of the joint table."""
     lookup = np.zeros(256, np.uint8)
-    lookup[1 : len(own.names) + 1] = [1 + joint.names.index(name) for name in own.names]
+    lookup[1 : len(own.names) + 1] = [joint.label_by_name(name).value for name in own.names]
     return mask.with_array(lookup[mask.array])
