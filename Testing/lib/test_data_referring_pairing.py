@@ -66,6 +66,24 @@ def test_the_matching_is_by_position_where_volumes_overlap():
     assert reference_positions(frame(3, 4.0, 10.0), frame(6, 8.0, 2.0), "order")[1] == "order"
 
 
+def askew(normal: tuple[float, float, float], first: float) -> SliceFrame:
+    """Five thick slices along a direction."""
+    columns = np.stack([np.cross(normal, (2.0, -1.0, -1.0)), np.zeros(3), normal], axis=1)
+    columns[:, 1] = np.cross(normal, columns[:, 0])
+    affine = np.eye(4)
+    affine[:3, :3] = columns / np.linalg.norm(columns, axis=0) * (1.5, 1.5, 8.0)
+    affine[:3, 3] = first
+    return slice_frame(Volume(np.zeros((5, 32, 32), np.uint8), affine), SlicePreprocessing(32))
+
+
+def test_the_order_is_that_in_the_patient_where_slices_are_counted_from_opposite_ends():
+    # Short axes of two hearts: of the one, slices are counted towards S, of the other towards L.
+    reference, target = askew((0.5, 0.5, -0.7), 0.0), askew((0.5, 0.5, -0.5), 900.0)
+    axes = reference.axial.affine[:3, 2], target.axial.affine[:3, 2]
+    assert axes[0] @ axes[1] < 0
+    assert reference_positions(target, reference)[0].tolist() == [4.0, 3.0, 2.0, 1.0, 0.0]
+
+
 def test_the_nearest_scribbled_slices_come_first():
     assert nearest_slices(4.2, [9, 1, 5, 3]) == (5, 3, 1, 9)
     assert nearest_slices(4.0, [3, 5]) == (3, 5)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from CrossModalSegLib.data.referring.paired_augmentation import PairedAugmentation, PairedAugmentationConfig, Slice
-from CrossModalSegLib.data.referring.pairing import by_order
+from CrossModalSegLib.data.referring.pairing import reference_positions
 from CrossModalSegLib.data.referring.slices import SliceStack, slice_window
 from CrossModalSegLib.errors import InputError, LabelError
 from CrossModalSegLib.scribbles.contour import contour_scribbles
@@ -320,7 +320,8 @@ class PairSampler:
         if len(holding) and rng.random() < 0.75:
             return int(rng.choice(holding))
         other = self.stacks[stack]
-        position = round(by_order(self.stacks[place.stack].count, other.count)[place.index])
+        positions, _ = reference_positions(self.stacks[place.stack].frame, other.frame, "order")
+        position = round(positions[place.index])
         reach = max(1, round(self.config.kinds.reach_mm / other.frame.slice_mm))
         return int(np.clip(position + rng.integers(-reach, reach + 1), 0, other.count - 1))
 

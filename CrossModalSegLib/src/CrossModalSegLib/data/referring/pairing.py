@@ -61,6 +61,9 @@ def reference_positions(
 ) -> tuple[np.ndarray, Matching]:
     """Where the target slices lie among the slices of the reference.
 
+    The order of slices is that in the patient: of slices that lie askew, the axes of two volumes may point against each
+    other.
+
     Args:
         target: T slices.
         reference: R slices.
@@ -73,7 +76,8 @@ def reference_positions(
         matching = "position" if overlap(target, reference) > 0 else "order"
     if matching == "position":
         return by_position(target, reference), "position"
-    return by_order(target.count, reference.count), "order"
+    positions = by_order(target.count, reference.count)
+    return (positions[::-1] if _are_opposed(target, reference) else positions), "order"
 
 
 def nearest_slices(position: float, scribbled: Sequence[int], limit: int | None = None) -> tuple[int, ...]:
@@ -93,6 +97,12 @@ def nearest_slices(position: float, scribbled: Sequence[int], limit: int | None 
         raise InputError(f"At least one scribbled slice is used; got a limit of {limit}.")
     ordered = sorted(int(k) for k in scribbled)
     return tuple(sorted(ordered, key=lambda k: abs(k - position))[:limit])
+
+
+def _are_opposed(one: SliceFrame, other: SliceFrame) -> bool:
+    """Whether the slices of two volumes are counted in opposite directions."""
+    first, second = (frame.axial.affine[:3, 2] for frame in (one, other))
+    return bool(first @ second < 0)
 
 
 def _reference_index(points: np.ndarray, frame: SliceFrame) -> np.ndarray:
