@@ -75,7 +75,15 @@ def test_a_target_that_does_not_reach_is_not_shown_at_its_last_slice():
     reference = slice_frame(given().image, SlicePreprocessing())
     target = slice_frame(referred((4, 30, 34), 10.0).image, SlicePreprocessing())
     positions = np.array([2.0, 3.0, 4.0, 5.0])
-    assert [_nearest(positions, row, target, reference) for row in (1, 2, 5, 6, 7)] == [0, 0, 3, 3, None]
+    shown = [_nearest(positions, row, target, reference, "position") for row in (1, 2, 5, 6, 7)]
+    assert shown == [0, 0, 3, 3, None]
+
+
+def test_a_target_matched_by_order_has_a_slice_for_each_row_however_few_it_has():
+    reference = slice_frame(given().image, SlicePreprocessing())
+    target = slice_frame(referred((3, 30, 34), 900.0).image, SlicePreprocessing())
+    positions = np.array([0.0, 4.0, 8.0])
+    assert [_nearest(positions, row, target, reference, "order") for row in (0, 1, 3, 6, 8)] == [0, 0, 1, 1, 2]
 
 
 def test_pictures_are_cut_to_what_they_show():

@@ -195,7 +195,7 @@ def _target_column(name: str, each: ReferredImage, reference: SliceFrame, rows: 
     require_same_geometry(target=each.image, labels=each.labels)
     placed = _frame_of(each.image)
     positions, _ = reference_positions(placed, reference, each.matching)
-    indices = tuple(_nearest(positions, row, placed, reference) for row in rows)
+    indices = tuple(_nearest(positions, row, placed, reference, each.matching) for row in rows)
     image, labels = _turned(placed, windowed(name, each.image.array)), _turned(placed, each.labels.array)
     pixel = placed.axial.spacing[1:]
     box = (slice(None), *_content(indices, (image > _AIR, labels > 0), pixel))
@@ -225,11 +225,14 @@ def _content(
     return sides[0], sides[1]
 
 
-def _nearest(positions: np.ndarray, row: int, target: SliceFrame, reference: SliceFrame) -> int | None:
-    """The target's slice for a slice of the reference; None where the target does not reach."""
+def _nearest(
+    positions: np.ndarray, row: int, target: SliceFrame, reference: SliceFrame, matching: Matching
+) -> int | None:
+    """The target's slice for a slice of the reference; None where the target does not reach in the patient."""
     distances = np.abs(positions - row) * reference.slice_mm
     index = int(distances.argmin())
-    return index if distances[index] <= max(target.slice_mm, reference.slice_mm) else None
+    is_reached = matching == "order" or distances[index] <= max(target.slice_mm, reference.slice_mm)
+    return index if is_reached else None
 
 
 @dataclass(frozen=True)
