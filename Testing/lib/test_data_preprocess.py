@@ -81,6 +81,31 @@ def test_values_that_float32_does_not_hold_are_scaled_as_others(values):
     np.testing.assert_allclose(scaled.ravel(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("filler", [-32768.0, -1e10, np.finfo(np.float32).min])
+def test_a_filler_far_below_all_values_does_not_flatten_the_contrast(filler, caplog):
+    measured = np.arange(1001, dtype=np.float32)
+    values = np.concatenate([np.full(429, filler, np.float32), measured]).reshape(10, 11, 13)
+    scaled = normalize_image(values, "mr", (-160, 240), (10, 90)).ravel()
+    np.testing.assert_allclose(scaled[429:], np.clip((measured - 100) / 800, 0, 1), atol=1e-6)
+    assert not scaled[:429].any()
+    assert "far below its other values (0 to 1000)" in caplog.text
+
+
+@pytest.mark.parametrize(("modality", "padding"), [("image", -1024), ("image", -3024), ("mr", -5000), ("ct", -32768)])
+def test_padding_within_reach_of_the_other_values_counts(modality, padding, caplog):
+    values = np.concatenate([np.full(429, padding, np.int16), np.arange(-200, 801, dtype=np.int16)]).reshape(10, 11, 13)
+    scaled = normalize_image(values, modality, (-160, 240), (0, 100))
+    low, high = (-160, 240) if modality == "ct" else (padding, 800)
+    np.testing.assert_allclose(scaled, np.clip((values - float(low)) / (high - low), 0, 1), atol=1e-6)
+    assert not caplog.text
+
+
+def test_two_values_are_no_filler_and_a_measurement(caplog):
+    values = np.repeat([-1, 1], 500).reshape(10, 10, 10)
+    assert set(np.unique(normalize_image(values, "mr", (-160, 240), (0.5, 99.5)))) == {0.0, 1.0}
+    assert not caplog.text
+
+
 def test_a_constant_image_becomes_zeros():
     assert not normalize_image(np.full((2, 2, 2), 7.0), "mr", (-160, 240), (0.5, 99.5)).any()
 

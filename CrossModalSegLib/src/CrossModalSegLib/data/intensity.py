@@ -13,6 +13,8 @@ PERCENTILE_VOXELS = 4_000_000
 # Ranges of values, and offsets relative to them, up to which float32 is exact enough; it has 24 bits.
 FLOAT32_RANGE = 1e38
 FLOAT32_OFFSET = 1e4
+# A lowest value that lies so many times the range of all others below zero and them fills up what was not measured.
+FILLER_DISTANCE = 10.0
 
 
 def is_ct(modality: str) -> bool:
@@ -30,7 +32,8 @@ def normalize_image(
         modality: Name of the modality; names that begin with "ct" use the window.
         ct_window: HU that become 0 and 1. A "CT" without any negative value is not in HU (air has -1000): it is
             scaled by percentiles, and a warning says so.
-        percentiles: The percentiles that become 0 and 1.
+        percentiles: The percentiles that become 0 and 1; of all voxels but those that hold a negative filler, such as
+            -32768 or the lowest float, far below all others. A warning says so.
 
     Returns:
         float32 of the array's shape, in [0, 1]; zeros for a constant image.
@@ -70,8 +73,31 @@ def value_range(
             *percentiles,
             *ct_window,
         )
-    low, high = np.percentile(_sample(array), percentiles)
+    sample = _sample(array)
+    low, high = np.percentile(sample, percentiles)
+    if low < 0 and (measured := _without_filler(sample)) is not None:
+        logger.warning(
+            "The %s image holds %g where nothing was measured, far below its other values (%g to %g): these voxels do "
+            "not count for its contrast and become as dark as its darkest ones. If they mean something else, change "
+            "them before.",
+            modality,
+            sample.min(),
+            measured.min(),
+            measured.max(),
+        )
+        low, high = np.percentile(measured, percentiles)
     return float(low), float(high)
+
+
+def _without_filler(sample: np.ndarray) -> np.ndarray | None:
+    """The values without the lowest one where that is a filler, else None."""
+    lowest = float(sample.min())
+    measured = sample[sample > lowest]
+    if not measured.size:
+        return None
+    darkest, brightest = float(measured.min()), float(measured.max())
+    is_far = darkest - lowest > FILLER_DISTANCE * (brightest - darkest)
+    return measured if is_far and brightest > darkest else None
 
 
 def _sample(array: np.ndarray) -> np.ndarray:
