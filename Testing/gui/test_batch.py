@@ -271,6 +271,13 @@ def test_other_settings_do_not_go_on_in_the_same_folder(cohort, models, tmp_path
     assert "was made with other settings (action, model" in capsys.readouterr().err
 
 
+def test_cases_whose_folders_some_systems_would_mix_up_are_refused(cohort, tmp_path, capsys) -> None:
+    cohort.write_text(cohort.read_text(encoding="utf-8").replace('"case 3"', '"Case 2"'), encoding="utf-8")
+    assert CrossModalSegBatch.main(["fit", "--cohort", str(cohort), "--out", str(tmp_path / "out")]) == 2
+    assert "'case 2' and 'Case 2' would have the same name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 # --- around it --------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +289,22 @@ def test_inside_of_slicer_the_application_ends_with_the_exit_code(monkeypatch) -
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--", "fit", "--cohort", "none.json", "--out", "out"])
     exec(SCRIPT.read_text(encoding="ascii"), {"__name__": "__main__", "__file__": str(SCRIPT)})
     assert ended == [2]
+
+
+def test_inside_of_slicer_the_application_ends_after_an_error_that_nobody_foresaw(monkeypatch) -> None:
+    """Slicer prints it, and would go on without a window."""
+
+    def fail(*_args) -> None:
+        raise RuntimeError("unforeseen")
+
+    ended = []
+    inside = types.SimpleNamespace(app=object(), util=types.SimpleNamespace(exit=ended.append))
+    monkeypatch.setitem(sys.modules, "slicer", inside)
+    monkeypatch.setattr("CrossModalSegLib.cli.cohorts.read_any_cohort", fail)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "fit", "--cohort", "none.json", "--out", "out"])
+    with pytest.raises(RuntimeError, match="unforeseen"):
+        exec(SCRIPT.read_text(encoding="ascii"), {"__name__": "__main__", "__file__": str(SCRIPT)})
+    assert ended == [1]
 
 
 def test_without_the_library_a_sentence_says_so() -> None:

@@ -113,6 +113,17 @@ def test_a_cohort_without_the_modalities_is_refused_before_work(
     assert not (tmp_path / "o").exists()
 
 
+def test_cases_whose_results_some_systems_would_mix_up_are_refused_before_work(
+    model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads(cohort.read_text())
+    data["cases"][1]["name"] = "A"
+    cohort.write_text(json.dumps(data))
+    words = ("segment", "--model", model, "--cohort", cohort, "--out", tmp_path / "o")
+    assert "'a' and 'A' would have the same name" in run(capsys, *words).error
+    assert not (tmp_path / "o").exists()
+
+
 def test_segment_never_takes_its_inputs_away(
     model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from CrossModalSegLib.cohort import Case, Cohort, cohort_from_nnunet, load_case, read_cohort, write_cohort
+from CrossModalSegLib.cohort import (
+    Case,
+    Cohort,
+    check_result_names,
+    cohort_from_nnunet,
+    load_case,
+    read_cohort,
+    write_cohort,
+)
 from CrossModalSegLib.errors import CohortError, CrossModalSegError, GeometryError, InputError, LabelError
 from CrossModalSegLib.io import write_segmentation, write_volume
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
@@ -286,6 +294,25 @@ def _read_or_refuse(path: Path) -> None:
     except CrossModalSegError:
         return
     assert cohort.cases
+
+
+# --- names of results ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [["Case1", "case1"], ["\u00e9", "E\u0301"], ["Straße", "STRASSE"]])
+def test_names_that_only_some_systems_tell_apart_give_no_results(names: list[str]):
+    with pytest.raises(CohortError, match=f"'{names[0]}' and '{names[1]}' would have the same name"):
+        check_result_names(["x", *names])
+
+
+@pytest.mark.parametrize("name", ["CON", "prn", "Aux.left", "nul .1", "COM1", "lpt²", "a."])
+def test_names_that_windows_refuses_give_no_results(name: str):
+    with pytest.raises(CohortError, match=f"under the name '{re.escape(name)}' on Windows"):
+        check_result_names(["x", name])
+
+
+def test_other_names_give_results():
+    check_result_names(["con1", "CON-2", "a.b", "a", "A2", "Fälle 1", "com", "x.con"])
 
 
 # --- nnU-Net -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from CrossModalSegLib.cli.cohorts import cohort_files
 from CrossModalSegLib.cli.outputs import check_new_folder, check_writable
-from CrossModalSegLib.cohort import Case, Cohort
+from CrossModalSegLib.cohort import Case, Cohort, check_result_names
 from CrossModalSegLib.errors import CrossModalSegError, InputError, ModelError, OutputError
 from CrossModalSegLib.output import atomic_folder, write_json
 from CrossModalSegLib.worker.client import Job, WorkerClient
@@ -68,6 +68,7 @@ def check_batch(
     Raises:
         CrossModalSegError: something cannot be used.
     """
+    check_result_names(case.name for case in cohort.cases)
     inputs = cohort_files(file, cohort)
     if settings.model is not None and Path(settings.model).is_dir():
         inputs.append(Path(settings.model))

@@ -109,9 +109,11 @@ def _segment_cohort(args: Arguments) -> int:
     from CrossModalSegLib.cli.cohorts import cohort_files, read_any_cohort
     from CrossModalSegLib.cli.failures import USAGE, failure_of
     from CrossModalSegLib.cli.outputs import check_new_folder
+    from CrossModalSegLib.cohort import check_result_names
     from CrossModalSegLib.errors import OutputError
 
     cohort = read_any_cohort(args.cohort)
+    check_result_names(case.name for case in cohort.cases)
     check_new_folder(args.out, args.overwrite, cohort_files(args.cohort, cohort))
     model = _model(args)
     _check_modalities(model, cohort)

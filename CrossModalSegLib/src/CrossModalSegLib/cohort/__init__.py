@@ -31,6 +31,7 @@ from .files import read_cohort, write_cohort
 from .json_file import FORMAT
 from .loading import LoadedCase, load_case, on_first_grid
 from .nnunet import cohort_from_nnunet
+from .result_names import check_result_names
 
 __all__ = [
     "FORMAT",
@@ -38,6 +39,7 @@ __all__ = [
     "Cohort",
     "LoadedCase",
     "as_file_name",
+    "check_result_names",
     "cohort_from_nnunet",
     "load_case",
     "on_first_grid",
