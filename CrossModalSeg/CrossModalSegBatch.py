@@ -162,11 +162,15 @@ def _keep_alive() -> None:
 
 
 def _start() -> None:
-    words = sys.argv[1:]
-    code = main(words[1:] if words[:1] == ["--"] else words)
+    words, code = sys.argv[1:], SOME_FAILED
+    try:
+        code = main(words[1:] if words[:1] == ["--"] else words)
+    finally:
+        # 3D Slicer goes on after a script that failed, and without a window nobody could close it.
+        if _application() is not None:
+            sys.modules["slicer"].util.exit(code)
     if _application() is None:
         sys.exit(code)
-    sys.modules["slicer"].util.exit(code)
 
 
 if __name__ == "__main__":
