@@ -289,11 +289,15 @@ def install_torch(source: Path) -> None:
         raise SetupError(TORCH_ADVICE)
     from PyTorchUtils import PyTorchUtilsLogic
 
-    PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=wanted.specifier)
+    reason = ""
+    try:
+        PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=wanted.specifier)
+    except Exception as error:  # noqa: BLE001 - pip's failures come as they are, and those of `import torch`
+        reason = f" ({type(error).__name__}: {error})"
     if not wanted.accepts(installed_version(TORCH) or "0"):
         raise SetupError(
-            "The PyTorch extension did not install PyTorch. Look at its messages in the Python console, or use its "
-            "module 'PyTorch Util', and press the button again."
+            f"The PyTorch extension did not install PyTorch{reason}. Look at its messages in the Python console, or "
+            "use its module 'PyTorch Utils', and press the button again."
         )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.machinery
 import shutil
+import subprocess
 import sys
+import types
 import venv
 import zipfile
 from pathlib import Path
@@ -221,4 +224,29 @@ def test_without_the_pytorch_extension_the_advice_is_given(slicer_like, monkeypa
     _, source, _ = slicer_like
     monkeypatch.setattr(setup, "installed_version", lambda name: None)
     with pytest.raises(setup.SetupError, match="Extensions Manager"):
+        setup.install_torch(source)
+
+
+@pytest.mark.parametrize("is_installed", [False, True])
+def test_what_the_pytorch_extension_stumbles_over_is_told(slicer_like, monkeypatch, is_installed) -> None:
+    """It raises what pip and the import of torch raise; that Slicer cannot import torch does not matter here."""
+    _, source, _ = slicer_like
+
+    class PyTorchUtilsLogic:
+        def installTorch(self, askConfirmation=False, forceComputationBackend=None, torchVersionRequirement=None):
+            assert (askConfirmation, torchVersionRequirement) == (True, ">=2.8,<3")
+            if is_installed:
+                versions["torch"] = "2.8.0+cpu"
+            raise subprocess.CalledProcessError(1, ["PythonSlicer", "-m", "light_the_torch"])
+
+    versions = {}
+    module = types.ModuleType("PyTorchUtils")
+    module.__spec__ = importlib.machinery.ModuleSpec("PyTorchUtils", None)
+    module.PyTorchUtilsLogic = PyTorchUtilsLogic
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
+    monkeypatch.setattr(setup, "installed_version", versions.get)
+    if is_installed:
+        setup.install_torch(source)
+        return
+    with pytest.raises(setup.SetupError, match=r"did not install PyTorch \(CalledProcessError: .*light_the_torch"):
         setup.install_torch(source)
