@@ -103,6 +103,18 @@ def test_nifti_rescaling_is_applied(tmp_path: Path):
     assert read_volume(tmp_path / "x.nii").array[0, 0, 0] == 2.0
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_with_a_slope_of_zero_is_not_rescaled(tmp_path: Path, suffix: str):
+    """As the standard has it; ITK by itself adds the intercept."""
+    volume = noise()
+    write_volume(volume, tmp_path / "plain.nii")
+    data = bytearray((tmp_path / "plain.nii").read_bytes())
+    struct.pack_into("<2f", data, 112, 0.0, -1024.0)
+    path = tmp_path / f"intercept{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix == ".nii.gz" else data)
+    np.testing.assert_array_equal(read_volume(path).array, volume.array)
+
+
 def test_real_images_keep_their_place(real_data: Path, tmp_path: Path):
     path = real_data / "chaos_mr" / "chaos01_T2.nii.gz"
     volume = read_volume(path)

@@ -12,7 +12,7 @@ from ..errors import GeometryError, InputError, OutputError
 from ..output import atomic_path, final_place
 from ..volume import Volume, describe, same_geometry, volume_from_itk, volume_to_itk
 from .dicom_series import read_dicom_series
-from .integrity import check_complete
+from .integrity import check_complete, unused_intercept
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -80,7 +80,9 @@ def read_itk(path: Path) -> sitk.Image:
     _check_is_file(path)
     check_complete(path)
     try:
-        return sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path))
+        added = unused_intercept(path)
+        return image - added if added else image
     except RuntimeError as error:
         raise _read_error(path, str(error)) from error
 

@@ -45,14 +45,35 @@ def check_complete(path: Path) -> None:
         raise InputError(f"'{path}' cannot be read ({error.strerror or error}).") from error
 
 
+def unused_intercept(path: Path) -> float:
+    """The intercept of a NIfTI file whose slope is 0, which says that neither counts; ITK adds it all the same.
+
+    Args:
+        path: a file that `check_complete` found to be whole.
+
+    Returns:
+        0 where the intercept counts, or there is none.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return 0.0
+    with path.open("rb") as file:
+        return _nifti_header(path, _nifti_chunks(file, path)[0]).unused_intercept
+
+
+def _nifti_chunks(file: BinaryIO, path: Path) -> tuple[bytes, Iterator[bytes]]:
+    """The beginning of a NIfTI file, with its header, and what follows."""
+    zipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    chunks = _inflated(file, path) if zipped else iter(lambda: file.read(_CHUNK), b"")
+    start = b""
+    while len(start) < _NIFTI_HEADER and (chunk := next(chunks, b"")):
+        start += chunk
+    return start, chunks
+
+
 def _check_nifti(path: Path) -> None:
     with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        chunks = _inflated(file, path) if zipped else iter(lambda: file.read(_CHUNK), b"")
-        start = b""
-        while len(start) < _NIFTI_HEADER and (chunk := next(chunks, b"")):
-            start += chunk
+        start, chunks = _nifti_chunks(file, path)
         header = _nifti_header(path, start)
         present, strange = _count(itertools.chain([start], chunks), header)
     if present < header.offset + header.length:
@@ -63,11 +84,13 @@ def _check_nifti(path: Path) -> None:
 
 @dataclass(frozen=True)
 class _NiftiHeader:
-    """What matters here of a header: where voxels begin, their bytes in all, and their type if it is a float."""
+    """What matters here of a header: where voxels begin, their bytes in all, their type if it is a float, and an
+    intercept that does not count."""
 
     offset: int
     length: int
     float_type: np.dtype | None
+    unused_intercept: float
 
 
 def _count(chunks: Iterator[bytes], header: _NiftiHeader) -> tuple[int, int]:
@@ -116,12 +139,12 @@ def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
         if size == 348:
             dims = struct.unpack_from(order + "8h", start, 40)
             code, bits = struct.unpack_from(order + "2h", start, 70)
-            offset = int(_finite(struct.unpack_from(order + "f", start, 108)[0]))
+            offset, slope, intercept = struct.unpack_from(order + "3f", start, 108)
             break
         if size == 540 and len(start) >= _NIFTI_HEADER:
             code, bits = struct.unpack_from(order + "2h", start, 12)
             dims = struct.unpack_from(order + "8q", start, 16)
-            offset = struct.unpack_from(order + "q", start, 168)[0]
+            offset, slope, intercept = struct.unpack_from(order + "q2d", start, 168)
             break
     else:
         raise InputError(f"'{path}' is not a NIfTI file, though its name says so; rename or convert it.")
@@ -129,7 +152,12 @@ def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
         raise InputError(f"'{path}' has a corrupt NIfTI header: its dimensions are {dims[1:]}.")
     length = math.prod(dims[1 : dims[0] + 1]) * bits // 8
     float_type = _FLOAT_TYPES.get(code)
-    return _NiftiHeader(max(offset, 0), length, np.dtype(order + float_type) if float_type else None)
+    return _NiftiHeader(
+        max(int(_finite(offset)), 0),
+        length,
+        np.dtype(order + float_type) if float_type else None,
+        _finite(intercept) if slope == 0 else 0.0,
+    )
 
 
 def _finite(value: float) -> float:
