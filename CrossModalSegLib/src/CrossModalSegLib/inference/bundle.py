@@ -6,7 +6,6 @@ MONAI loads weights from `models/model.pt`: a plain state dict, which it reads w
 from __future__ import annotations
 
 import io
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ import torch
 
 from CrossModalSegLib import __version__
 from CrossModalSegLib.inference.model_card import ModelCard
-from CrossModalSegLib.inference.model_folder import LoadedModel, find_model, load_model
+from CrossModalSegLib.inference.model_folder import find_model, load_model
 from CrossModalSegLib.output import atomic_folder, write_json
 
-DEFAULT_WINDOW = (64, 128, 128)
 PARTS = "CrossModalSegLib.inference.bundle_run"
 
 
@@ -48,13 +46,12 @@ def export_bundle(folder: str | Path, out: str | Path, *, overwrite: bool = Fals
         (temporary / "models" / "model.pt").write_bytes(weights.getbuffer())
         write_json(model.card.to_json(), temporary / "configs" / "model.json")
         write_json(_metadata(model.card), temporary / "configs" / "metadata.json")
-        write_json(_inference(model), temporary / "configs" / "inference.json")
+        write_json(_inference(model.card), temporary / "configs" / "inference.json")
         (temporary / "docs" / "README.md").write_text(_readme(model.card), encoding="utf-8")
     return out
 
 
-def _inference(model: LoadedModel) -> dict[str, Any]:
-    card = model.card
+def _inference(card: ModelCard) -> dict[str, Any]:
     return {
         "imports": ["$import torch", f"$import {PARTS} as parts"],
         "bundle_root": ".",
@@ -78,13 +75,7 @@ def _inference(model: LoadedModel) -> dict[str, Any]:
             "data": "$parts.find_cases(@dataset_dir, @card.modalities)",
             "transform": "@preprocessing",
         },
-        "inferer": {
-            "_target_": "SlidingWindowInferer",
-            "roi_size": list(_window(model)),
-            "sw_batch_size": 1,
-            "overlap": 0.25,
-            "mode": "gaussian",
-        },
+        "inferer": {"_target_": f"{PARTS}.VolumeInferer", "patch": None, "overlap": 0.25, "precision": "bf16"},
         "evaluator": {
             "_target_": f"{PARTS}.BundleEvaluator",
             "device": "@device",
@@ -96,14 +87,6 @@ def _inference(model: LoadedModel) -> dict[str, Any]:
         },
         "run": ["$@evaluator.run()"],
     }
-
-
-def _window(model: LoadedModel) -> tuple[int, ...]:
-    fixed = getattr(model.network, "fixed_patch", None)
-    if fixed is not None:
-        return tuple(fixed)
-    divisor = int(getattr(model.network, "divisor", 1))
-    return tuple(ceil(n / divisor) * divisor for n in model.card.patch or DEFAULT_WINDOW)
 
 
 def _metadata(card: ModelCard) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """The parts of an exported MONAI bundle that MONAI does not have: reading a case as the model was trained to, the
-network as MONAI calls it, and writing the segmentation on the case's own grid."""
+network as MONAI calls it, windows as `segment` lays them, and writing the segmentation on the case's own grid."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from monai.inferers import Inferer
 from monai.transforms import Transform
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from CrossModalSegLib.config import parse_json
 from CrossModalSegLib.data.preprocess import prepare_case
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.inference.model_card import ModelCard
+from CrossModalSegLib.inference.predictor import Precision, Shape3, predict
 from CrossModalSegLib.inference.segment import labels_from_probabilities
 from CrossModalSegLib.io import read_volume, write_segmentation
 from CrossModalSegLib.models.factory import build_network
@@ -29,17 +30,42 @@ IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 
 class BundleNetwork(nn.Module):
-    """A network of this library called as MONAI does: images (N, M, k, j, i) in, logits (N, K + 1, k, j, i) out."""
+    """A network of this library called as MONAI does: images (N, M, k, j, i) in, logits (N, K + 1, k, j, i) out.
+
+    Attributes:
+        divisor, fixed_patch: what `predict` asks a network for.
+    """
 
     def __init__(self, architecture: str, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.network = build_network(architecture, dict(config))
+        self.divisor = getattr(self.network, "divisor", 1)
+        self.fixed_patch = getattr(self.network, "fixed_patch", None)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
         segment = getattr(self.network, "segment", None)
         return segment(images) if segment is not None else self.network(images)["out"]
+
+    def segment(self, images: Tensor) -> Tensor:
+        """Logits, under the name by which `predict` calls a network."""
+        return self(images)
+
+
+class VolumeInferer(Inferer):
+    """Images (1, M, k, j, i) to probabilities (1, K + 1, k, j, i), on the CPU, as `crossmodalseg segment` gets them:
+    from the whole volume, or the largest windows that fit into memory. MONAI's sliding window would take windows of
+    one size and blend logits, and so give other answers."""
+
+    def __init__(self, patch: Shape3 | None = None, overlap: float = 0.25, precision: Precision = "bf16") -> None:
+        """Options as in `predict`."""
+        super().__init__()
+        self.options = {"patch": patch, "overlap": overlap, "precision": precision}
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *_args: Any, **_kwargs: Any) -> Tensor:
+        """Probabilities."""
+        return torch.from_numpy(predict(network, inputs[0], **self.options))[None]
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
@@ -114,10 +140,8 @@ class BundleEvaluator:
 
     def _segment(self, item: Mapping[str, Any]) -> Path:
         prepared = item["prepared"]
-        with torch.no_grad():
-            logits = self.inferer(item["image"][None].to(self.device), self.network)
-            probabilities = torch.softmax(logits.float(), dim=1)[0].cpu().numpy()
-        result = labels_from_probabilities(np.ascontiguousarray(probabilities), prepared)
+        probabilities = self.inferer(item["image"][None], self.network.to(self.device))[0].numpy()
+        result = labels_from_probabilities(probabilities, prepared)
         path = self.output_dir / f"{prepared.name}.seg.nrrd"
         write_segmentation(result.labels, self.card.labels, path)
         logger.info("Wrote %s.", path)
