@@ -105,6 +105,14 @@ def test_choices_go_to_the_parameters_and_back(panel, phantom) -> None:
     assert panel.ui.labelsEdit.text == "liver, spleen"
 
 
+def test_masks_are_not_offered_as_images(panel, phantom) -> None:
+    mask = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "truth")
+    ui = panel.ui
+    for selector in (ui.ctSelector, ui.mrSelector, ui.referenceSelector, ui.targetsSelector):
+        assert [node.GetName() for node in selector.nodes()] == ["CT", "MR"]
+    assert mask in ui.maskSelector.nodes()
+
+
 def test_the_cursor_stays_where_one_types(panel) -> None:
     edit = panel.ui.labelsEdit
     edit.setText("liver, spleen")

@@ -15,7 +15,7 @@ class qMRMLWidget(qt.QWidget):
 
 
 class qMRMLNodeComboBox(qt.QComboBox):
-    """Lists the nodes of some classes, which the parameter node's wrapper sets.
+    """Lists the nodes of some classes, which the parameter node's wrapper sets, and of those derived from them.
 
     The list is made anew at the end of an import, and only knows the nodes that came by it from then on.
     """
@@ -28,6 +28,7 @@ class qMRMLNodeComboBox(qt.QComboBox):
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
         self.nodeTypes: list[str] = []
+        self._has_derived = True
         self._scene = None
         self.currentIndexChanged.connect(lambda index: self.currentNodeChanged.emit(self.currentNode()))
 
@@ -57,14 +58,25 @@ class qMRMLNodeComboBox(qt.QComboBox):
         self.blockSignals(True)
         self.clear()
         self.addItem("None", "")
-        for kind in self.nodeTypes:
-            for index in range(self._scene.GetNumberOfNodesByClass(kind)):
-                node = self._scene.GetNthNodeByClass(index, kind)
-                self.addItem(node.GetName(), node.GetID())
+        for node in self.nodes():
+            self.addItem(node.GetName(), node.GetID())
         self.setCurrentIndex(max(0, self.findData(before)))
         self.blockSignals(False)
         if QtWidgets.QComboBox.currentData(self) != before:
             self.currentNodeChanged.emit(self.currentNode())
+
+    def nodes(self) -> list:
+        found = [
+            self._scene.GetNthNodeByClass(index, kind)
+            for kind in self.nodeTypes
+            for index in range(self._scene.GetNumberOfNodesByClass(kind))
+        ]
+        return [node for node in found if self._has_derived or node.GetClassName() in self.nodeTypes]
+
+    def _set_has_derived(self, value: bool) -> None:
+        self._has_derived = value
+
+    showChildNodeTypes = QtCore.Property(bool, lambda self: self._has_derived, _set_has_derived)
 
     def currentNode(self):
         identity = QtWidgets.QComboBox.currentData(self)
@@ -89,6 +101,8 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
         return [node for node in found if node is not None]
 
     def setCheckState(self, node, state) -> None:
+        if node not in self.nodes():
+            return
         others = [identity for identity in self._checked if identity != node.GetID()]
         self._checked = [*others, node.GetID()] if state == QtCore.Qt.Checked else others
         self.checkedNodesChanged.emit()
