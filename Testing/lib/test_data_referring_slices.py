@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
+from referring_support import reordered
 
 from CrossModalSegLib.data.referring.slices import (
     SlicePreprocessing,
@@ -106,6 +109,20 @@ def test_scribbles_keep_every_stroke_on_a_coarser_canvas():
     found = slice_frame(grid, SlicePreprocessing(32)).scribbles_to_canvas(grid)
     assert np.argwhere(found == 3).tolist() == [[0, 15, 15]]
     assert np.argwhere(found == 0).tolist() == [[1, 5, 25]]
+
+
+@pytest.mark.parametrize("spacing", [1.5, 0.7])
+def test_strokes_half_way_between_pixels_of_the_canvas_lie_the_same_whatever_the_storage_order(spacing):
+    array = np.full((5, 32, 32), 255, np.uint8)
+    array[1, 4:9, 6:20] = 1
+    affine = np.diag([spacing, spacing, 5.0, 1.0])
+    affine[:3, 3] = -20.3, 35.7, 7.1
+    scribbles, prep = Volume(array, affine), SlicePreprocessing(64)
+    expected = slice_frame(scribbles, prep).scribbles_to_canvas(scribbles)
+    for flips in product((False, True), repeat=3):
+        stored = reordered(scribbles, (0, 1, 2), flips)
+        found = slice_frame(stored, prep).scribbles_to_canvas(stored)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_scribbles_on_another_grid_are_refused():

@@ -19,6 +19,7 @@ Interpolation = Literal["linear", "nearest"]
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
 _UNLABELLED = 255
 _EDGE = 1e-4  # of a voxel: a point this close outside the grid still belongs to its outermost voxel
+_TIE = 1e-6  # of a voxel: centres half-way between two voxels go the same way, whatever the affines' rounding errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +273,7 @@ def nearest_index(
     position = to_like[:3, :3] @ index_ijk + to_like[:3, 3:]
     size = np.asarray(shape[::-1])[:, None]
     inside = np.all((position >= -0.5 - _EDGE) & (position <= size - 0.5 + _EDGE), axis=0)
-    nearest = np.floor(position[:, inside] + 0.5).astype(np.int64)
+    nearest = np.floor(position[:, inside] + 0.5 + _TIE).astype(np.int64)
     return np.clip(nearest, 0, size - 1), inside
 
 
