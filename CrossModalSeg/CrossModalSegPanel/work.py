@@ -170,6 +170,7 @@ class Work:
         self._plot.setMRMLPlotViewNode(view)
         if view.GetPlotChartNodeID() != curve.chart.GetID():
             view.SetPlotChartNodeID(curve.chart.GetID())
+        self._plot.plotView().fitToContent()  # the axes do not follow points that are added
         self._plot.setVisible(True)
 
 

@@ -63,6 +63,7 @@ def test_a_curve_grows(scene):
     curve = Curve(scene, "Loss")
     assert curve.chart.GetNumberOfPlotSeriesNodes() == 0
     curve.append(0.5, {"loss": 2.0})
+    assert curve.chart.GetNumberOfPlotSeriesNodes() == 0  # VTK cannot draw a line of one point
     curve.append(1.0, {"loss": 1.0, "crf": 0.25})
     curve.append(1.5, {"crf": 0.125})
     curve.append(2.0, {})
@@ -82,6 +83,7 @@ def test_a_curve_grows(scene):
 def test_those_who_look_are_told_once_a_point(scene):
     curve = Curve(scene)
     curve.append(0.0, {"loss": 1.0})
+    curve.append(0.5, {"loss": 0.75})
     told = []
     curve.table.AddObserver("ModifiedEvent", lambda *_: told.append(1))
     curve.append(1.0, {"loss": 0.5})
@@ -90,19 +92,34 @@ def test_those_who_look_are_told_once_a_point(scene):
 
 def test_a_curve_begins_anew_in_the_same_nodes(scene):
     curve = Curve(scene)
-    curve.append(0.0, {"loss": 1.0})
+    for seconds in (0.0, 1.0):
+        curve.append(seconds, {"loss": 1.0})
     nodes = scene.GetNumberOfNodes()
     curve.clear()
     curve.append(3.0, {"loss": 0.5})
-    assert content(curve.table) == {"seconds": [3.0], "loss": [0.5]}
+    assert curve.chart.GetNumberOfPlotSeriesNodes() == 0
+    curve.append(4.0, {"loss": 0.25})
+    assert content(curve.table) == {"seconds": [3.0, 4.0], "loss": [0.5, 0.25]}
     assert scene.GetNumberOfNodes() == nodes
     assert curve.chart.GetNumberOfPlotSeriesNodes() == 1
 
 
+def test_a_deleted_series_stays_deleted(scene):
+    curve = Curve(scene)
+    for seconds in (0.0, 1.0):
+        curve.append(seconds, {"loss": 1.0})
+    scene.RemoveNode(curve.chart.GetNthPlotSeriesNode(0))
+    curve.clear()
+    for seconds in (0.0, 1.0):
+        curve.append(seconds, {"loss": 1.0})
+    assert curve.chart.GetNumberOfPlotSeriesNodes() == 0
+
+
 def test_a_deleted_curve_is_left_alone(scene):
     curve = Curve(scene)
-    curve.append(0.0, {"loss": 1.0})
+    for seconds in (0.0, 1.0):
+        curve.append(seconds, {"loss": 1.0})
     scene.Clear(0)
-    curve.append(1.0, {"loss": 1.0})
+    curve.append(2.0, {"loss": 1.0})
     assert not curve.is_present
     assert scene.GetNumberOfNodesByClass("vtkMRMLPlotSeriesNode") == 0

@@ -137,21 +137,36 @@ class qMRMLTableView(qt.QTableWidget):
 
 
 class qMRMLPlotWidget(qt.QFrame):
-    """Draws the series of a chart as lines."""
+    """A frame around its view."""
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
-        self._view = None
+        self._view = qMRMLPlotView(self)
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._view)
 
     def setMRMLScene(self, scene) -> None:
         pass
 
-    def setMRMLPlotViewNode(self, view) -> None:
-        self._view = view
+    def setMRMLPlotViewNode(self, node) -> None:
+        self._view.node = node
+
+    def plotView(self):
+        return self._view
+
+
+class qMRMLPlotView(qt.QFrame):
+    """Draws the series of a chart as lines; its axes show what was there when it was fitted to it for the last time."""
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self.node = None
+        self._range = [[0, 1], [0, 1]]
 
     def points(self) -> list[tuple[float, float]]:
         """Of the first series."""
-        chart = None if self._view is None else self._view.GetPlotChartNode()
+        chart = None if self.node is None else self.node.GetPlotChartNode()
         if chart is None or not chart.GetNumberOfPlotSeriesNodes():
             return []
         series = chart.GetNthPlotSeriesNode(0)
@@ -159,18 +174,27 @@ class qMRMLPlotWidget(qt.QFrame):
         x, y = (table.GetColumnByName(each) for each in (series.GetXColumnName(), series.GetYColumnName()))
         return [(x.GetValue(row), y.GetValue(row)) for row in range(table.GetNumberOfRows())]
 
-    def paintEvent(self, event) -> None:
+    def visible(self) -> list[tuple[float, float]]:
+        """Those points that lie within the axes."""
+        xs, ys = self._range
+        return [(x, y) for x, y in self.points() if xs[0] <= x <= xs[-1] and ys[0] <= y <= ys[-1]]
+
+    def fitToContent(self) -> None:
         points = self.points()
+        if points:
+            self._range = [sorted(point[axis] for point in points) for axis in (0, 1)]
+        self.update()
+
+    def paintEvent(self, event) -> None:
         painter = QtGui.QPainter(self)
         width, height = self.width - 16, self.height - 16
         painter.drawRect(4, 4, width + 7, height + 7)
-        xs, ys = ([point[axis] for point in points] for axis in (0, 1))
-        if len(points) < 2 or max(xs) == min(xs) or max(ys) == min(ys):
+        (left, *_, right), (low, *_, high) = self._range
+        points = self.visible()
+        if len(points) < 2 or left == right or low == high:
             return
         line = [
-            QtCore.QPointF(
-                8 + width * (x - min(xs)) / (max(xs) - min(xs)), 8 + height * (max(ys) - y) / (max(ys) - min(ys))
-            )
+            QtCore.QPointF(8 + width * (x - left) / (right - left), 8 + height * (high - y) / (high - low))
             for x, y in points
         ]
         painter.drawPolyline(line)

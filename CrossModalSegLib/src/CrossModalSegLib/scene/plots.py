@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import slicer
@@ -28,6 +28,7 @@ class Curve:
         """Add the nodes, without a point yet."""
         self._scene, self._name, self._x_title = scene, name, x_title
         self._series: dict[str, vtkMRMLPlotSeriesNode] = {}
+        self._shown: set[str] = set()
         self.table: vtkMRMLTableNode = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{name} table")
         self.chart: vtkMRMLPlotChartNode = scene.AddNewNodeByClass("vtkMRMLPlotChartNode", f"{name} chart")
         self.chart.SetTitle(name)
@@ -46,6 +47,8 @@ class Curve:
         table.AddColumn(_column(self._x_title, 0))
         for name in self._series:
             table.AddColumn(_column(name, 0))
+        self._shown.clear()
+        self.chart.RemoveAllPlotSeriesNodeIDs()
         self.table.SetAndObserveTable(table)
 
     def append(self, x: float, values: Mapping[str, float]) -> None:
@@ -68,11 +71,18 @@ class Curve:
             column = table.GetColumn(index)
             column.InsertNextValue(values.get(column.GetName(), math.nan))
         table.Modified()
-        # A series cannot be drawn before it has a point.
-        for name in values.keys() - self._series.keys():
-            self._add_series(name)
+        if table.GetNumberOfRows() > 1:  # VTK logs an error for a line of one point
+            self._show_series([table.GetColumnName(index) for index in range(1, table.GetNumberOfColumns())])
 
-    def _add_series(self, name: str) -> None:
+    def _show_series(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self._series:
+                self._series[name] = self._new_series(name)
+            if name not in self._shown and self._scene.IsNodePresent(self._series[name]):
+                self.chart.AddAndObservePlotSeriesNodeID(self._series[name].GetID())
+            self._shown.add(name)
+
+    def _new_series(self, name: str) -> vtkMRMLPlotSeriesNode:
         series = self._scene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", name)
         series.SetAndObserveTableNodeID(self.table.GetID())
         series.SetXColumnName(self._x_title)
@@ -80,8 +90,7 @@ class Curve:
         series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
         series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
         series.SetColor(*_COLORS[len(self._series) % len(_COLORS)])
-        self._series[name] = series
-        self.chart.AddAndObservePlotSeriesNodeID(series.GetID())
+        return series
 
 
 def _column(name: str, rows: int) -> vtkDoubleArray:
