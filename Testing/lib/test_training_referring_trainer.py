@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from referring_setup import tiny_referring_config
@@ -286,6 +287,17 @@ def test_slices_without_any_organ_are_refused_and_nothing_is_left(cohort, tmp_pa
     with pytest.raises(LabelError, match="No slice holds 1000 pixels"):
         cpu(cohort, tmp_path / "m", config)
     assert not list(tmp_path.iterdir())
+
+
+def test_held_out_cases_without_any_organ_are_named(tmp_path):
+    cohort = make_cohort(tmp_path / "data")
+    mask = read_volume(cohort.cases[1].mask)
+    write_volume(mask.with_array(np.zeros_like(mask.array)), cohort.cases[1].mask)
+    cohort = replace(cohort, cases=tuple(replace(case, fold=number) for number, case in enumerate(cohort.cases)))
+    with pytest.raises(LabelError, match=r"cannot be validated on case1: no slice there holds 4 pixels"):
+        cpu(cohort, tmp_path / "m", tiny_referring_config(fold=1))
+    assert [each.name for each in tmp_path.iterdir()] == ["data"]
+    cpu(cohort, tmp_path / "m", tiny_referring_config(fold=0))
 
 
 def test_encoder_weights_that_do_not_exist_are_refused(cohort, tmp_path):

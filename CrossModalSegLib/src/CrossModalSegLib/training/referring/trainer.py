@@ -20,7 +20,7 @@ from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.data.referring.pair_sampler import PairBatch, PairSampler, collate_pairs
 from CrossModalSegLib.data.referring.slices import SliceStack
-from CrossModalSegLib.errors import CohortError, InputError, ModelError
+from CrossModalSegLib.errors import CohortError, InputError, LabelError, ModelError
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.models.crossmr import CrossMR
@@ -258,11 +258,22 @@ def make_network(config: ReferringConfig, start: Start, num_classes: int) -> nn.
 
 
 def _validation_pairs(stacks: Sequence[SliceStack], config: ReferringConfig) -> list[PairBatch]:
-    """Pairs of held-out cases, always the same; only the contrasts that the cohort has, without augmentation."""
+    """Pairs of held-out cases, always the same; only the contrasts that the cohort has, without augmentation.
+
+    Raises:
+        LabelError: No held-out slice holds an organ.
+    """
     if not stacks:
         return []
     plain = replace(config, pairs=replace(config.pairs, augmentation=None))
-    sampler = _sampler(stacks, plain, VALIDATION_SEED)
+    try:
+        sampler = _sampler(stacks, plain, VALIDATION_SEED)
+    except LabelError as error:
+        names = ", ".join(stack.name for stack in stacks)
+        raise LabelError(
+            f"The training cannot be validated on {names}: no slice there holds {config.pairs.min_pixels} pixels of an "
+            "organ. Hold other cases out, by a fold or another seed, or none."
+        ) from error
     pairs = [sampler.make(sampler.plan()) for _ in range(config.validation_pairs)]
     return [collate_pairs(pairs[n : n + config.batch_size]) for n in range(0, len(pairs), config.batch_size)]
 
