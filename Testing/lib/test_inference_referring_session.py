@@ -488,6 +488,14 @@ def test_the_precision_is_checked():
         ReferSession(tiny_model(), precision="fp8")
 
 
+def test_a_filler_in_an_image_is_told_once(caplog):
+    image = noise()
+    image.array[0, :4] = -32768.0
+    session = ReferSession(tiny_model())
+    session.set_reference(image)
+    assert [record.getMessage().count("where nothing was measured") for record in caplog.records] == [1]
+
+
 def test_the_model_that_ships():
     folder = shipped_models_folder() / DEFAULT_MODEL
     assert DEFAULT_MODEL == "abdomen-mr"

@@ -184,10 +184,24 @@ def slice_frame(volume: Volume, prep: SlicePreprocessing) -> SliceFrame:
     return SliceFrame(source, axial, Grid((axial.shape[0], size, size), axial.affine @ to_axial))
 
 
-def image_slices(volume: Volume, frame: SliceFrame, prep: SlicePreprocessing) -> np.ndarray:
-    """An image as network input, (S, H, W) float32 in [0, 1]; zeros for a constant image."""
+def image_range(volume: Volume, prep: SlicePreprocessing) -> tuple[float, float]:
+    """The values of an image that become 0 and 1; equal for a constant image."""
     # No name of a modality: CT numbers, too, are scaled by percentiles, as nothing else is known of a reference.
-    scaled = scale_to_unit(volume.array, *value_range(volume.array, "image", (0.0, 1.0), prep.percentiles))
+    return value_range(volume.array, "image", (0.0, 1.0), prep.percentiles)
+
+
+def image_slices(
+    volume: Volume, frame: SliceFrame, prep: SlicePreprocessing, limits: tuple[float, float] | None = None
+) -> np.ndarray:
+    """An image as network input, (S, H, W) float32 in [0, 1]; zeros for a constant image.
+
+    Args:
+        volume: The image.
+        frame: Where its slices lie.
+        prep: How slices become network input.
+        limits: Its `image_range`, where that is known already.
+    """
+    scaled = scale_to_unit(volume.array, *(limits or image_range(volume, prep)))
     return np.clip(frame.to_canvas(scaled, "linear"), 0.0, 1.0)
 
 

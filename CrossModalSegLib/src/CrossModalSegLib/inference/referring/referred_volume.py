@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from CrossModalSegLib.data.cache import content_key
-from CrossModalSegLib.data.intensity import value_range
 from CrossModalSegLib.data.referring.slices import (
     SliceFrame,
     SlicePreprocessing,
+    image_range,
     image_slices,
     slice_frame,
     slice_window,
@@ -88,9 +88,9 @@ def refer_volume(name: str, image: Volume, prep: SlicePreprocessing) -> Referred
     """
     frame = slice_frame(image, prep)
     _check_size(name, frame)
-    _check_content(name, image, prep)
+    limits = _limits(name, image, prep)
     key = content_key([("image", image)], prep)
-    return ReferredVolume(name, key, frame, image_slices(image, frame, prep))
+    return ReferredVolume(name, key, frame, image_slices(image, frame, prep, limits))
 
 
 def _check_size(name: str, frame: SliceFrame) -> None:
@@ -103,12 +103,14 @@ def _check_size(name: str, frame: SliceFrame) -> None:
         )
 
 
-def _check_content(name: str, image: Volume, prep: SlicePreprocessing) -> None:
+def _limits(name: str, image: Volume, prep: SlicePreprocessing) -> tuple[float, float]:
+    """The values that become 0 and 1; InputError where there is nothing to see."""
     if not np.isfinite(image.array).all():
         raise InputError(f"The image '{name}' holds NaN or infinite voxels; replace them by a number first.")
-    low, high = value_range(image.array, "image", (0.0, 1.0), prep.percentiles)
+    low, high = image_range(image, prep)
     if not high > low:
         raise InputError(
             f"The image '{name}' is constant: all but a few of its voxels are {low:g}, so there is nothing to see in "
             "it. Is it the right file?"
         )
+    return low, high
