@@ -100,19 +100,17 @@ class InputsStep:
             return str(error)
 
     def _register(self, *_args) -> None:
-        self._register_next(self._pairs())
+        self._register_next(self._pairs(), self._panel.parameters.transform.value)
 
-    def _register_next(self, pairs) -> str | None:
-        """Register one image after the other."""
+    def _register_next(self, pairs, transform: str) -> str | None:
+        """Register one image after the other, also where the panel is left meanwhile."""
         if not pairs:
             return _("Aligned. Check the views; the transform can be adjusted in the module Transforms, or undone.")
         (fixed, moving), *rest = pairs
         self._panel.work.start(
             self._ui.inputsStep,
             _("Aligning {name} …").format(name=moving.GetName()),
-            lambda **callbacks: self._logic.register(
-                fixed, moving, transform=self._panel.parameters.transform.value, **callbacks
-            ),
-            lambda _transform: self._register_next(rest),
+            lambda **callbacks: self._logic.register(fixed, moving, transform=transform, **callbacks),
+            lambda _transform: self._register_next(rest, transform),
         )
         return None

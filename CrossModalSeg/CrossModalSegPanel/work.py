@@ -166,7 +166,7 @@ class Work:
             self._plot.setMRMLScene(slicer.mrmlScene)
             self._plot.setMinimumHeight(_PLOT_HEIGHT)
             self._ui.workFrame.layout().addWidget(self._plot)
-        view = _plot_view()
+        view = _plot_view(curve.chart)
         self._plot.setMRMLPlotViewNode(view)
         if view.GetPlotChartNodeID() != curve.chart.GetID():
             view.SetPlotChartNodeID(curve.chart.GetID())
@@ -185,8 +185,17 @@ def progress_text(message: str, values, eta: float | None) -> str:
     return " · ".join(parts)
 
 
-def _plot_view():
-    """The view of our plot; Slicer's own views stay as they are."""
-    node = singleton("vtkMRMLPlotViewNode", _VIEW)
-    node.SetLayoutName(_VIEW)
-    return node
+def _plot_view(owner):
+    """The view of our plot; Slicer's own views stay as they are.
+
+    Args:
+        owner: any node; the layout makes no view of a node that comes with an owner.
+    """
+
+    def set_up(node) -> None:
+        node.SetLayoutName(_VIEW)
+        node.SetDoPropagatePlotChartSelection(False)
+        if node.GetParentLayoutNode() is not owner:
+            node.SetAndObserveParentLayoutNodeID(owner.GetID())
+
+    return singleton("vtkMRMLPlotViewNode", _VIEW, set_up)

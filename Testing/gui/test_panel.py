@@ -514,6 +514,22 @@ def strokes_of(panel) -> dict[str, int]:
     return count_scribbles(panel.parameters.scribbles, panel.drawn_on(), panel.table())
 
 
+def test_the_layout_makes_no_view_of_the_curve(panel) -> None:
+    """It does so for each view node that comes without an owner."""
+    from CrossModalSegPanel.work import _plot_view
+
+    def note(*_args) -> None:
+        views = slicer.util.getNodesByClass("vtkMRMLPlotViewNode")
+        added.extend(view.GetParentLayoutNode() for view in views)
+
+    added, owner = [], slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode")
+    tag = slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, note)
+    node = _plot_view(owner)
+    slicer.mrmlScene.RemoveObserver(tag)
+    assert added == [owner] and not node.GetDoPropagatePlotChartSelection()
+    assert _plot_view(owner) is node
+
+
 def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn, tmp_path: Path) -> None:
     _, mask = drawn
     before = strokes_of(panel)
@@ -712,6 +728,28 @@ def test_register_puts_a_transform_above_the_second_image_and_undo_takes_it_away
     assert mr.GetParentTransformNode() is not None and ct.GetParentTransformNode() is None
     panel.ui.registerUndoButton.click()
     assert mr.GetParentTransformNode() is None
+
+
+def test_all_images_are_aligned_also_where_the_panel_is_left_meanwhile(panel, phantom, monkeypatch) -> None:
+    from CrossModalSegPanel.parameters import Task, Transform
+
+    ct, mr, grid = phantom
+    third = add_volume(slicer.mrmlScene, np.zeros((3, 4, 5), np.int16), grid, "T2")
+    parameters, begun = panel.parameters, []
+    parameters.task, parameters.transform = Task.REFER, Transform.AFFINE
+    parameters.reference, parameters.targets = ct, [mr, third]
+
+    def register(fixed, moving, transform, **callbacks):
+        begun.append((fixed, moving, transform, callbacks))
+        return SimpleNamespace(kind=None, cancel=lambda: None)
+
+    monkeypatch.setattr(panel.logic, "register", register)
+    panel.ui.registerButton.click()
+    panel.exit()
+    begun[0][-1]["onDone"](None)
+    assert [each[:-1] for each in begun] == [(ct, mr, "affine"), (ct, third, "affine")]
+    begun[1][-1]["onDone"](None)
+    assert not panel.work.is_busy and panel.ui.workLabel.text.startswith("Aligned.")
 
 
 def test_the_cases_of_the_scene_are_trained_on(panel, drawn, installed, tmp_path, monkeypatch) -> None:
