@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -233,6 +234,26 @@ def test_a_training_is_not_resumed_where_a_cohort_names_its_values_otherwise(tmp
     with pytest.raises(InputError, match=r"masks of case\d, case\d, case\d changed"):
         train(["liver", "tumour"], resume=True)
     train(["tumour", "liver"], resume=True)
+
+
+def test_a_training_goes_on_without_the_model_that_it_started_from(cohort, tmp_path):
+    first = cpu(cohort, tmp_path / "first", tiny_referring_config(steps=1))
+    start = Start(model=str(first))
+    whole = cpu(cohort, tmp_path / "whole", start=start)
+    with pytest.raises(KeyboardInterrupt):
+        cpu(cohort, tmp_path / "parts", start=start, progress=stop_at(2))
+    shutil.rmtree(first)
+    assert same(weights(whole), weights(cpu(cohort, tmp_path / "parts", start=start, resume=True)))
+
+
+@pytest.mark.parametrize("method", ["crossmr", "unet"])
+def test_a_cohort_without_a_reference_modality_is_refused_before_it_is_read(cohort, tmp_path, method):
+    cases = tuple(replace(case, images={"mr": tmp_path / "none.nii.gz"}) for case in cohort.cases)
+    other = replace(cohort, modalities=("mr",), cases=cases)
+    config = tiny_referring_config(reference_modalities=("ct",))
+    config = ABLATIONS["unet"](config) if method == "unet" else config
+    with pytest.raises(CohortError, match=r"one of them has only mr\. Name modalities that each cohort has"):
+        train_referring([cohort, other], tmp_path / "m", config, accelerator="cpu")
 
 
 @pytest.mark.slow

@@ -134,7 +134,8 @@ def train_referring(
         training = load_stacks(members.training, members.labels, config.modalities, config.preprocessing, **load)
         held_out = load_stacks(members.validation, members.labels, config.modalities, config.preprocessing, **load)
         content = content_of((*training, *held_out))
-        with _open_run(training, members, config, start, fabric) as run:
+        # The weights of a training that goes on are in its checkpoint.
+        with _open_run(training, members, config, start if checkpoint is None else Start(), fabric) as run:
             pairs = _validation_pairs(held_out, config)
             loop = ReferringLoop(
                 run,
@@ -164,7 +165,8 @@ def _completed(config: ReferringConfig, members: Members) -> ReferringConfig:
     """With the modalities named.
 
     Raises:
-        CohortError: A modality is in no cohort, or there is no reference modality among those trained on.
+        CohortError: A modality is in no cohort, a cohort has no reference modality, or there is none among those
+            trained on.
         InputError: A U-Net was given several modalities.
     """
     contrasts = choose_contrasts(members, config.modalities)
@@ -174,6 +176,7 @@ def _completed(config: ReferringConfig, members: Members) -> ReferringConfig:
         raise CohortError(
             f"The reference modality {missing[0]} is not among those trained on ({', '.join(contrasts)}); add it."
         )
+    choose_contrasts(members, references)  # each cohort needs one
     config = replace(config, modalities=contrasts, reference_modalities=tuple(references))
     if config.method != "unet":
         return config
