@@ -285,10 +285,11 @@ def install_torch(source: Path) -> None:
     wanted = next(each for each in requirements(source) if each.name == TORCH)
     if wanted.accepts(installed_version(TORCH) or "0"):
         return
-    if importlib.util.find_spec("PyTorchUtils") is None:
-        raise SetupError(TORCH_ADVICE)
-    from PyTorchUtils import PyTorchUtilsLogic
-
+    try:
+        # Not looked for by its spec, which a module that 3D Slicer itself has loaded need not have.
+        from PyTorchUtils import PyTorchUtilsLogic
+    except ImportError:
+        raise SetupError(TORCH_ADVICE) from None
     reason = ""
     try:
         PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=wanted.specifier)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.machinery
 import shutil
 import subprocess
 import sys
@@ -241,7 +240,6 @@ def test_what_the_pytorch_extension_stumbles_over_is_told(slicer_like, monkeypat
 
     versions = {}
     module = types.ModuleType("PyTorchUtils")
-    module.__spec__ = importlib.machinery.ModuleSpec("PyTorchUtils", None)
     module.PyTorchUtilsLogic = PyTorchUtilsLogic
     monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
     monkeypatch.setattr(setup, "installed_version", versions.get)
