@@ -286,7 +286,6 @@ def install_torch(source: Path) -> None:
     if wanted.accepts(installed_version(TORCH) or "0"):
         return
     try:
-        # Not looked for by its spec, which a module that 3D Slicer itself has loaded need not have.
         from PyTorchUtils import PyTorchUtilsLogic
     except ImportError:
         raise SetupError(TORCH_ADVICE) from None
