@@ -488,6 +488,14 @@ def test_the_precision_is_checked():
         ReferSession(tiny_model(), precision="fp8")
 
 
+def test_slices_of_a_sheared_image_are_turned_by_their_planes_not_by_their_axis():
+    sheared = affine_of()
+    sheared[1, 2] = 5.0 * np.tan(np.radians(50.0))  # each slice lies behind the one below, and all are axial
+    image = noise()
+    result = refer_volumes(tiny_model(), image, strokes(image), {"tilted": noise(affine=sheared)}, TABLE)
+    assert result.segmentations["tilted"].shape == image.shape
+
+
 def test_a_filler_in_an_image_is_told_once(caplog):
     image = noise()
     image.array[0, :4] = -32768.0

@@ -420,7 +420,9 @@ def _positions(
 
 def _degrees_between(one: SliceFrame, other: SliceFrame) -> float:
     """The angle between the slices of two volumes, 0 to 90."""
-    first, second = (frame.axial.affine[:3, 2] / frame.slice_mm for frame in (one, other))
+    # Normals, which the axes of sheared slices are not.
+    normals = (np.cross(frame.axial.affine[:3, 0], frame.axial.affine[:3, 1]) for frame in (one, other))
+    first, second = (normal / np.linalg.norm(normal) for normal in normals)
     return float(np.degrees(np.arccos(min(1.0, abs(float(first @ second))))))
 
 
