@@ -488,6 +488,19 @@ def test_the_precision_is_checked():
         ReferSession(tiny_model(), precision="fp8")
 
 
+def test_without_room_for_features_the_answer_is_the_same_to_the_last_bit():
+    image, target = noise(seed=1), noise((11, 20, 24), seed=2)
+    shipped = load_model(DEFAULT_MODEL)
+    model = LoadedModel(shipped.network, replace(shipped.card, least_presence=0.0))
+    answers = []
+    for room in (2**30, 1):
+        session = ReferSession(model, "cpu", feature_bytes=room)
+        session.set_reference(image)
+        session.add_target("t", target)
+        answers.append(session.refer(strokes(image), TABLE, probabilities=True).probabilities["t"])
+    np.testing.assert_array_equal(*answers)
+
+
 def test_slices_of_a_sheared_image_are_turned_by_their_planes_not_by_their_axis():
     sheared = affine_of()
     sheared[1, 2] = 5.0 * np.tan(np.radians(50.0))  # each slice lies behind the one below, and all are axial

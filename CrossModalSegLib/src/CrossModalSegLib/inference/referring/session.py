@@ -276,6 +276,12 @@ class ReferSession:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16")
 
     def _encode(self, volume: ReferredVolume, indices: Sequence[int]) -> Features:
+        # In batches of one size, since rounding depends on it.
+        at_once = ENCODED_AT_ONCE.get(self.device.type, 1)
+        batches = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
+        return Features.cat([self._encoded(volume, batch) for batch in batches])
+
+    def _encoded(self, volume: ReferredVolume, indices: Sequence[int]) -> Features:
         windows = torch.from_numpy(volume.windows(indices, self._network.config.context))
         with torch.no_grad(), self._autocast():
             return self._network.encode(windows.to(self.device))
