@@ -77,10 +77,10 @@ def value_range(
     low, high = np.percentile(sample, percentiles)
     if low < 0 and (measured := _without_filler(sample)) is not None:
         logger.warning(
-            "The %s image holds %g where nothing was measured, far below its other values (%g to %g): these voxels do "
+            "The %s holds %g where nothing was measured, far below its other values (%g to %g): these voxels do "
             "not count for its contrast and become as dark as its darkest ones. If they mean something else, change "
             "them before.",
-            modality,
+            "image" if modality == "image" else f"{modality} image",
             sample.min(),
             measured.min(),
             measured.max(),
