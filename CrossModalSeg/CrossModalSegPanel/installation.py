@@ -292,7 +292,7 @@ def install_torch(source: Path) -> None:
     reason = ""
     try:
         PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=wanted.specifier)
-    except Exception as error:  # noqa: BLE001 - pip's failures come as they are, and those of `import torch`
+    except Exception as error:  # noqa: BLE001 - pip's failures come as they are, and those of importing torch
         reason = f" ({type(error).__name__}: {error})"
     if not wanted.accepts(installed_version(TORCH) or "0"):
         raise SetupError(

@@ -522,6 +522,8 @@ def test_the_layout_makes_no_view_of_the_curve(panel) -> None:
         views = slicer.util.getNodesByClass("vtkMRMLPlotViewNode")
         added.extend(view.GetParentLayoutNode() for view in views)
 
+    for view in slicer.util.getNodesByClass("vtkMRMLPlotViewNode"):  # a singleton outlives the scenes of other tests
+        slicer.mrmlScene.RemoveNode(view)
     added, owner = [], slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode")
     tag = slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, note)
     node = _plot_view(owner)
