@@ -78,6 +78,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         panel = slicer.util.loadUI(self.resourcePath("UI/CrossModalSeg.ui"))
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
+        self._bound = _bound_controls(self.ui)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = CrossModalSegLogic()
         self.work = Work(self.ui, self.logic, self.show)
@@ -223,7 +224,8 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parameters is not None:
             return
         self.parameters = self.logic.getParameterNode()
-        self._gui_tag = self.parameters.connectGui(self.ui.CrossModalSeg)
+        # Slicer's connectGui gives no tag, and what it connects can never be disconnected.
+        self._gui_tag = self.parameters.connectParametersToGui(self._bound)
         self.addObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.show)
         self.show()
 
@@ -429,6 +431,12 @@ class CrossModalSegTest(ScriptedLoadableModuleTest):
         problem = CrossModalSegLogic().environmentProblem()
         if problem:
             self.skipTest(problem)
+
+
+def _bound_controls(ui) -> dict:
+    """The controls of parameters by the names of these, which are in the file of the panel."""
+    named = ((widget.property("SlicerParameterName"), widget) for widget in vars(ui).values())
+    return {name: widget for name, widget in named if name}
 
 
 def _small_phantom():

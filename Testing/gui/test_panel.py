@@ -146,6 +146,26 @@ def test_every_bound_control_is_bound_both_ways(panel, drawn, module) -> None:
         assert getattr(panel.parameters, name) == defaults[name], name
 
 
+def test_a_panel_that_is_left_lets_go_of_its_controls_and_keeps_all_choices(panel, drawn, module, monkeypatch) -> None:
+    for name in ("devices", "modelsAndFolder"):
+        monkeypatch.setattr(panel.logic, name, lambda **_callbacks: None)
+    wanted, controls = other_values(panel, module), bound_controls(panel)
+    defaults = {name: getattr(panel.parameters, name) for name in controls}
+    for name in controls:
+        setattr(panel.parameters, name, wanted[name])
+    for _ in range(2):
+        panel.exit()
+        left = panel.logic.getParameterNode()
+        for name, widget in controls.items():
+            set_control(widget, defaults[name])
+        assert {name: getattr(left, name) for name in controls} == {name: wanted[name] for name in controls}
+        panel.enter()
+        assert {name: control_value(each) for name, each in controls.items()} == {
+            name: shown(wanted[name]) for name in controls
+        }
+        assert {name: getattr(panel.parameters, name) for name in controls} == {name: wanted[name] for name in controls}
+
+
 def other_values(panel, module) -> dict[str, object]:
     """A value for each parameter that is not its default, nor that of the test."""
     nodes = {"ct": "MR", "mr": "CT", "reference": "CT", "scribbles": "Spare", "result": "CT scribbles", "mask": "truth"}

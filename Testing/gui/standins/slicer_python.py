@@ -80,37 +80,41 @@ class _Wrapper:
 
     def __init__(self, node) -> None:
         self.parameterNode = node
-        self._connections: list[tuple] = []
+        self._guis: dict[int, list[tuple]] = {}
+        self._next_tag = 0
         self._is_showing = False
 
-    def connectGui(self, panel) -> int:
-        for widget in panel.findChildren(QtWidgets.QWidget):
-            name = QtCore.QObject.property(widget, "SlicerParameterName")
-            if name:
-                self._connect(widget, name)
-        self._tag = self.parameterNode.AddObserver("ModifiedEvent", lambda *_: self._show())
+    def connectGui(self, panel) -> None:
+        """Slicer's gives no tag, so that `disconnectGui` is without effect."""
+        widgets = panel.findChildren(QtWidgets.QWidget)
+        named = ((QtCore.QObject.property(each, "SlicerParameterName"), each) for each in widgets)
+        self.connectParametersToGui({name: each for name, each in named if name})
+
+    def connectParametersToGui(self, mapping: dict) -> int:
+        tag, self._next_tag = self._next_tag, self._next_tag + 1
+        connectors = {name: _connector(widget, self.types[name]) for name, widget in mapping.items()}
+        self._guis[tag] = [self._connect(name, *connector) for name, connector in connectors.items()]
+        self.parameterNode.AddObserver("ModifiedEvent", lambda *_: self._show())  # stays for good, as in Slicer
         self._show()
-        return self._tag
+        return tag
 
-    def disconnectGui(self, tag: int) -> None:
-        self.parameterNode.RemoveObserver(tag)
-        for _, _, signal, slot, _ in self._connections:
-            signal.disconnect(slot)
-        self._connections = []
+    def disconnectGui(self, tag: int | None) -> None:
+        for _, connection, _ in self._guis.pop(tag, []):
+            # The signal's own `disconnect` loses a reference to True, of which Python 3.11 has a limited number.
+            QtCore.QObject.disconnect(connection)
 
-    def _connect(self, widget, name: str) -> None:
-        signal, read, write = _connector(widget, self.types[name])
-        slot = lambda *_: self._is_showing or setattr(self, name, read())  # noqa: E731 - disconnected by this very object
-        signal.connect(slot)
-        self._connections.append((widget, name, signal, slot, write))
+    def _connect(self, name: str, signal, read, write) -> tuple:
+        connection = signal.connect(lambda *_: self._is_showing or setattr(self, name, read()))
+        return name, connection, write
 
     def _show(self) -> None:
         if self._is_showing:
             return
         self._is_showing = True
         try:
-            for _, name, _, _, write in self._connections:
-                write(getattr(self, name))
+            for connections in self._guis.values():
+                for name, _, write in connections:
+                    write(getattr(self, name))
         finally:
             self._is_showing = False
 
