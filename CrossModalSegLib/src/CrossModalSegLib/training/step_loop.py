@@ -15,6 +15,7 @@ from CrossModalSegLib.progress import Progress
 from CrossModalSegLib.training.checkpoint import load_checkpoint, save_checkpoint
 from CrossModalSegLib.training.interrupt import InterruptGuard
 from CrossModalSegLib.training.network_run import NetworkRun
+from CrossModalSegLib.training.resume import check_same_content
 
 # History entries are made, and processes agree on stopping and checkpoints, this often: both wait for the GPU.
 STEPS_PER_REPORT = 10
@@ -43,7 +44,8 @@ class StepLoop:
             run: The training.
             checkpoints: Folder for checkpoints.
             checkpoint_minutes: Between two of them.
-            description: Settings and data, stored in checkpoints to recognise the training.
+            description: Settings and data, stored in checkpoints to recognise the training; "content" holds hashes of
+                the data by the names of the cases.
             progress: Called after each step in the first process.
             guard: Active while the loop runs.
         """
@@ -92,8 +94,13 @@ class StepLoop:
         self._saved = time.monotonic()
 
     def resume(self, path: Path) -> None:
-        """Continue from a checkpoint whose description was checked."""
+        """Continue from a checkpoint whose settings were checked.
+
+        Raises:
+            InputError: The cases hold other data than they did.
+        """
         state = load_checkpoint(path)
+        check_same_content(state.get("content"), self.description.get("content", {}))
         self.training.load_state_dict(state["run"], state["processes"][self.fabric.global_rank])
         self._seconds_before = state["seconds"]
 

@@ -19,7 +19,6 @@ from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.batches import BatchStream
 from CrossModalSegLib.training.cases import TrainingCases, arrange_cases, check_annotations, prepare_cases
-from CrossModalSegLib.training.checkpoint import load_checkpoint
 from CrossModalSegLib.training.config import TrainingConfig
 from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.export import export_model
@@ -28,7 +27,6 @@ from CrossModalSegLib.training.loop import TrainingLoop
 from CrossModalSegLib.training.methods.factory import build_method
 from CrossModalSegLib.training.methods.method import MethodSetting
 from CrossModalSegLib.training.network import leaves_parameters_unused, make_network
-from CrossModalSegLib.training.resume import check_same_content
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
 from CrossModalSegLib.training.run import TrainingRun
 from CrossModalSegLib.training.split import Split, split_cases
@@ -121,7 +119,6 @@ def train(
                 guard=guard,
             )
             if checkpoint is not None:
-                check_same_content(load_checkpoint(checkpoint).get("content"), content)
                 loop.resume(checkpoint)
             loop.run()
         if fabric.global_rank == 0:

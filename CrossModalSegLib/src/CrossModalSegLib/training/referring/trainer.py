@@ -28,7 +28,6 @@ from CrossModalSegLib.models.focalnet_weights import load_public_weights
 from CrossModalSegLib.models.unet2d import UNet2d, UNet2dConfig
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.batches import PlannedStream
-from CrossModalSegLib.training.checkpoint import load_checkpoint
 from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.export import best_network, model_name, run_facts, write_training
 from CrossModalSegLib.training.interrupt import InterruptGuard
@@ -42,7 +41,6 @@ from CrossModalSegLib.training.referring.stacks import (
     content_of,
     load_stacks,
 )
-from CrossModalSegLib.training.resume import check_same_content
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
 from CrossModalSegLib.training.trainer import SEEDS_PER_PROCESS
 from CrossModalSegLib.training.working_folder import (
@@ -147,7 +145,6 @@ def train_referring(
                 guard=guard,
             )
             if checkpoint is not None:
-                check_same_content(load_checkpoint(checkpoint).get("content"), content)
                 loop.resume(checkpoint)
             loop.run()
         if fabric.global_rank == 0:
