@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from CrossModalSegLib.cohort import Case, Cohort, write_cohort
-from CrossModalSegLib.errors import Cancelled, CohortError, InputError
+from CrossModalSegLib.errors import Cancelled, CohortError, InputError, ModelError, OutputError
 from CrossModalSegLib.fitting.fit_case import load_prior
 from CrossModalSegLib.fitting.prior_training import PriorConfig, labelled_volumes, train_prior
 from CrossModalSegLib.fitting.synthesis import SynthesisConfig
 from CrossModalSegLib.inference.model_folder import read_card
-from CrossModalSegLib.io import write_volume
+from CrossModalSegLib.io import read_volume, write_volume
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
-from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.training.ema import WeightAverage
 from CrossModalSegLib.volume import Volume
 
 TINY = PriorConfig(steps=3, batch_size=1, base_channels=2, synthesis=SynthesisConfig(patch=(16, 32, 32)))
@@ -34,33 +36,87 @@ def cohort_in(folder: Path, with_mask: bool = True) -> Cohort:
     return cohort
 
 
+def cpu(cohort, out, config=TINY, **options):
+    return train_prior([cohort], out, config, accelerator="cpu", **options)
+
+
+def stop_at(step, error):
+    def progress(done, _total, message="", _values=None):
+        if message == "Training" and done == step:
+            raise error
+
+    return progress
+
+
 def test_the_result_is_a_prior_with_its_provenance(tmp_path):
-    folder = train_prior([cohort_in(tmp_path)], tmp_path / "prior", TINY, licence="CC BY 4.0")
+    folder = cpu(cohort_in(tmp_path), tmp_path / "prior", licence="CC BY 4.0")
     card = read_card(folder)
     assert load_prior(folder).config.base_channels == 2
     assert card.licence == "CC BY 4.0"
     assert card.provenance["cases"] == ["a"] and card.provenance["steps"] == 3
-    assert not (tmp_path / "prior.checkpoints").exists()
+    assert not (tmp_path / "prior.training").exists()
 
 
-def test_a_cancelled_training_resumes_where_it_was(tmp_path):
-    cohort, cancel, steps = cohort_in(tmp_path), CancelToken(), []
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_and_resumed_training_gives_the_weights_of_an_uninterrupted_one(tmp_path, workers):
+    cohort, steps = cohort_in(tmp_path), []
+    whole = cpu(cohort, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        cpu(cohort, tmp_path / "parts", progress=stop_at(2, KeyboardInterrupt()))
+    assert not (tmp_path / "parts").exists()
+    note = lambda done, _total, _message, _values: steps.append(done)  # noqa: E731
+    parts = cpu(cohort, tmp_path / "parts", resume=True, workers=workers, progress=note)
+    assert steps == [3]
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
 
-    def stop_after_two(done, total, message, values):
-        steps.append(values["step"])
-        if values["step"] == 2:
-            cancel.cancel()
 
+def test_another_seed_gives_other_weights_and_leaves_the_callers_generators(tmp_path):
+    cohort = cohort_in(tmp_path)
+    torch.manual_seed(1)
+    first = cpu(cohort, tmp_path / "first")
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
+    other = cpu(cohort, tmp_path / "other", replace(TINY, seed=1))
+    assert (first / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+
+
+def test_a_stopped_training_is_neither_overwritten_nor_resumed_with_other_settings_or_data(tmp_path):
+    cohort, out = cohort_in(tmp_path), tmp_path / "prior"
     with pytest.raises(Cancelled):
-        train_prior([cohort], tmp_path / "prior", TINY, progress=stop_after_two, cancel=cancel)
-    assert not (tmp_path / "prior").exists()
-    train_prior([cohort], tmp_path / "prior", TINY, resume=True, progress=stop_after_two)
-    assert steps == [1, 2, 3]
+        cpu(cohort, out, progress=stop_at(2, Cancelled("enough")))
+    with pytest.raises(OutputError, match="resume it, or delete"):
+        cpu(cohort, out)
+    with pytest.raises(InputError, match="config.base_channels was 2 and is now 4"):
+        cpu(cohort, out, replace(TINY, base_channels=4), resume=True)
+    path = cohort.cases[0].mask
+    mask = read_volume(path)
+    mask.array[3, 8, 8] = 0
+    write_volume(mask, path)
+    with pytest.raises(InputError, match="masks of a changed since"):
+        cpu(cohort, out, resume=True)
+    assert [each.name for each in (tmp_path / "prior.training" / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_an_interruption_within_a_step_writes_no_checkpoint(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WeightAverage, "update", interrupted)  # the optimiser's step is done by then
+    with pytest.raises(KeyboardInterrupt):
+        cpu(cohort_in(tmp_path), tmp_path / "prior")
+    assert not list(tmp_path.glob("prior*"))
+
+
+def test_a_prior_that_diverges_is_an_error(tmp_path):
+    with pytest.raises(ModelError, match="diverged"):
+        cpu(cohort_in(tmp_path), tmp_path / "prior", replace(TINY, learning_rate=1e30, steps=8))
+    assert not list(tmp_path.glob("prior*"))
 
 
 def test_a_prior_can_start_from_another(tmp_path):
-    first = train_prior([cohort_in(tmp_path)], tmp_path / "first", TINY)
-    second = train_prior([cohort_in(tmp_path)], tmp_path / "second", TINY, init=first)
+    first = cpu(cohort_in(tmp_path), tmp_path / "first")
+    second = cpu(cohort_in(tmp_path), tmp_path / "second", init=first)
     assert read_card(second).provenance["init"] == first.name
 
 

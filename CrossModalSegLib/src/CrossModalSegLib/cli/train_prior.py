@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from CrossModalSegLib.cli.console import progress_bar, say
 
@@ -15,7 +16,7 @@ class Arguments:
     """Train the prompted CmFNet that `crossmodalseg fit` starts from, on the masks of one or more cohorts.
 
     It learns to follow scribbles on structures of any kind, in images synthesised from these cases: never judge a fit
-    on a case that its prior was trained on. While it runs, checkpoints are in OUT.checkpoints; after Ctrl-C or a crash
+    on a case that its prior was trained on. While it runs, checkpoints are in OUT.training; after Ctrl-C or a crash
     the same command with --resume goes on from there.
 
     Attributes:
@@ -30,7 +31,7 @@ class Arguments:
         resume: continue a training that was stopped.
         licence: of the weights, for the model card.
         seed: of weights and samples.
-        workers: processes that make the samples; without any, they are made between the steps.
+        workers: processes that make the samples; without any, a thread does.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         quiet: show no progress.
     """
@@ -47,21 +48,20 @@ class Arguments:
     licence: str = ""
     seed: int = 0
     workers: int = 0
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     quiet: bool = False
 
 
 def run(args: Arguments) -> None:
     """Train and say where the model is."""
     from CrossModalSegLib.cli.cohorts import read_any_cohort
-    from CrossModalSegLib.cli.devices import choose_device
     from CrossModalSegLib.cli.numbers import check_duration, check_seed
-    from CrossModalSegLib.cli.outputs import check_new_folder
+    from CrossModalSegLib.cli.outputs import check_writable
     from CrossModalSegLib.errors import InputError
     from CrossModalSegLib.fitting.prior_training import PriorConfig, train_prior
 
     check_seed(args.seed)
-    check_new_folder(args.out, overwrite=False)
+    check_writable(args.out.absolute().parent)
     if not args.cohorts:
         raise InputError("--cohorts needs at least one cohort file.")
     if args.minutes is not None and args.steps is not None:
@@ -85,7 +85,7 @@ def run(args: Arguments) -> None:
             resume=args.resume,
             licence=args.licence,
             workers=args.workers,
-            device=choose_device(args.device),
+            accelerator=args.device,
             progress=progress,
         )
     say(f"prompted model: {folder}")

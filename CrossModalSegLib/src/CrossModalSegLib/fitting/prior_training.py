@@ -7,19 +7,19 @@ it, and it is never judged on a case that it was trained on.
 from __future__ import annotations
 
 import math
-import shutil
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch import Tensor
 
-from CrossModalSegLib.cohort import Cohort, load_case
+from CrossModalSegLib.cohort import Case, Cohort, load_case
 from CrossModalSegLib.config import to_dict
+from CrossModalSegLib.data.cache import case_key
 from CrossModalSegLib.data.preprocess import Preprocessing, prepare_case
 from CrossModalSegLib.errors import CohortError, InputError
 from CrossModalSegLib.fitting.fit_case import load_prior
@@ -27,17 +27,34 @@ from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
 from CrossModalSegLib.fitting.synthesis import LabelledVolume, SynthesisConfig, synthesise
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import save_model
-from CrossModalSegLib.inference.predictor import mixed_precision
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
-from CrossModalSegLib.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from CrossModalSegLib.training.batches import PlannedStream
+from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.ema import WeightAverage
+from CrossModalSegLib.training.export import model_name
+from CrossModalSegLib.training.interrupt import InterruptGuard
+from CrossModalSegLib.training.methods.method import with_total
+from CrossModalSegLib.training.network_run import NetworkRun
+from CrossModalSegLib.training.rng import isolated_rng, seed_everything
+from CrossModalSegLib.training.step_loop import StepLoop
+from CrossModalSegLib.training.working_folder import (
+    check_output,
+    no_remains,
+    open_working_folder,
+    remove_working_folder,
+    working_folder,
+)
 from CrossModalSegLib.versions import library_versions
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 BRANCH_WEIGHTS = {"out": 1.0, "ct": 0.4, "mr": 0.4}
 MAX_GRADIENT_NORM = 5.0
+WEIGHT_DECAY = 1e-4
 WARM_UP_STEPS = 100
 
 
@@ -83,73 +100,127 @@ class PriorConfig:
         return min(1.0, step / self.steps if self.minutes is None else seconds / (60 * self.minutes))
 
 
-class SampleStream(IterableDataset):
-    """Samples (inputs (2 + PROMPT_CHANNELS, k, j, i) float32, target (k, j, i) int64) without end."""
+class SampleSource:
+    """Names the samples of a training: each is drawn by a random generator of its own, so that it is the same one
+    however many processes make the samples, and in a training that was resumed."""
 
-    def __init__(self, volumes: list[LabelledVolume], config: SynthesisConfig, seed: tuple[int, ...]) -> None:
-        self._volumes, self._config, self._seed = volumes, config, seed
+    def __init__(self, *seed: int) -> None:
+        self._seed, self._count = seed, 0
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        worker = get_worker_info()
-        rng = np.random.default_rng((*self._seed, 0 if worker is None else worker.id))
-        while True:
-            sample = synthesise(self._volumes, self._config, rng)
-            yield torch.from_numpy(sample.inputs), torch.from_numpy(sample.target.astype(np.int64))
+    def plan(self) -> tuple[int, ...]:
+        """The seed of the next sample."""
+        self._count += 1
+        return (*self._seed, self._count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many were named."""
+        return {"count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from there."""
+        self._count = state["count"]
+
+
+@dataclass(frozen=True, eq=False)
+class SampleBatch:
+    """What a step learns from.
+
+    Attributes:
+        inputs: (N, 2 + PROMPT_CHANNELS, k, j, i) float32.
+        target: (N, k, j, i) int64, 0 or 1.
+    """
+
+    inputs: Tensor
+    target: Tensor
+
+    def to(self, device: torch.device) -> SampleBatch:
+        """The batch on a device."""
+        return SampleBatch(*(tensor.to(device, non_blocking=True) for tensor in (self.inputs, self.target)))
+
+    def pin_memory(self) -> SampleBatch:
+        """The batch in page-locked memory, from which copies to a GPU overlap with computing."""
+        return SampleBatch(self.inputs.pin_memory(), self.target.pin_memory())
+
+
+class SampleMaker:
+    """Makes the samples that a `SampleSource` named."""
+
+    def __init__(self, volumes: list[LabelledVolume], config: SynthesisConfig) -> None:
+        self._volumes, self._config = volumes, config
+
+    def __call__(self, seeds: Sequence[tuple[int, ...]]) -> SampleBatch:
+        """The batch of these samples."""
+        samples = [synthesise(self._volumes, self._config, np.random.default_rng(seed)) for seed in seeds]
+        inputs = torch.from_numpy(np.stack([sample.inputs for sample in samples]))
+        return SampleBatch(inputs, torch.from_numpy(np.stack([sample.target for sample in samples]).astype(np.int64)))
 
 
 def train_prior(
     cohorts: Sequence[Cohort],
-    out: Path,
+    out: str | Path,
     config: PriorConfig | None = None,
     *,
     init: str | Path | None = None,
     resume: bool = False,
     licence: str = "",
     workers: int = 0,
-    device: torch.device | str = "cpu",
+    accelerator: Accelerator = "auto",
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
 ) -> Path:
     """Train a prior on the masks of cohorts.
 
+    As in `training.trainer`, everything that is needed to continue is in `<out>.training` while a training runs, and
+    the model folder appears at the end, at once.
+
     Args:
         cohorts: Cases with masks; each image of a case is a training volume of its own.
-        out: The model folder; checkpoints lie beside it in "<out>.checkpoints" until it is complete.
+        out: The model folder to make.
         config: Settings.
         init: A prior to start from.
-        resume: Continue from the newest checkpoint.
+        resume: Continue a training that was stopped; without one, begin.
         licence: Of the weights, for the model card.
-        workers: Processes that make the samples; with 0 they are made between the steps.
-        device: Where to train.
-        progress: Called after each step.
-        cancel: Looked at before each step.
+        workers: Processes that make the samples; with 0 a thread of this process does.
+        accelerator: "cpu", "cuda", "mps", or "auto" for the best there is.
+        progress: Called after each step, with the loss as a value.
+        cancel: Looked at between steps.
 
     Returns:
         `out`.
 
     Raises:
+        OutputError: The folder exists, or a stopped training is in its place, or it cannot be written.
         CohortError: No case has a mask.
-        ModelError: `init` or the checkpoint is not usable.
-        Cancelled: Cancelled; a checkpoint was written.
+        InputError: Settings or data differ from those of the training to resume.
+        ModelError: `init` is not usable, the training diverged, or the checkpoint is damaged.
+        Cancelled, KeyboardInterrupt: On request; a checkpoint was written.
     """
-    config, progress, cancel = config or PriorConfig(), progress or SilentProgress(), cancel or CancelToken()
-    out = Path(out)
-    volumes = [volume for cohort in cohorts for volume in labelled_volumes(cohort)]
-    torch.manual_seed(config.seed)
-    network = load_prior(init) if init else CmFNet(prior_network(config.base_channels))
-    run = _PriorRun(network.to(device), config, out.with_name(out.name + ".checkpoints"))
-    if resume:
-        run.restore()
-    stream = SampleStream(volumes, config.synthesis, (config.seed, run.step))
-    batches = iter(DataLoader(stream, config.batch_size, num_workers=workers, prefetch_factor=4 if workers else None))
-    try:
-        run.train(batches, progress, cancel)
-    except BaseException:
-        run.save()
-        raise
-    card = _card(out.name, network.config, cohorts, run, licence, init)
-    save_model(out, run.average.network, card, weights="bfloat16")
-    run.remove_checkpoints()
+    out, config = Path(out), config or PriorConfig()
+    working = working_folder(out)
+    check_output(out, working, resume)
+    precision = choose_precision("bf16", choose_accelerator(accelerator))
+    with isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
+        fabric = build_fabric(accelerator=accelerator, precision=precision)
+        progress = progress if progress is not None and fabric.global_rank == 0 else SilentProgress()
+        description = _describe(cohorts, config, init, fabric)
+        checkpoint = open_working_folder(working, description, fabric, resume)
+        volumes, content = _load(cohorts, guard)
+        with _open_run(volumes, config, init, workers, fabric) as run:
+            loop = StepLoop(
+                run,
+                checkpoints=working / "checkpoints",
+                checkpoint_minutes=config.checkpoint_minutes,
+                description={**description, "content": content},
+                progress=progress,
+                guard=guard,
+            )
+            if checkpoint is not None:
+                loop.resume(checkpoint)
+            loop.run()
+        if fabric.global_rank == 0:
+            save_model(out, run.average.network, _card(out, cohorts, run, licence, init), weights="bfloat16")
+            remove_working_folder(working)
+        fabric.barrier()
     return out
 
 
@@ -164,106 +235,140 @@ def labelled_volumes(cohort: Cohort) -> list[LabelledVolume]:
     Raises:
         CohortError: No case has a mask.
     """
-    volumes = []
-    for case in cohort.cases:
-        if case.mask is None:
-            continue
-        prepared = prepare_case(load_case(case, cohort), Preprocessing())
-        volumes += [LabelledVolume(image, prepared.mask, prepared.spacing) for image in prepared.images]
-    if not volumes:
-        raise CohortError("A prior is trained on masks, but no case of the cohort has one: add masks to the cohort.")
-    return volumes
+    return _load([cohort], CancelToken())[0]
 
 
-class _PriorRun:
-    """Network, optimiser and averaged weights, and how they are kept."""
+def _load(cohorts: Sequence[Cohort], cancel: CancelToken) -> tuple[list[LabelledVolume], dict[str, str]]:
+    """The volumes of all cohorts, and hashes of what the cases hold, by their names.
 
-    def __init__(self, network: CmFNet, config: PriorConfig, checkpoints: Path) -> None:
-        self.network, self.config, self._checkpoints = network, config, checkpoints
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
-        self.average = WeightAverage(network, config.ema_decay)
-        self.step = 0
-        self.seconds = 0.0
+    Raises:
+        CohortError: No case of a cohort has a mask.
+    """
+    volumes: list[LabelledVolume] = []
+    content: dict[str, str] = {}
+    for cohort in cohorts:
+        cases = _masked(cohort)
+        if not cases:
+            raise CohortError(
+                "A prior is trained on masks, but no case of the cohort has one: add masks to the cohort."
+            )
+        for case in cases:
+            cancel.raise_if_cancelled()
+            loaded = load_case(case, cohort)
+            # Cases of one name in several cohorts are told as one.
+            key = case_key(loaded.images, None, loaded.mask, Preprocessing())
+            content[case.name] = content.get(case.name, "") + key
+            prepared = prepare_case(loaded, Preprocessing())
+            volumes += [LabelledVolume(image, prepared.mask, prepared.spacing) for image in prepared.images]
+    return volumes, content
+
+
+def _masked(cohort: Cohort) -> list[Case]:
+    return [case for case in cohort.cases if case.mask is not None]
+
+
+def _names(cohorts: Sequence[Cohort]) -> list[str]:
+    return [case.name for cohort in cohorts for case in _masked(cohort)]
+
+
+def _describe(
+    cohorts: Sequence[Cohort], config: PriorConfig, init: str | Path | None, fabric: Fabric
+) -> dict[str, Any]:
+    """What has to be the same for a training to be resumed."""
+    return {
+        "config": to_dict(config),
+        "cases": _names(cohorts),
+        "start": None if init is None else Path(init).name,
+        "processes_count": fabric.world_size,
+    }
+
+
+@contextmanager
+def _open_run(
+    volumes: list[LabelledVolume], config: PriorConfig, init: str | Path | None, workers: int, fabric: Fabric
+) -> Iterator[PriorRun]:
+    """A new training, ready for its first step."""
+    seed_everything(config.seed)
+    network = load_prior(init) if init else CmFNet(prior_network(config.base_channels))
+    stream = PlannedStream(
+        SampleSource(config.seed, fabric.global_rank),
+        SampleMaker(volumes, config.synthesis),
+        config.batch_size,
+        workers=workers,
+        pin_memory=fabric.device.type == "cuda",
+    )
+    try:
+        yield PriorRun(fabric, network, stream, config)
+    finally:
+        stream.close()
+
+
+class PriorRun(NetworkRun):
+    """Network, optimiser, averaged weights, samples and history of one training."""
+
+    config: PriorConfig
+    average: WeightAverage
+
+    def __init__(self, fabric: Fabric, network: CmFNet, stream: PlannedStream, config: PriorConfig) -> None:
+        """Put everything on the device."""
+        super().__init__(
+            fabric,
+            network,
+            stream,
+            config,
+            lambda module: torch.optim.AdamW(module.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY),
+            ema_decay=config.ema_decay,
+            gradient_clip=MAX_GRADIENT_NORM,
+        )
+
+    @property
+    def follows_clock(self) -> bool:
+        """Whether the end depends on the time."""
+        return self.config.minutes is not None
 
     @property
     def is_done(self) -> bool:
         """Whether the steps or the minutes are used up."""
         return self.config.share_done(self.step, self.seconds) >= 1
 
-    def train(self, batches: Iterator[list[Tensor]], progress: Progress, cancel: CancelToken) -> None:
-        saved = before = time.monotonic()
-        while not self.is_done:
-            cancel.raise_if_cancelled()
-            loss = self._take_step(*next(batches))
-            self.seconds += time.monotonic() - before
-            before = time.monotonic()
-            done = round(1000 * self.config.share_done(self.step, self.seconds))
-            progress(done, 1000, "train prior (per mille)", {"step": self.step, "loss": loss})
-            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
-                self.save()
-                saved = time.monotonic()
+    @property
+    def is_validation_due(self) -> bool:
+        """Never: all cases are learned from."""
+        return False
 
-    def _take_step(self, inputs: Tensor, target: Tensor) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.step, self.seconds)
-        device = next(self.network.parameters()).device
-        inputs, target = inputs.to(device), target.to(device)
-        self.network.train()
-        with mixed_precision(device):
-            logits = self.network(inputs)
-        loss = sum(
-            weight * full_supervision(logits[name], target, "dice_ce") for name, weight in BRANCH_WEIGHTS.items()
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Steps, or seconds."""
+        if self.config.minutes is None:
+            return self.step, self.config.steps
+        total = round(60 * self.config.minutes)
+        return min(round(self.seconds), total), total
+
+    def current_learning_rate(self) -> float:
+        """The rate of the coming step."""
+        return self.config.rate(self.step, self.seconds)
+
+    def loss_terms(self, batch: SampleBatch) -> dict[str, Tensor]:
+        """A step's forward pass, and the loss of each branch."""
+        logits = self.model(batch.inputs)
+        return with_total(
+            {
+                name: weight * full_supervision(logits[name], batch.target, "dice_ce")
+                for name, weight in BRANCH_WEIGHTS.items()
+            }
         )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
-        self.optimizer.step()
-        self.average.update(self.network)
-        self.step += 1
-        return float(loss.detach())
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "config": to_dict(self.config),
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict(),
-        }
-        self._checkpoints.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(self._checkpoints, self.step, state)
-
-    def restore(self) -> None:
-        """Continue from the newest checkpoint, if there is one."""
-        newest = latest_checkpoint(self._checkpoints)
-        if newest is None:
-            return
-        state = load_checkpoint(newest)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.load_state_dict(state["average"])
-        self.step, self.seconds = state["step"], state["seconds"]
-
-    def remove_checkpoints(self) -> None:
-        """Delete them: the model is complete."""
-        if self._checkpoints.is_dir():
-            shutil.rmtree(self._checkpoints)
 
 
-def _card(
-    name: str, network: CmFNetConfig, cohorts: Sequence[Cohort], run: _PriorRun, licence: str, init: str | Path | None
-) -> ModelCard:
+def _card(out: Path, cohorts: Sequence[Cohort], run: PriorRun, licence: str, init: str | Path | None) -> ModelCard:
     return ModelCard(
-        name=name,
+        name=model_name(out),
         architecture="cmfnet",
-        network=asdict(network),
+        network=to_dict(run.network.config),
         modalities=("ct", "mr"),
         labels=LabelTable.from_names(["structure"]),
         provenance={
             "what": "prompted, class-agnostic CmFNet trained on synthetic samples of labelled volumes",
-            "cases": [case.name for cohort in cohorts for case in cohort.cases if case.mask is not None],
+            "cases": _names(cohorts),
             "settings": to_dict(run.config),
             "steps": run.step,
             "minutes": round(run.seconds / 60, 1),
