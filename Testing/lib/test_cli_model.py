@@ -237,6 +237,22 @@ def test_evaluate_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "missed" in result.out
 
 
+def test_evaluate_takes_a_folder_of_segment_as_it_is(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths, out = write_case(tmp_path), tmp_path / "o"
+    words = ("segment", "--model", model, "--ct", paths["ct"], "--mr", paths["mr"], "--out", out, "--quiet")
+    assert run(capsys, *words, "--probabilities", "--uncertainty").code == 0
+    (tmp_path / "masks").mkdir()
+    shutil.copy(paths["mask"], tmp_path / "masks" / "segmentation.nii.gz")
+    words = ("--prediction", out, "--mask", tmp_path / "masks", "--quiet")
+    assert run(capsys, "evaluate", *words).code == 0
+    twin = out / "segmentation.nii.gz"
+    assert "would take away the input" in run(capsys, "evaluate", *words, "--out", twin, "--overwrite").error
+    write_volume(Volume(mask_array(), affine()), twin)
+    assert "segmentation.nii.gz and segmentation.seg.nrrd. Keep one" in run(capsys, "evaluate", *words).error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -15,7 +15,7 @@ from monai.metrics import (
 from numpy.testing import assert_allclose
 
 from CrossModalSegLib.errors import GeometryError, InputError, LabelError
-from CrossModalSegLib.io import write_volume
+from CrossModalSegLib.io import read_volume, write_volume
 from CrossModalSegLib.io.segmentation_io import write_segmentation
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.metrics import evaluate_files, evaluate_folder, evaluate_segmentation
@@ -225,9 +225,71 @@ def test_folder_errors_name_the_files(folders: tuple[Path, Path], tmp_path: Path
     write_segmentation(_volume(_cube((1, 1, 1))), TWO, predictions / "case 3.nrrd")
     with pytest.raises(InputError, match="case 3 only in .*diction"):
         evaluate_folder(predictions, masks)
-    write_segmentation(_volume(_cube((1, 1, 1))), TWO, predictions / "case 3.seg.nrrd")
-    with pytest.raises(InputError, match="two files for the case 'case 3'"):
+    write_segmentation(_volume(_cube((1, 1, 2))), TWO, predictions / "case 3.seg.nrrd")
+    with pytest.raises(InputError, match=r"two files for the case 'case 3'.*: case 3\.nrrd and case 3\.seg\.nrrd"):
         evaluate_folder(predictions, masks)
+
+
+def test_an_image_beside_the_segmentation_of_its_name_is_no_copy_of_it(folders: tuple[Path, Path]) -> None:
+    image = read_volume(folders[0] / "case 1.seg.nrrd")
+    write_volume(image.with_array(image.array + np.float32(0.5)), folders[0] / "case 1.mha")
+    with pytest.raises(InputError, match="two files for the case 'case 1'"):
+        evaluate_folder(*folders)
+
+
+def test_a_folder_may_hold_cases_twice_with_what_is_written_beside_them(folders: tuple[Path, Path]) -> None:
+    predictions, masks = folders
+    expected = evaluate_folder(predictions, masks)
+    for path in sorted(predictions.iterdir()):
+        name = path.name.removesuffix(".seg.nrrd")
+        write_volume(read_volume(path), predictions / f"{name}.nii.gz")
+        write_volume(read_volume(path), predictions / f"{name}_probability_1_liver.nii.gz")
+        write_volume(read_volume(path), predictions / f"{name}_uncertainty.nii.gz")
+    assert evaluate_folder(predictions, masks) == expected
+
+
+def test_a_case_called_as_a_probability_is_still_a_case(folders: tuple[Path, Path]) -> None:
+    predictions, masks = folders
+    for folder in folders:
+        write_segmentation(_volume(_cube((1, 1, 1))), TWO, folder / "case 1_uncertainty.nii.gz")
+    assert len(evaluate_folder(predictions, masks).cases) == 3
+    (masks / "case 1_uncertainty.nii.gz").rename(masks / "x_uncertainty.nii.gz")
+    (predictions / "case 1_uncertainty.nii.gz").rename(predictions / "y_uncertainty.nii.gz")
+    with pytest.raises(InputError, match="y_uncertainty only in"):
+        evaluate_folder(predictions, masks)
+
+
+def test_a_cut_segmentation_is_the_same_as_its_label_map(folders: tuple[Path, Path]) -> None:
+    whole = _volume(_cube((1, 1, 1)))
+    write_volume(whole, folders[0] / "case 2.nii.gz")
+    cut = Volume(whole.array[1:, 1:], whole.affine @ [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 0, 1]])
+    write_segmentation(cut, TWO, folders[0] / "case 2.seg.nrrd")
+    assert len(evaluate_folder(*folders).cases) == 2
+
+
+def test_segments_that_only_the_mask_has_are_named_and_not_measured(tmp_path: Path) -> None:
+    three = LabelTable.from_names(["kidney", "spleen", "liver"])
+    mask = _cube((1, 1, 1), value=3) + _cube((9, 9, 9), value=2)
+    mask[12:] = 1
+    write_segmentation(_volume(mask), three, tmp_path / "mask.seg.nrrd")
+    answer = _cube((1, 1, 1)) + _cube((9, 9, 9), value=2)
+    answer[12:] = 0
+    write_segmentation(_volume(answer), TWO, tmp_path / "answer.seg.nrrd")
+    report = evaluate_files(tmp_path / "answer.seg.nrrd", tmp_path / "mask.seg.nrrd")
+    assert [(label.name, label.dsc) for label in report.labels] == [("liver", 1.0), ("spleen", 1.0)]
+    assert report.left_out == ("kidney",)
+    assert report.to_json()["left_out"] == ["kidney"]
+    with pytest.raises(LabelError, match="unknown names: kidney"):
+        evaluate_files(tmp_path / "answer.seg.nrrd", tmp_path / "mask.seg.nrrd", TWO)
+
+
+def test_a_mask_that_lacks_a_segment_of_the_answer_has_it_under_another_name(tmp_path: Path) -> None:
+    both = _cube((1, 1, 1)) + _cube((9, 9, 9), value=2)
+    write_segmentation(_volume(both), TWO, tmp_path / "answer.seg.nrrd")
+    other = LabelTable.from_names(["liver", "Milz"])
+    write_segmentation(_volume(both), other, tmp_path / "mask.seg.nrrd")
+    with pytest.raises(LabelError, match="unknown names: Milz"):
+        evaluate_files(tmp_path / "answer.seg.nrrd", tmp_path / "mask.seg.nrrd")
 
 
 def test_a_case_on_another_grid_is_named(folders: tuple[Path, Path]) -> None:

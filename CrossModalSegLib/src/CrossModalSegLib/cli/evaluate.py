@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,10 @@ class Arguments:
     """Measure a segmentation, or a folder of them: Dice (DSC), surface distances in mm (ASD, HD95), surface Dice (NSD).
 
     A label that is in neither of the two has no measures; one that is missed or not in the mask has a DSC of 0.
+    Segments that a mask has beside those of the segmentation are named, and not measured.
 
     Attributes:
-        prediction: segmentation, or folder of segmentations.
+        prediction: segmentation, or folder of segmentations, such as `fit`, `segment` and `refer` write.
         mask: reference mask, or folder of masks with the same names.
         cohort: cohort file whose masks are the references, instead of --mask; the predictions are named as its cases.
         out: JSON report to write.
@@ -56,6 +58,7 @@ def run(args: Arguments) -> None:
     with progress_bar(args.quiet) as progress:
         report = _report(args, table, progress)
     say(report.table())
+    _say_what_is_left_out(report)
     if args.out is not None:
         write_json({"prediction": args.prediction, "mask": args.mask or args.cohort, **report.to_json()}, args.out)
         say(f"report: {args.out}")
@@ -83,12 +86,25 @@ def _check(args: Arguments) -> None:
 def _inputs(args: Arguments) -> list[Path]:
     """Every file that is read. Folders are not among them: a report may be replaced beside the segmentations."""
     from CrossModalSegLib.cli.cohorts import cohort_files, read_any_cohort
-    from CrossModalSegLib.metrics.folder import label_files
+    from CrossModalSegLib.metrics.label_files import all_label_files
 
     files = [] if args.cohort is None else cohort_files(args.cohort, read_any_cohort(args.cohort))
     for path in filter(None, (args.prediction, args.mask)):
-        files += label_files(path).values() if path.is_dir() else [path]
+        files += chain.from_iterable(all_label_files(path).values()) if path.is_dir() else [path]
     return files
+
+
+def _say_what_is_left_out(report: MetricsReport | FolderReport) -> None:
+    """Segments of masks that were not measured, with the number of cases where that is not all of them."""
+    from CrossModalSegLib.metrics import FolderReport
+
+    if not report.left_out:
+        return
+    names = report.left_out
+    if isinstance(report, FolderReport):
+        every = len(report.cases)
+        names = [name if count == every else f"{name} ({count} of {every} cases)" for name, count in names.items()]
+    say(f"note: not measured, since the segmentation has no segment of this name: {', '.join(names)}")
 
 
 def _report(args: Arguments, table: LabelTable | None, progress: Progress) -> MetricsReport | FolderReport:
@@ -111,11 +127,11 @@ def _cohort_report(args: Arguments, table: LabelTable | None, progress: Progress
     from CrossModalSegLib.cli.cohorts import read_any_cohort
     from CrossModalSegLib.errors import InputError
     from CrossModalSegLib.metrics import CaseMetrics, FolderReport, evaluate_files
-    from CrossModalSegLib.metrics.folder import label_files
+    from CrossModalSegLib.metrics.label_files import label_files, without_extras
 
     cohort = read_any_cohort(args.cohort)
     masks = {case.name: case.mask for case in cohort.cases if case.mask is not None}
-    predictions = label_files(args.prediction)
+    predictions = without_extras(label_files(args.prediction), masks)
     foreign = sorted(set(predictions) - set(masks))
     if foreign:
         raise InputError(f"The cohort '{args.cohort}' has no mask for {', '.join(foreign)} in '{args.prediction}'.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,6 +92,20 @@ def read_segmentation(path: str | Path) -> tuple[Volume, LabelTable | None]:
     return _collapsed(image, segments, values, path), table
 
 
+def read_segment_table(path: str | Path) -> LabelTable | None:
+    """The table that `read_segmentation` gives, also where segments overlap.
+
+    Raises:
+        LabelError: there are too many segments, or two have the same name.
+        InputError: the file cannot be read.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith((".nrrd", ".nhdr")):
+        return None
+    image = read_itk(path)
+    return _numbered(_segments(image, path), path)[0] if image.HasMetaDataKey("Segment0_ID") else None
+
+
 def read_scribble_segments(path: str | Path, table: LabelTable) -> Volume:
     """Read scribbles that were painted as segments in 3D Slicer, by the names of the segments.
 
@@ -109,12 +123,13 @@ def read_scribble_segments(path: str | Path, table: LabelTable) -> Volume:
     return _by_name(Path(path), {"background": BACKGROUND}, table, UNLABELLED)
 
 
-def read_mask_segments(path: str | Path, table: LabelTable) -> Volume:
+def read_mask_segments(path: str | Path, table: LabelTable, ignored: Sequence[str] = ()) -> Volume:
     """Read a segmentation of 3D Slicer by the names of its segments.
 
     Args:
         path: .seg.nrrd; its segments are named as classes ("background" may be there).
         table: the classes.
+        ignored: names of segments that are left out.
 
     Returns:
         uint8 label map with the values of `table` on the grid of the file.
@@ -123,7 +138,7 @@ def read_mask_segments(path: str | Path, table: LabelTable) -> Volume:
         LabelError: a segment has an unknown name, or two overlap.
         InputError: the file cannot be read, or holds no segments.
     """
-    return _by_name(Path(path), {"background": BACKGROUND}, table, BACKGROUND)
+    return _by_name(Path(path), {"background": BACKGROUND}, table, BACKGROUND, ignored)
 
 
 def is_slicer_segmentation(path: str | Path) -> bool:
@@ -243,11 +258,12 @@ def _label(segment: _Segment, default: Label) -> Label:
     return replace(default, color=segment.color or default.color, terminology=segment.terminology)
 
 
-def _by_name(path: Path, special: dict[str, int], table: LabelTable, fill: int) -> Volume:
+def _by_name(path: Path, special: dict[str, int], table: LabelTable, fill: int, ignored: Sequence[str] = ()) -> Volume:
     image = read_itk(path)
     if not image.HasMetaDataKey("Segment0_ID"):
         raise InputError(f"'{path}' holds no segments; a segmentation saved by 3D Slicer was expected.")
-    segments = _segments(image, path)
+    unused = {name.casefold() for name in ignored}
+    segments = [segment for segment in _segments(image, path) if segment.name.casefold() not in unused]
     value_of = {label.name.casefold(): label.value for label in table.labels}
     value_of = {**special, **value_of}
     unknown = [segment.name for segment in segments if segment.name.casefold() not in value_of]

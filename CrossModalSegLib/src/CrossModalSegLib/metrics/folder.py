@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, LabelError
-from ..io.segmentation_io import read_mask_segments, read_segmentation
+from ..io.segmentation_io import read_mask_segments, read_segment_table, read_segmentation
 from ..labels import MAX_CLASSES, LabelTable
 from ..volume import Volume, place_on_grid, same_geometry
+from .label_files import label_files, without_extras
 from .segmentation import (
     DEFAULT_TOLERANCES_MM,
     STATUS_TEXT,
@@ -21,8 +23,6 @@ from .segmentation import (
     mean_of,
 )
 from .text_table import number, text_table
-
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class FolderReport:
             for label in case.report.labels:
                 collected.setdefault(label.name, []).append(label)
         return collected
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Segments that masks have beside those of the predictions, and in how many cases."""
+        return dict(Counter(name for case in self.cases for name in case.report.left_out))
 
     def to_json(self) -> dict[str, object]:
         """The report as JSON values."""
@@ -92,7 +97,8 @@ def evaluate_folder(
 ) -> FolderReport:
     """Measure every segmentation of a folder against the file of the same name in another folder.
 
-    Names are compared without their suffix, so `case1.seg.nrrd` pairs with `case1.nii.gz`.
+    Names are compared without their suffix, so `case1.seg.nrrd` pairs with `case1.nii.gz`. A folder may hold a case as
+    both of these; probabilities and uncertainties beside it do not count.
 
     Args:
         prediction_dir: folder with segmentations.
@@ -109,7 +115,8 @@ def evaluate_folder(
         GeometryError: a pair is not on the same grid.
         LabelError: a file holds unknown labels.
     """
-    predictions, masks = label_files(prediction_dir), label_files(mask_dir)
+    masks = label_files(mask_dir)
+    predictions = without_extras(label_files(prediction_dir), masks)
     _require_pairs(predictions, masks, Path(prediction_dir), Path(mask_dir))
     cases = []
     for index, name in enumerate(sorted(predictions)):
@@ -128,52 +135,28 @@ def evaluate_files(
     """Measure one segmentation file against one reference file; see `evaluate_folder` for the arguments.
 
     Segments of 3D Slicer count by their names, whatever their values and order; one called "background" is the
-    background. A cropped box, as Slicer stores it, is put back where it was cut out.
+    background. A cropped box, as Slicer stores it, is put back where it was cut out. Where the mask holds more segments
+    than the prediction, and all of its own, those in both are measured; the report names the others.
 
     Raises:
         LabelError: a segment has a name that the table, or else the other file, does not know, or a value is above 254.
         InputError: a file cannot be read; the message names both files.
     """
     files = (Path(prediction), Path(mask))
-    read = [read_segmentation(path) for path in files]
-    stored = next((_classes(each) for _, each in read if each is not None), None)
     try:
-        labels = table or stored or _numbered(*(volume.array for volume, _ in read))
+        own = [read_segment_table(path) for path in files]
+        classes = [None if each is None else _classes(each) for each in own]
+        plain = [read_segmentation(path)[0] for path, each in zip(files, own, strict=True) if each is None]
+        labels = table or next(filter(None, classes), None) or _numbered(*(volume.array for volume in plain))
+        left_out = () if table else _only_in_mask(*classes)
         predicted, reference = (
-            volume if own is None else read_mask_segments(path, labels)
-            for path, (volume, own) in zip(files, read, strict=True)
+            plain.pop(0) if each is None else read_mask_segments(path, labels, ignored=left_out)
+            for path, each in zip(files, own, strict=True)
         )
-        predicted, reference = _on_one_grid(predicted, reference, *(own is not None for _, own in read))
-        return evaluate_segmentation(predicted, reference, labels, tolerances_mm)
+        predicted, reference = _on_one_grid(predicted, reference, *(each is not None for each in own))
+        return replace(evaluate_segmentation(predicted, reference, labels, tolerances_mm), left_out=left_out)
     except InputError as error:
         raise type(error)(f"{error} (prediction: {prediction}; mask: {mask})") from error
-
-
-def label_files(folder: str | Path) -> dict[str, Path]:
-    """Segmentation files of a folder by name without suffix; hidden ones, such as macOS leaves behind, do not count.
-
-    Raises:
-        InputError: the folder does not exist, holds no such file, or two files of the same name.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"A folder with segmentations was expected, but {folder} is not a folder.")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        suffix = next((ending for ending in SUFFIXES if path.name.lower().endswith(ending)), None)
-        if suffix is None or path.name.startswith(".") or not path.is_file():
-            continue
-        name = path.name[: -len(suffix)]
-        if name in files:
-            raise InputError(
-                f"{folder} holds two files for the case {name!r}: {files[name].name} and {path.name}. Keep one of them."
-            )
-        files[name] = path
-    if not files:
-        raise InputError(
-            f"{folder} holds no segmentation; files with the endings {', '.join(SUFFIXES)} are looked for."
-        )
-    return files
 
 
 def _require_pairs(predictions: dict[str, Path], masks: dict[str, Path], prediction_dir: Path, mask_dir: Path) -> None:
@@ -194,6 +177,18 @@ def _classes(table: LabelTable) -> LabelTable | None:
     """The classes of a file's table, numbered from 1 without a segment called "background"; None without any."""
     kept = [label for label in table.labels if label.name.casefold() != "background"]
     return LabelTable(tuple(replace(label, value=value) for value, label in enumerate(kept, start=1))) if kept else None
+
+
+def _only_in_mask(predicted: LabelTable | None, reference: LabelTable | None) -> tuple[str, ...]:
+    """Names of segments that a mask has beside all those of the prediction.
+
+    None where it lacks one of these: two names for one structure are more likely then.
+    """
+    if predicted is None or reference is None:
+        return ()
+    known = {name.casefold() for name in predicted.names}
+    others = tuple(name for name in reference.names if name.casefold() not in known)
+    return others if len(others) + len(known) == len(reference) else ()
 
 
 def _on_one_grid(a: Volume, b: Volume, a_may_be_cut: bool, b_may_be_cut: bool) -> tuple[Volume, Volume]:

@@ -75,10 +75,12 @@ class MetricsReport:
     Attributes:
         labels: one entry a label.
         tolerances_mm: of the NSD values.
+        left_out: segments that only the mask has, which were not measured.
     """
 
     labels: tuple[LabelMetrics, ...]
     tolerances_mm: tuple[float, ...] = DEFAULT_TOLERANCES_MM
+    left_out: tuple[str, ...] = ()
 
     @property
     def mean_dsc(self) -> float | None:
@@ -129,6 +131,7 @@ class MetricsReport:
                 **dict(zip(keys, self.mean_nsd, strict=True)),
             },
             "counts": self.counts,
+            "left_out": list(self.left_out),
             "labels": [
                 {
                     "value": label.value,
