@@ -92,6 +92,28 @@ def test_refer_writes_a_whole_folder(
     assert str(out / "overlay.png") in result.out
 
 
+def test_the_whole_folder_can_be_evaluated(
+    files: Files, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, masks = tmp_path / "o", tmp_path / "masks"
+    options = ("--labels", "liver", "spleen", "--probabilities")
+    assert run(capsys, *words_for(files, model, out, *options)).code == 0
+    three = LabelTable.from_names(["spleen", "liver", "aorta"])
+    for name in ("T1 axial", "target"):
+        answer = read_volume(out / f"{name}.nii.gz")
+        mask = np.choose(answer.array, [3, 2, 1]).astype(np.uint8)
+        write_segmentation(answer.with_array(mask), three, masks / f"{name}.seg.nrrd")
+    words = ("--prediction", out, "--mask", masks, "--out", tmp_path / "r.json", "--quiet")
+    result = run(capsys, "evaluate", *words)
+    assert result.code == 0, result.err
+    assert "note: not measured, since the segmentation has no segment of this name: aorta\n" in result.out
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (list(report["labels"]), report["mean_dsc"]) == (["liver", "spleen"], 1.0)
+    assert [case["left_out"] for case in report["cases"]] == [["aorta"], ["aorta"]]
+    write_segmentation(answer, LabelTable.from_names(["liver", "spleen"]), masks / "target.seg.nrrd")
+    assert "of this name: aorta (1 of 2 cases)\n" in run(capsys, "evaluate", *words, "--overwrite").out
+
+
 def test_probabilities_and_the_largest_piece(
     files: Files, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +207,8 @@ def test_names_of_results() -> None:
     paths = [Path(p) for p in ("a/reference.nii.gz", "b/T1.NII.GZ", "c/t1.nrrd", "d/dicom", "e/x.seg.nrrd", "f/t1.mha")]
     assert result_names(paths) == ["reference", "T1", "t1_2", "dicom", "x", "t1_3"]
     assert result_names([Path("t1.nii"), Path("Reference.nii")]) == ["t1", "Reference_2"]
+    taken = [Path("a. .nii"), Path("b/A"), Path("c:d"), Path("con.nii.gz"), Path("Con"), Path(".nii")]
+    assert result_names(taken) == ["a", "A_2", "c_d", "_con", "_Con_2", "image"]
 
 
 # --- nothing is written -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from CrossModalSegLib.cohort import (
     Case,
     Cohort,
+    as_file_name,
     check_result_names,
     cohort_from_nnunet,
     load_case,
@@ -309,6 +310,33 @@ def test_names_that_only_some_systems_tell_apart_give_no_results(names: list[str
 def test_names_that_windows_refuses_give_no_results(name: str):
     with pytest.raises(CohortError, match=f"under the name '{re.escape(name)}' on Windows"):
         check_result_names(["x", name])
+
+
+@pytest.mark.parametrize(
+    ("name", "usable"),
+    [
+        ("CON", "_CON"),
+        ("nul.1", "_nul.1"),
+        ("Aux .left", "_Aux .left"),
+        ("com¹", "_com¹"),
+        ("conout$", "_conout$"),
+        (" a. . ", "a"),
+        ("a/b:c\t", "a_b_c"),
+        ("3: T2", "3_ T2"),
+        ("con1", "con1"),
+        ("x.con", "x.con"),
+        ("...", "case"),
+        ("lpt\n1", "lpt_1"),
+    ],
+)
+def test_any_text_gives_a_name_that_all_systems_take(name: str, usable: str):
+    assert as_file_name(name, "case") == usable
+    check_result_names([usable])
+    Case(usable, {"ct": Path("ct.nrrd")})
+
+
+def test_a_default_is_made_usable_as_well():
+    assert as_file_name("", "nul") == "_nul"
 
 
 def test_other_names_give_results():

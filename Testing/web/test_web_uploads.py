@@ -31,6 +31,7 @@ from CrossModalSegLib.web.uploads import Batch, Uploads, require_harmless, safe_
         ("Tumör links (2).mha", "Tumör links (2).mha"),
         ("a\n<b>&'\"\x00.nii", "a__b_____.nii"),
         (".bashrc", "bashrc"),
+        ("con.nii.gz", "_con.nii.gz"),
     ],
 )
 def test_names_are_made_harmless(given: str, kept: str) -> None:

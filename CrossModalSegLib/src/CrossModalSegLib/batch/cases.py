@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from CrossModalSegLib.cli.segmentation_files import file_name_part, write_on_grid
-from CrossModalSegLib.cohort import Case, Cohort, load_case
+from CrossModalSegLib.cohort import Case, Cohort, as_file_name, load_case
 from CrossModalSegLib.errors import CohortError
 from CrossModalSegLib.io import read_volume, write_segmentation
 from CrossModalSegLib.labels import LabelTable, check_scribbles
@@ -121,7 +121,11 @@ def segmented(
     for number, name in enumerate(modalities):
         key = name if number else REFERENCE
         yield Segmented(
-            name, result.labels[key], cohort.labels, result.milliliters[key], result.probabilities.get(key, {})
+            as_file_name(name, "image"),
+            result.labels[key],
+            cohort.labels,
+            result.milliliters[key],
+            result.probabilities.get(key, {}),
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from CrossModalSegLib.cli.segmentation_files import write_on_grid, write_probabilities
-from CrossModalSegLib.cohort import LoadedCase
+from CrossModalSegLib.cohort import LoadedCase, as_file_name
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.referring import REFERENCE, ReferResult
 from CrossModalSegLib.io import write_segmentation
@@ -45,7 +45,8 @@ class Referred:
 def result_names(paths: Sequence[Path]) -> list[str]:
     """Names for the results of some files or DICOM folders: the files' own without suffix, numbered where they repeat.
 
-    Capitals make no difference, as on some disks, and only the first one, the reference, may be called so.
+    Capitals make no difference, as on some disks, names that Windows refuses are changed, and only the first one, the
+    reference, may be called so.
     """
     names: list[str] = []
     taken: set[str] = set()
@@ -103,7 +104,7 @@ def lines(referred: Referred, reference: str) -> Iterator[str]:
 
 def _stem(name: str) -> str:
     stem, _ = split_suffix(name)
-    return (stem[: -len(".seg")] if stem.lower().endswith(".seg") else stem) or "image"
+    return as_file_name(stem[: -len(".seg")] if stem.lower().endswith(".seg") else stem, "image")
 
 
 def _write_overlay(referred: Referred, reference: str, path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import CohortError
 from ..labels import LabelTable, ScribbleConvention, check_no_background
+from .result_names import is_device
 
 _FORBIDDEN = set('/\\:*?"<>|')
 
@@ -101,9 +102,10 @@ def check_unique(what: str, names: list[str] | tuple[str, ...]) -> None:
 
 
 def as_file_name(name: str, default: str) -> str:
-    """A text made usable as the name of a case; `default` where nothing is left of it."""
+    """A text made usable as the name of a case and of files, also on Windows; `default` where nothing is left of it."""
     plain = "".join("_" if letter in _FORBIDDEN or not letter.isprintable() else letter for letter in name.strip())
-    return plain.strip(". ") or default
+    plain = plain.strip(". ") or default
+    return f"_{plain}" if is_device(plain) else plain
 
 
 def _is_file_name(name: str) -> bool:

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from CrossModalSegLib.cohort import as_file_name
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.io.image_io import READABLE, split_suffix
 
@@ -31,7 +32,7 @@ _DICOM_FOLDER = "DICOM series"
 def safe_name(name: str) -> str:
     """A file name without folders, control characters and all that a file system or a page could take amiss."""
     name = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
-    name = re.sub(r"[^\w.\- ()]", "_", name).strip(". ") or "file"
+    name = as_file_name(re.sub(r"[^\w.\- ()]", "_", name), "file")
     stem, suffix = split_suffix(name)
     short = stem[: _LONGEST_NAME - len(suffix)].encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore")
     return f"{short}{suffix}"
