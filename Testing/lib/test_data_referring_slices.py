@@ -4,6 +4,8 @@ from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from referring_support import reordered
 
 from CrossModalSegLib.data.referring.slices import (
@@ -13,8 +15,10 @@ from CrossModalSegLib.data.referring.slices import (
     slice_stack,
     slice_window,
 )
+from CrossModalSegLib.data.working_grid import resample_aligned
 from CrossModalSegLib.errors import GeometryError, InputError
 from CrossModalSegLib.volume import Volume
+from grids import rotation
 
 
 def volume(array: np.ndarray, spacing_ijk=(1.0, 1.0, 5.0), matrix: np.ndarray | None = None) -> Volume:
@@ -82,6 +86,42 @@ def test_slices_run_to_the_head_rows_to_the_back_and_columns_to_the_left():
     axes = np.array([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
     frame = slice_frame(volume(array, (1.0, 5.0, 1.0), axes), SlicePreprocessing(40))
     assert np.argwhere(frame.to_canvas(array, "nearest")).tolist() == [[5, 39, 39]]
+
+
+SHORT_AXES = np.stack([(1.0, 1.0, 0.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -2.0)], axis=1)
+
+
+def short_axes(angles=(0.0, 0.0, 0.0), shape=(5, 30, 40)) -> Volume:
+    """Thick slices across an axis of a heart, whose rows and columns are close to two sides of the patient each."""
+    rng = np.random.default_rng(3)
+    directions = rotation(*angles) @ (SHORT_AXES / np.linalg.norm(SHORT_AXES, axis=0))
+    return volume(rng.random(shape).astype(np.float32), (1.4, 1.4, 8.0), directions)
+
+
+@pytest.mark.parametrize("resize", ["pad", "stretch"])
+@given(st.tuples(*[st.floats(-0.3, 0.3)] * 3), st.permutations(range(3)), st.tuples(*[st.booleans()] * 3))
+@settings(max_examples=40)
+def test_askew_slices_are_turned_like_others(resize, angles, order, flips):
+    prep = SlicePreprocessing(64, resize)
+    reference = slice_frame(short_axes(), prep)
+    stored = reordered(short_axes(angles), order, flips)
+    own = slice_frame(stored, prep)
+    frame = own.turned_like(reference)
+    cosines = (frame.axial.affine[:3, :3].T @ reference.axial.affine[:3, :3]).diagonal() / (1.4**2, 1.4**2, 64.0)
+    assert (cosines > 0.8).all()
+    # Not one voxel moves, and the canvas holds the same pixels.
+    np.testing.assert_array_equal(frame.from_axial(frame.to_axial(stored.array)), stored.array)
+    pixels = own.to_canvas(stored.array, "linear")
+    found = resample_aligned(pixels, own.canvas, frame.canvas, "nearest")
+    np.testing.assert_allclose(found, frame.to_canvas(stored.array, "linear"), atol=1e-5)
+    np.testing.assert_allclose(frame.canvas.spacing, reference.canvas.spacing)
+    assert frame.turned_like(reference) is frame
+
+
+def test_slices_that_need_no_turning_stay_what_they_are():
+    axial = slice_frame(volume(np.zeros((4, 40, 50), np.float32), (1.2, 0.9, 4.0), oblique()), SlicePreprocessing(64))
+    other = slice_frame(volume(np.zeros((4, 40, 40), np.float32)), SlicePreprocessing(64))
+    assert axial.turned_like(other) is axial
 
 
 def test_centres_are_the_middles_of_the_slices():

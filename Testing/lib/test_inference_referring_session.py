@@ -13,6 +13,7 @@ from referring_support import (
     ANGLES,
     FLIPS,
     ORDERS,
+    SIZE,
     SPACINGS,
     TABLE,
     affine_of,
@@ -25,7 +26,7 @@ from referring_support import (
     tiny_model,
 )
 
-from CrossModalSegLib.data.referring.slices import SlicePreprocessing
+from CrossModalSegLib.data.referring.slices import SlicePreprocessing, slice_frame
 from CrossModalSegLib.errors import Cancelled, GeometryError, InputError, LabelError, ModelError
 from CrossModalSegLib.inference.model_folder import LoadedModel, load_model, shipped_models_folder
 from CrossModalSegLib.inference.referring import DEFAULT_MODEL, REFERENCE, ReferResult, ReferSession, refer_volumes
@@ -35,6 +36,7 @@ from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.models.factory import build_network
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.volume import Volume, same_geometry
+from grids import rotation
 
 ONE = LabelTable.from_names(["bright"])
 
@@ -130,6 +132,57 @@ def test_the_storage_order_makes_no_difference_to_a_network(order, flips, target
         assert is_clear.mean() > 0.7 and expected.array.any()
         np.testing.assert_array_equal(turned.segmentations[name].array[is_clear], expected.array[is_clear])
         assert same_geometry(turned.segmentations[name], expected, 1e-9)
+
+
+def short_axes(turn: float, shape=(5, 24, 24)) -> Volume:
+    """Always the same voxels, in thick slices that are turned a little in their plane."""
+    columns = np.stack([(1.0, 1.0, 0.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -2.0)], axis=1)
+    affine = affine_of((1.5, 1.5, 8.0))
+    affine[:3, :3] = columns / np.linalg.norm(columns, axis=0) @ rotation(0.0, 0.0, turn) * (1.5, 1.5, 8.0)
+    return noise(shape, affine=affine)
+
+
+def test_rows_and_columns_of_short_axes_are_those_of_the_reference():
+    """On either side of 45 degrees a network saw target and reference turned or mirrored against each other."""
+    prep = SlicePreprocessing(SIZE)
+    turned, straight = (slice_frame(short_axes(turn), prep) for turn in (-0.1, 0.1))
+    assert turned.turned_like(straight) is not turned
+    likely = {}
+    for turn in (-0.1, 0.1):
+        reference = short_axes(0.1)
+        result = refer_volumes(
+            tiny_model(),
+            reference,
+            strokes(reference),
+            {"t": short_axes(turn)},
+            TABLE,
+            probabilities=True,
+            precision="fp32",
+            slices="order",
+        )
+        likely[turn] = result.probabilities["t"]
+    np.testing.assert_allclose(likely[-0.1], likely[0.1], atol=1e-3)
+
+
+def test_targets_turn_with_each_new_reference():
+    session = ReferSession(tiny_model())
+    session.add_target("t", short_axes(-0.1))
+    session.add_target("axial", noise())
+    session.set_reference(short_axes(-0.1, (4, 24, 24)))
+    assert session.encoded_slices == 5 + 5 + 4
+    shown = Recorder()
+    session.set_reference(short_axes(0.1, (4, 24, 24)), shown)
+    assert session.encoded_slices == 14 + 4 + 5
+    assert {message for _, _, message in shown.calls} == {"look at reference", "look at t"}
+    kept = session.kept_bytes
+    cancel = CancelToken()
+    with pytest.raises(Cancelled):
+        session.set_reference(short_axes(-0.1, (4, 24, 24)), Recorder(cancel, 3), cancel)
+    assert session.kept_bytes == kept
+    session.remove_target("axial")
+    encoded = session.encoded_slices
+    session.refer(strokes(short_axes(0.1, (4, 24, 24))), TABLE)
+    assert session.encoded_slices == encoded
 
 
 def test_a_place_in_millimetres_survives_resampling():

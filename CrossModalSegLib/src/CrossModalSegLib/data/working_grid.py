@@ -74,6 +74,23 @@ def working_grid(source: Grid, spacing: tuple[float, float, float] | None, orien
     return oriented if spacing is None else _respaced(oriented, spacing)
 
 
+def reordered(source: Grid, order: tuple[int, ...], is_reversed: tuple[bool, ...]) -> Grid:
+    """The same voxels with other axes.
+
+    Args:
+        source: Grid of the voxels.
+        order: Axes (i, j, k) of the source in their new order.
+        is_reversed: Of the axes in their new order, which run the other way.
+    """
+    size = source.shape[::-1]
+    to_source = np.zeros((4, 4))
+    to_source[3, 3] = 1.0
+    for new_axis, (axis, turned) in enumerate(zip(order, is_reversed)):
+        to_source[axis, new_axis] = -1.0 if turned else 1.0
+        to_source[axis, 3] = size[axis] - 1.0 if turned else 0.0
+    return Grid(tuple(size[axis] for axis in reversed(order)), source.affine @ to_source)
+
+
 def _oriented(source: Grid, orientation: Orientation) -> Grid:
     if orientation == "native":
         return source
@@ -82,14 +99,7 @@ def _oriented(source: Grid, orientation: Orientation) -> Grid:
     closest = max(permutations(range(3)), key=lambda axes: sum(abs(cosines[w, a]) for w, a in enumerate(axes)))
     world_of_axis = {axis: world for world, axis in enumerate(closest)}
     order = {"lps": closest, "flip": (0, 1, 2), "slices": _slices_last(closest, source.spacing[::-1])}[orientation]
-    size = source.shape[::-1]
-    to_source = np.zeros((4, 4))
-    to_source[3, 3] = 1.0
-    for new_axis, axis in enumerate(order):
-        is_reversed = cosines[world_of_axis[axis], axis] < 0
-        to_source[axis, new_axis] = -1.0 if is_reversed else 1.0
-        to_source[axis, 3] = size[axis] - 1.0 if is_reversed else 0.0
-    return Grid(tuple(size[axis] for axis in reversed(order)), source.affine @ to_source)
+    return reordered(source, order, tuple(cosines[world_of_axis[axis], axis] < 0 for axis in order))
 
 
 def _slices_last(closest: tuple[int, ...], spacing: tuple[float, float, float]) -> tuple[int, ...]:

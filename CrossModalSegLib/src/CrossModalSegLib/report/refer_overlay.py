@@ -193,7 +193,7 @@ def _frame_of(volume: Volume) -> SliceFrame:
 
 def _target_column(name: str, each: ReferredImage, reference: SliceFrame, rows: tuple[int, ...]) -> _Column:
     require_same_geometry(target=each.image, labels=each.labels)
-    placed = _frame_of(each.image)
+    placed = _frame_of(each.image).turned_like(reference)
     positions, _ = reference_positions(placed, reference, each.matching)
     indices = tuple(_nearest(positions, row, placed, reference, each.matching) for row in rows)
     image, labels = _turned(placed, windowed(name, each.image.array)), _turned(placed, each.labels.array)

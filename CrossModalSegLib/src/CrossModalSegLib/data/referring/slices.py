@@ -14,12 +14,15 @@ from typing import Literal
 import numpy as np
 
 from CrossModalSegLib.data.intensity import scale_to_unit, value_range
-from CrossModalSegLib.data.working_grid import Grid, Interpolation, grid_of, resample_aligned, working_grid
+from CrossModalSegLib.data.working_grid import Grid, Interpolation, grid_of, reordered, resample_aligned, working_grid
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.volume import Volume, require_same_geometry, resample_scribbles
 
 Resize = Literal["pad", "stretch"]
+
+# Directions that differ by less, as cosines, are equally close.
+_CLOSER = 1e-6
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class SliceFrame:
     Attributes:
         source: The volume's own grid.
         axial: The same voxels as a stack of slices: along k for thick slices, whatever way they lie (short-axis slices
-            of a heart, for instance), else axial, with k towards S, j towards P and i towards L.
+            of a heart, for instance), else axial, with k towards S, j towards P and i towards L; see `turned_like`.
         canvas: (S, H, W): the slices of `axial` on the square that the network sees.
     """
 
@@ -87,6 +90,23 @@ class SliceFrame:
         """(H, W) bool: canvas pixels whose centre lies on the slice."""
         rows, columns = (self._positions(axis) for axis in (1, 2))
         return rows[:, None] & columns[None]
+
+    def turned_like(self, other: SliceFrame) -> SliceFrame:
+        """The same slices with rows, columns and order along the directions closest to those of another frame.
+
+        The axes of askew slices, such as short axes of a heart, may be closest to other sides of the patient than those
+        of slices that are askew a little more: a network would see the one mirrored, or turned by 90 degrees, against
+        the other. Itself where no other way is closer.
+        """
+        own, others = (_directions(frame.axial) for frame in (self, other))
+        cosines = own.T @ others
+        kept, swapped = (sum(abs(cosines[axis, new]) for new, axis in enumerate(axes)) for axes in ((0, 1), (1, 0)))
+        order = (1, 0, 2) if swapped > kept + _CLOSER else (0, 1, 2)
+        is_reversed = tuple(bool(cosines[axis, new] < -_CLOSER) for new, axis in enumerate(order))
+        if order == (0, 1, 2) and not any(is_reversed):
+            return self
+        axial, canvas = (reordered(grid, order, is_reversed) for grid in (self.axial, self.canvas))
+        return SliceFrame(self.source, axial, canvas)
 
     def to_axial(self, array: np.ndarray) -> np.ndarray:
         """An array (k, j, i) of the volume as axial slices (S, rows, columns); a view, no voxel is changed."""
@@ -134,6 +154,7 @@ class SliceStack:
         images: By contrast, (S, H, W) float32 in [0, 1].
         labels: (S, H, W) uint8, 0 where nothing is labelled; or None.
         frame: Where the slices lie.
+        annotated: Label values that the labels tell: another one may be in the patient all the same. None: all.
         key: Hash of what they were made from; None where it is not known.
     """
 
@@ -141,6 +162,7 @@ class SliceStack:
     images: dict[str, np.ndarray]
     labels: np.ndarray | None
     frame: SliceFrame
+    annotated: tuple[int, ...] | None = None
     key: str | None = None
 
     def __post_init__(self) -> None:
@@ -182,6 +204,12 @@ def slice_frame(volume: Volume, prep: SlicePreprocessing) -> SliceFrame:
     to_axial[0, 3] = (columns - 1) / 2 - step[1] * (size - 1) / 2
     to_axial[1, 3] = (rows - 1) / 2 - step[0] * (size - 1) / 2
     return SliceFrame(source, axial, Grid((axial.shape[0], size, size), axial.affine @ to_axial))
+
+
+def _directions(grid: Grid) -> np.ndarray:
+    """(3, 3): unit vectors of the axes i, j, k in the patient, as columns."""
+    columns = grid.affine[:3, :3]
+    return columns / np.linalg.norm(columns, axis=0)
 
 
 def image_range(volume: Volume, prep: SlicePreprocessing) -> tuple[float, float]:

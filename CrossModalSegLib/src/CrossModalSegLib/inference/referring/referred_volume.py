@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -32,13 +32,13 @@ class ReferredVolume:
 
     Attributes:
         name: How messages call it.
-        key: Hash of the image's content and of how it was prepared.
+        content: Hash of the image's content and of how it was prepared.
         frame: Where the slices lie.
         slices: (S, H, W) float32 in [0, 1].
     """
 
     name: str
-    key: str
+    content: str
     frame: SliceFrame
     slices: np.ndarray
 
@@ -46,6 +46,20 @@ class ReferredVolume:
     def count(self) -> int:
         """S, the number of slices."""
         return self.frame.count
+
+    @cached_property
+    def key(self) -> str:
+        """Tells apart whatever gives other features: other contents, or slices that are turned another way."""
+        to_source = np.linalg.inv(self.frame.source.affine) @ self.frame.axial.affine
+        return f"{self.content} {np.rint(to_source[:3, :3]).astype(int).ravel().tolist()}"
+
+    def turned_like(self, reference: ReferredVolume) -> ReferredVolume:
+        """The same image with the rows and columns of a reference, as far as its slices allow; often itself."""
+        frame = self.frame.turned_like(reference.frame)
+        if frame is self.frame:
+            return self
+        slices = resample_aligned(self.slices, self.frame.canvas, frame.canvas, "nearest")
+        return replace(self, frame=frame, slices=np.ascontiguousarray(slices))
 
     def windows(self, indices: Sequence[int], context: int) -> np.ndarray:
         """Network input for some slices, (B, 1 + 2 * context, H, W) float32."""
@@ -89,8 +103,8 @@ def refer_volume(name: str, image: Volume, prep: SlicePreprocessing) -> Referred
     frame = slice_frame(image, prep)
     _check_size(name, frame)
     limits = _limits(name, image, prep)
-    key = content_key([("image", image)], prep)
-    return ReferredVolume(name, key, frame, image_slices(image, frame, prep, limits))
+    content = content_key([("image", image)], prep)
+    return ReferredVolume(name, content, frame, image_slices(image, frame, prep, limits))
 
 
 def _check_size(name: str, frame: SliceFrame) -> None:

@@ -7,7 +7,7 @@ it plays a part in the session: new strokes, other organs and other names cost o
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -152,6 +152,8 @@ class ReferSession:
     def set_reference(self, image: Volume, progress: Progress | None = None, cancel: CancelToken | None = None) -> None:
         """Look at the image that is scribbled on; it takes the place of the one before.
 
+        Targets that lie askew are turned like it, in steps of 90 degrees; those that this turns are looked at again.
+
         Args:
             image: CT or MR of any contrast.
             progress: Called with each slice.
@@ -161,7 +163,11 @@ class ReferSession:
             InputError: The image is constant, not finite, or its axial slices are smaller than 16 by 16 voxels.
             Cancelled: The session is as it was before.
         """
-        self._reference = self._looked_at(REFERENCE, image, self._targets.values(), progress, cancel)
+        reference = refer_volume(REFERENCE, image, self._prep)
+        targets = {name: volume.turned_like(reference) for name, volume in self._targets.items()}
+        turned = [volume for name, volume in targets.items() if volume is not self._targets[name]]
+        self._look_at([reference, *turned], [*targets.values(), reference], progress, cancel)
+        self._reference, self._targets = reference, targets
         self._free()
 
     def add_target(
@@ -179,8 +185,12 @@ class ReferSession:
         """
         if name == REFERENCE:
             raise InputError(f"'{REFERENCE}' is the name of the reference itself; give the target another one.")
-        others = [volume for key, volume in self._volumes().items() if key != name]
-        self._targets[name] = self._looked_at(name, image, others, progress, cancel)
+        target = refer_volume(name, image, self._prep)
+        if self._reference is not None:
+            target = target.turned_like(self._reference)
+        volumes = self._volumes() | {name: target}
+        self._look_at([target], volumes.values(), progress, cancel)
+        self._targets[name] = target
         self._free()
 
     def remove_target(self, name: str) -> None:
@@ -251,23 +261,22 @@ class ReferSession:
     def _volumes(self) -> dict[str, ReferredVolume]:
         return ({} if self._reference is None else {REFERENCE: self._reference}) | self._targets
 
-    def _looked_at(
+    def _look_at(
         self,
-        name: str,
-        image: Volume,
-        others: Collection[ReferredVolume],
+        volumes: Iterable[ReferredVolume],
+        needed: Iterable[ReferredVolume],
         progress: Progress | None,
         cancel: CancelToken | None,
-    ) -> ReferredVolume:
-        volume = refer_volume(name, image, self._prep)
-        needed = {other.key for other in others}
+    ) -> None:
+        """Encode some volumes; features of those that are not needed make room where there is none."""
+        keys = {volume.key for volume in needed}
         batch = ENCODED_AT_ONCE.get(self.device.type, 1)
         try:
-            self._store.add(volume, batch, progress or SilentProgress(), cancel or CancelToken(), needed)
+            for volume in volumes:
+                self._store.add(volume, batch, progress or SilentProgress(), cancel or CancelToken(), keys)
         except BaseException:
             self._free()
             raise
-        return volume
 
     def _free(self) -> None:
         self._store.retain({volume.key for volume in self._volumes().values()})
