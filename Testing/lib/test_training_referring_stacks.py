@@ -44,6 +44,7 @@ def test_label_values_become_those_of_the_joint_table(cohort):
     )
     assert [np.unique(stack.labels).tolist() for stack in stacks] == [[0, 1]] * 3 + [[0, 2]] * 3
     assert all(list(stack.images) == ["mr"] for stack in stacks)
+    assert [stack.annotated for stack in stacks] == [(1,)] * 3 + [(2, 1)] * 3
 
 
 def test_names_of_labels_are_the_same_whatever_their_capitals(cohort):

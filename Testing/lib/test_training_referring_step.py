@@ -30,7 +30,7 @@ def network() -> CrossMR:
 
 def swapped(batch: PairBatch) -> PairBatch:
     flipped = (each.flip(0) for each in (batch.images, batch.masks, batch.scribbles, batch.labels))
-    return PairBatch(*flipped, batch.organ_ids)
+    return PairBatch(*flipped, batch.organ_ids, batch.annotated.flip(0))
 
 
 class Recorded:
@@ -72,6 +72,24 @@ def test_without_guidance_a_step_has_no_weights_of_its_own():
         assert all(name.startswith("network.") for name, _ in step.named_parameters())
 
 
+@pytest.mark.parametrize("method", ["crossmr", "unet"])
+def test_an_organ_that_is_not_annotated_is_not_taught_as_background(method):
+    """Where the labels do not tell organ 2, to find it in place of background costs no more than before."""
+    config = tiny_referring_config(method=method, dense_guidance=True)
+    net = UNet2d(UNet2dConfig(3, channels=(4, 8, 8))) if method == "unet" else network()
+    step = make_step(net, config, num_classes=3).eval()
+    batch = make_batch()
+    batch = replace(batch, labels=torch.where(batch.labels == 2, 0, batch.labels))
+    unknown = replace(batch, annotated=batch.annotated.index_fill(2, torch.tensor([2]), False))
+    name, head = ("dice_ce", net.body) if method == "unet" else ("classes", step.guidance.semantic)
+    swap = head.register_forward_hook(lambda _module, _inputs, logits: logits[:, [2, 1, 0]])
+    swapped = [step(*each.tensors)[name] for each in (unknown, batch)]
+    swap.remove()
+    plain = [step(*each.tensors)[name] for each in (unknown, batch)]
+    torch.testing.assert_close(plain[0], swapped[0])
+    assert not torch.isclose(plain[1], swapped[1])
+
+
 def test_judging_leaves_one_mask_for_each_organ_asked_for():
     loss, masks = make_step(network(), tiny_referring_config()).eval().judge(make_batch())
     assert loss.ndim == 0 and masks.shape == (2, 2, SIZE, SIZE) and masks.dtype == torch.bool
@@ -94,7 +112,8 @@ def test_dice_counts_the_organs_that_were_asked_for_and_are_there():
     masks[:, 0, 0, :2] = True  # 8 pixels
     masks[0, 0, 1, 0] = True  # asked for, not there
     masks[1, 0, 2, 0] = True  # there, not asked for
-    batch = PairBatch(torch.zeros(2, 1, 1, 4, 4), masks, masks, masks[:, :, 0].byte(), torch.tensor([[5, 6, 7]]))
+    labels, annotated = masks[:, :, 0].byte(), torch.ones(2, 1, 256, dtype=torch.bool)
+    batch = PairBatch(torch.zeros(2, 1, 1, 4, 4), masks, masks, labels, torch.tensor([[5, 6, 7]]), annotated)
     found = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
     found[0, 0, :, :2] = True  # 8 pixels, 4 of them right
     assert organ_dice(found, batch) == [(5, 0.5)]

@@ -22,7 +22,8 @@ class Arguments:
     a crash the same command with --resume goes on from there.
 
     Attributes:
-        cohort: cohort files (.json, .csv) with masks; organs of the same name are the same.
+        cohort: cohort files (.json, .csv) with masks; organs of the same name are the same. An organ that one of the
+            cohorts has no label for is unknown there, not absent.
         out: model folder to make.
         preset: "paper" has the settings of the CrossMR paper, "default" is a compact network meant to follow a
             reference of any organ into any contrast, "fast" for trying out.

@@ -16,6 +16,7 @@ from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.losses.point_sampling import as_floats
 from CrossModalSegLib.losses.referring import dice_term
+from CrossModalSegLib.losses.unannotated import joined_with_background
 
 # Cosines become logits as SCALE * cosine + OFFSET, both learned from here.
 SCALE, OFFSET = 10.0, -5.0
@@ -41,17 +42,20 @@ class DenseGuidance(nn.Module):
         self.scale = nn.Parameter(torch.tensor(SCALE))
         self.offset = nn.Parameter(torch.tensor(OFFSET))
 
-    def classes(self, mask_features: Tensor, labels: Tensor) -> Tensor:
+    def classes(self, mask_features: Tensor, labels: Tensor, annotated: Tensor | None = None) -> Tensor:
         """Dice plus cross-entropy of the organ of each pixel.
 
         Args:
             mask_features: (B, C, h, w).
             labels: (B, H, W) class values; H and W are multiples of h and w.
+            annotated: (B, at least the number of classes) bool, the values that the labels tell; None: all.
 
         Returns:
             Scalar, fp32.
         """
         logits = self.semantic(mask_features)
+        if annotated is not None:
+            logits = joined_with_background(logits, annotated[:, : logits.shape[1]])
         # The loss is one of volumes: each slice is one of a single layer.
         return full_supervision(logits[:, :, None], _thinned(labels, logits.shape[-2:]).long()[:, None], "dice_ce")
 

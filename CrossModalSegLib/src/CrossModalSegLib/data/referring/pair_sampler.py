@@ -24,6 +24,7 @@ from CrossModalSegLib.scribbles.skeleton import skeleton_scribbles
 
 SHORT_BRUSH = FreeformBrush(vertices=(2, 4), diameter=(1.5, 4.0), jitter=0.5)
 MAX_PLAN = 2**63 - 1
+NUM_LABELS = 256  # of uint8
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class PairBatch:
         scribbles: (2, B, K, H, W) bool; the target's are empty unless pairs are used both ways.
         labels: (2, B, H, W) uint8, all that is labelled on either side.
         organ_ids: (B, K) int64 label values, 0 where fewer organs are asked for.
+        annotated: (2, B, 256) bool, the label values that the labels of a side tell.
     """
 
     images: Tensor
@@ -129,6 +131,7 @@ class PairBatch:
     scribbles: Tensor
     labels: Tensor
     organ_ids: Tensor
+    annotated: Tensor
 
     @property
     def size(self) -> int:
@@ -146,9 +149,9 @@ class PairBatch:
         return self.masks.flatten(3).any(-1)
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """All of it, in the order in which a batch is made."""
-        return self.images, self.masks, self.scribbles, self.labels, self.organ_ids
+        return self.images, self.masks, self.scribbles, self.labels, self.organ_ids, self.annotated
 
     def to(self, device: torch.device) -> PairBatch:
         """The batch on a device."""
@@ -168,6 +171,7 @@ class Pair:
         masks, scribbles: (2, K, H, W).
         labels: (2, H, W).
         organ_ids: (K,).
+        annotated: (2, 256).
     """
 
     images: np.ndarray
@@ -175,6 +179,7 @@ class Pair:
     scribbles: np.ndarray
     labels: np.ndarray
     organ_ids: np.ndarray
+    annotated: np.ndarray
 
 
 def collate_pairs(pairs: Sequence[Pair]) -> PairBatch:
@@ -185,6 +190,7 @@ def collate_pairs(pairs: Sequence[Pair]) -> PairBatch:
         scribbles=torch.from_numpy(np.stack([pair.scribbles for pair in pairs], axis=1)),
         labels=torch.from_numpy(np.stack([pair.labels for pair in pairs], axis=1)),
         organ_ids=torch.from_numpy(np.stack([pair.organ_ids for pair in pairs])),
+        annotated=torch.from_numpy(np.stack([pair.annotated for pair in pairs], axis=1)),
     )
 
 
@@ -199,6 +205,9 @@ class _Place:
 
 class PairSampler:
     """Draws plans in order, and makes pairs of them; in any process, but not in two threads at once.
+
+    An organ is asked for only where both sides of a pair are annotated for it: in a target that is not, it would seem
+    to be absent.
 
     Attributes:
         stacks: The labelled slices.
@@ -233,6 +242,7 @@ class PairSampler:
         self._rng = np.random.default_rng(seed)
         self._augment = PairedAugmentation(config.augmentation)
         self._areas = [_areas(stack, config.min_pixels) for stack in self.stacks]
+        self._annotated = np.stack([_annotated(stack) for stack in self.stacks])
         self._references = [_contrasts(stack, reference_contrasts) for stack in self.stacks]
         self._targets = [_contrasts(stack, target_contrasts) for stack in self.stacks]
         self._usable = [number for number, areas in enumerate(self._areas) if areas.any()]
@@ -263,7 +273,8 @@ class PairSampler:
         scribbles = np.zeros_like(masks)
         for side in (0, 1) if self.config.both_ways else (0,):
             scribbles[side] = draw_scribbles(masks[side], self.config.styles, rng)
-        return Pair(np.stack([side.image for side in sides]), masks, scribbles, maps, chosen)
+        annotated = self._annotated[[reference.stack, target.stack]]
+        return Pair(np.stack([side.image for side in sides]), masks, scribbles, maps, chosen, annotated)
 
     def make_batch(self, plans: Sequence[int]) -> PairBatch:
         """The pairs of plans, as a batch."""
@@ -292,11 +303,14 @@ class PairSampler:
         if kind == "same_slice":
             return reference
         stack, index = reference.stack, reference.index
-        if kind == "other_patient" and len(self._usable) > 1:
-            stack = int(rng.choice([each for each in self._usable if each != stack]))
+        is_told = self._annotated[:, organ]
+        patients = [each for each in self._usable if each != stack and is_told[each]]
+        if kind == "other_patient" and patients:
+            stack = int(rng.choice(patients))
             index = self._similar_slice(reference, stack, organ, rng)
         elif kind == "anywhere":
-            stack = int(rng.integers(len(self.stacks)))
+            told = np.flatnonzero(is_told)
+            stack = int(told[rng.integers(len(told))])
             index = int(rng.integers(self.stacks[stack].count))
         else:
             index = self._near_slice(reference, kinds.near_mm if kind == "other_contrast" else kinds.reach_mm, rng)
@@ -327,11 +341,12 @@ class PairSampler:
 
     def _draw_organs(self, reference: _Place, target: _Place, organ: int, rng: np.random.Generator) -> np.ndarray:
         """(K,) int64: the organ, then others of the reference slice, then, both ways, some of the target slice."""
-        here = np.flatnonzero(self._areas[reference.stack][reference.index])
+        both = self._annotated[reference.stack] & self._annotated[target.stack]
+        here = np.flatnonzero(self._areas[reference.stack][reference.index] & both)
         rest = rng.permutation(here[here != organ])
         chosen = [organ, *rest.tolist()][: self.config.max_organs]
         if self.config.both_ways:
-            there = np.flatnonzero(self._areas[target.stack][target.index])
+            there = np.flatnonzero(self._areas[target.stack][target.index] & both)
             chosen += rng.permutation(np.setdiff1d(there, here)).tolist()
         ids = np.zeros(self.config.max_organs, np.int64)
         ids[: len(chosen)] = chosen[: self.config.max_organs]
@@ -376,10 +391,17 @@ def _areas(stack: SliceStack, min_pixels: int) -> np.ndarray:
     """(S, L) bool: whether each slice holds each label value; value 0 never."""
     if stack.labels is None:
         raise LabelError(f"Pairs are drawn from masks, but the case {stack.name} has none; add one or leave it out.")
-    counts = np.stack([np.bincount(labels.ravel(), minlength=256) for labels in stack.labels])
+    counts = np.stack([np.bincount(labels.ravel(), minlength=NUM_LABELS) for labels in stack.labels])
     holds = counts >= min_pixels
     holds[:, 0] = False
     return holds
+
+
+def _annotated(stack: SliceStack) -> np.ndarray:
+    """(256,) bool: whether the labels of a stack tell each label value."""
+    if stack.annotated is None:
+        return np.ones(NUM_LABELS, bool)
+    return np.isin(np.arange(NUM_LABELS), stack.annotated)
 
 
 def _contrasts(stack: SliceStack, wanted: Sequence[str] | None) -> list[str]:
@@ -394,6 +416,6 @@ def _contrasts(stack: SliceStack, wanted: Sequence[str] | None) -> list[str]:
 def _masks(labels: np.ndarray, organs: np.ndarray, min_pixels: int) -> np.ndarray:
     """(K, H, W) bool; crumbs that a zoom left at the border of the image are no organ."""
     masks = labels[None] == organs.astype(labels.dtype)[:, None, None]
-    pixels = np.bincount(labels.ravel(), minlength=256)[organs]
+    pixels = np.bincount(labels.ravel(), minlength=NUM_LABELS)[organs]
     masks[(organs == 0) | (pixels < max(1, min_pixels // 2))] = False
     return masks

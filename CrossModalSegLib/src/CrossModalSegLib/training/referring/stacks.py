@@ -102,7 +102,10 @@ def load_stacks(
     progress: Progress,
     cancel: CancelToken,
 ) -> tuple[SliceStack, ...]:
-    """Load cases as slices, with label values of the joint table; prepared slices stay in memory."""
+    """Load cases as slices, with label values of the joint table; prepared slices stay in memory.
+
+    What a case's cohort has no label for is unknown in it, not absent.
+    """
     stacks = []
     for number, member in enumerate(members):
         cancel.raise_if_cancelled()
@@ -110,7 +113,8 @@ def load_stacks(
         images = {name: loaded.images[name] for name in contrasts if name in loaded.images}
         mask = _joint_mask(loaded.mask, member.cohort.labels, labels)
         stack = slice_stack(loaded.name, images, mask, prep)
-        stacks.append(replace(stack, key=content_key([*images.items(), ("mask", mask)], prep)))
+        known = tuple(labels.label_by_name(name).value for name in member.cohort.labels.names)
+        stacks.append(replace(stack, annotated=known, key=content_key([*images.items(), ("mask", mask)], prep)))
         progress(number + 1, len(members), "Preparing cases")
     return tuple(stacks)
 

@@ -11,6 +11,7 @@ from CrossModalSegLib.losses.dense_guidance import DenseGuidance
 from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.losses.point_sampling import as_floats
 from CrossModalSegLib.losses.referring import ReferringLoss
+from CrossModalSegLib.losses.unannotated import joined_with_background
 from CrossModalSegLib.models.crossmr import CrossMR, choose
 from CrossModalSegLib.models.unet2d import UNet2d
 from CrossModalSegLib.training.methods.method import with_total
@@ -56,7 +57,9 @@ class CrossMRStep(nn.Module):
         aims = features.index(targets)
         terms = self.loss(self.network.decode(aims, tokens), masks, present, organs)
         if self.guidance is not None:
-            terms["classes"] = self.guidance.classes(features.mask_features, batch.labels.flatten(0, 1))
+            terms["classes"] = self.guidance.classes(
+                features.mask_features, batch.labels.flatten(0, 1), batch.annotated.flatten(0, 1)
+            )
             terms["resemblance"] = self.guidance.resemblance(
                 aims.mask_features, tokens.prototype, masks, present & organs
             )
@@ -90,5 +93,6 @@ class UNetStep(nn.Module):
 
     @staticmethod
     def _loss(logits: Tensor, batch: PairBatch) -> Tensor:
+        logits = joined_with_background(logits, batch.annotated[1, :, : logits.shape[1]])
         # The loss is one of volumes: each slice is one of a single layer.
         return full_supervision(logits[:, :, None], batch.labels[1].long()[:, None], "dice_ce")
