@@ -30,6 +30,19 @@ def test_eroded_background_keeps_its_margin_and_the_coverage_of_the_paper(mask: 
     assert not drawn[[0, 5]].any()
 
 
+@pytest.mark.parametrize("pixels", [64, 96, 112, 128])
+def test_eroded_background_begins_at_the_margin_in_small_images_too(pixels: int) -> None:
+    mm = 300.0 / pixels
+    rows, columns = np.indices((pixels, pixels))
+    small = (np.hypot(rows - pixels / 2, columns - pixels / 2) * mm < 30).astype(np.uint8)[None]
+    for seed in range(5):
+        drawn = erosion_background(small, (3.0, mm, mm), np.random.default_rng(seed), margin_mm=12.0)[0] == 0
+        distance = distance_transform_edt(small[0] == 0, (mm, mm))[drawn]
+        assert 4 <= drawn.sum() <= 12
+        assert distance.min() > 6.0
+        assert np.median(distance) < 12.0 * 1.05 + 2 * mm
+
+
 def test_eroded_background_on_chosen_slices_stays_in_the_body(mask: np.ndarray) -> None:
     body = np.zeros(mask.shape, dtype=bool)
     body[:, 20:140, 20:140] = True

@@ -74,7 +74,7 @@ def erosion_background(
 
     The complement is eroded by `margin_mm` and by 2 and 4 times that; what is kept of each erosion is its one-pixel
     wide border towards the foreground, and of these lines arcs that add up to `coverage` of each slice (the paper's
-    average is 0.06 % of the image), half of it nearest to the foreground.
+    average is 0.06 % of the image), half of it nearest to the foreground, or all where that is a few pixels.
 
     Args:
         mask: uint8 (k, j, i), 0 = background, 1..254 = classes, 255 = ignored.
@@ -83,7 +83,7 @@ def erosion_background(
         slices: indices k to draw on; None is every slice that holds foreground.
         body: boolean (k, j, i) where background may be; None is the whole grid.
         margin_mm: distance in the slice that always stays free around the foreground.
-        coverage: share of the pixels of a slice to draw.
+        coverage: share of the pixels of a slice to draw, one short arc at least.
 
     Returns:
         uint8 (k, j, i): 0 on background lines, 255 elsewhere.
@@ -124,7 +124,7 @@ def background_from_scribbles(
         rng: numpy generator.
         body: boolean (k, j, i) where background may be; None is the whole grid.
         margin_mm: distance that stays free around every foreground scribble.
-        coverage: share of the pixels of a slice to draw.
+        coverage: share of the pixels of a slice to draw, one short arc at least.
 
     Returns:
         uint8 (k, j, i): the scribbles with the proposed background added; no given label is changed.
@@ -192,14 +192,16 @@ def _lines_of_erosions(
 ) -> np.ndarray:
     """Arcs (bool, rows × columns) along the borders of nested erosions that add up to about `budget_px` pixels.
 
-    Half of the budget goes to the erosion by the margin, half of the rest to the next one, and so on.
+    Half of the budget goes to the erosion by the margin, half of the rest to the next one, and so on; what is too
+    little for two of them goes to the nearer one. A slice gets one shortest arc, however small it is.
     """
     drawn = np.zeros(distance.shape, dtype=bool)
-    spent = 0.0
+    left = max(budget_px, _SHORTEST_ARC_PX)
     for depth in _RING_DEPTHS:
-        share = 0.5 * (budget_px - spent) if depth != _RING_DEPTHS[-1] else budget_px - spent
+        is_divisible = left >= 2 * _SHORTEST_ARC_PX and depth != _RING_DEPTHS[-1]
+        share = 0.5 * left if is_divisible else left
         ring = _ring_arcs(distance, allowed, 1.05 * depth * margin_mm, share, rng)
-        spent += float(ring.sum())
+        left -= float(ring.sum())
         drawn |= ring
     if not drawn.any() and allowed.any():
         farthest = np.where(allowed, distance, -1.0)
