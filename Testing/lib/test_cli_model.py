@@ -365,6 +365,25 @@ def test_train_options_come_before_the_file_and_it_before_the_preset(tmp_path: P
     assert config.preprocessing.percentiles == (1, 99)
 
 
+@pytest.mark.parametrize("method", ["cmfnet", "pce", "dmsps"])
+def test_naming_the_network_that_is_taken_anyway_changes_nothing(method: str) -> None:
+    config = config_for("--method", method, "--preset", "fast")
+    named = config_for("--method", method, "--preset", "fast", "--network", config.network_name)
+    assert named.network_options == config.network_options == {"base_channels": 8, "dropout": 0.1}
+
+
+def test_options_of_a_preset_stay_with_its_own_network(tmp_path: Path) -> None:
+    settings = tmp_path / "s.json"
+    settings.write_text('{"network": "dynunet"}')
+    assert config_for("--method", "pce", "--preset", "fast", "--config", settings).network_options == {}
+    settings.write_text('{"network_options": {"residual_units": 3}}')
+    config = config_for("--method", "pce", "--network", "resunet", "--config", settings)
+    assert config.network_options == {"residual_units": 3}
+    settings.write_text('{"network_options": {"depth": 5}}')
+    config = config_for("--method", "pce", "--network", "vnet", "--config", settings)
+    assert config.network_options == {"dropout": 0.1, "depth": 5}
+
+
 def test_train_names_a_wrong_setting(tmp_path: Path) -> None:
     settings = tmp_path / "s.json"
     settings.write_text('{"learning_rat": 1}')

@@ -129,14 +129,15 @@ def training_config(args: Arguments) -> TrainingConfig:
     if args.epochs is not None and args.steps is not None:
         raise InputError("The length of a training is given once: as --epochs, or as --steps.")
     from_file = settings_file(args.config) if args.config is not None else {}
-    settings = to_dict(preset(args.preset, args.method or from_file.get("method", "cmfnet")))
+    chosen = preset(args.preset, args.method or from_file.get("method", "cmfnet"))
+    settings = to_dict(chosen)
     given = _given(args)
+    if {**from_file, **given}.get("network") not in (None, chosen.network_name):
+        settings["network_options"] = {}  # those of the preset belong to its own network
     for changes in (from_file, given):
         if changes.get("steps") is not None or changes.get("epochs") is not None:
             settings.update(steps=None, epochs=None)
         settings = merged(settings, changes)
-    if args.network is not None and "network_options" not in from_file:
-        settings["network_options"] = {}  # those of the preset belong to its own network
     if settings["method"] == "full" or settings["annotation"] == "masks":
         settings["second_stage"] = None
     return from_dict(TrainingConfig, settings)
