@@ -83,6 +83,7 @@ def test_refer_writes_a_whole_folder(
     }
     assert report["images"]["target"]["file"] == str(files["target"])
     assert set(report["images"]["target"]["milliliters"]) == {"liver", "spleen"}
+    assert report["not_trained_on"] == []
     assert report["model"]["name"] == "tiny" and len(report["model"]["sha256"]) == 64
     assert set(report["seconds"]) == {"look at the images", "answer"}
     assert "torch" in report["versions"]
@@ -134,7 +135,8 @@ def test_organs_without_names_are_said(
     files: Files, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = words_for(files, model, tmp_path / "o")
-    assert "called label 1, label 2" in run(capsys, *words).out
+    unnamed = run(capsys, *words)
+    assert "called label 1, label 2" in unnamed.out and "not trained on" not in unnamed.out + unnamed.err
     named = run(capsys, *words, "--overwrite", "--labels", "liver", "spleen")
     assert named.code == 0 and "label 1" not in named.out
 
@@ -147,8 +149,12 @@ def test_segments_are_the_organs_by_their_names(
     path = tmp_path / "von Slicer.seg.nrrd"
     write_segmentation(noise().with_array(segments), LabelTable.from_names(["Background", "Leber", "Milz"]), path)
     out = tmp_path / "o"
-    assert run(capsys, *words_for({**files, "scribbles": path}, model, out)).code == 0
+    result = run(capsys, *words_for({**files, "scribbles": path}, model, out))
+    assert result.code == 0
     assert read_segmentation(out / "target.seg.nrrd")[1].names == ("Leber", "Milz")
+    assert "The model tiny was not trained on Leber, Milz, but on liver, spleen." in result.out + result.err
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["not_trained_on"] == ["Leber", "Milz"]
 
 
 def test_painted_label_maps_without_background(

@@ -129,6 +129,7 @@ def _report(referred: Referred, reference: str, files: Mapping[str, Path]) -> di
         "device": referred.device,
         "seconds": {"look at the images": round(referred.looking_seconds, 2), "answer": round(result.seconds, 2)},
         "tuning": result.tuning,
+        "not_trained_on": result.unseen,
         "versions": library_versions(),
     }
 

@@ -61,6 +61,7 @@ class ReferResult:
         probabilities: By volume, (K + 1, k, j, i) float32 that add to one; empty where not asked for.
         reports: By volume.
         tuning: What tuning on the strokes brought; None where not asked for.
+        unseen: Names of organs that the model was not trained on.
         seconds: In all.
     """
 
@@ -68,6 +69,7 @@ class ReferResult:
     probabilities: dict[str, np.ndarray]
     reports: dict[str, VolumeReport]
     tuning: TuningReport | None
+    unseen: tuple[str, ...]
     seconds: float
 
 

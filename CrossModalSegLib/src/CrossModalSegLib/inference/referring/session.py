@@ -39,6 +39,7 @@ from CrossModalSegLib.inference.referring.results import (
     slices_with,
 )
 from CrossModalSegLib.inference.referring.tuning import TuningReport, tune
+from CrossModalSegLib.inference.referring.unseen import unseen_organs, warn_of_unseen
 from CrossModalSegLib.labels import UNLABELLED, LabelTable, check_scribbles
 from CrossModalSegLib.models.crossmr import CrossMR, Features, choose
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
@@ -128,7 +129,7 @@ class ReferSession:
         self.device = model.device if device is None else torch.device(device)
         self._network.to(self.device).eval()
         self._precision = usable_precision(precision, self.device)
-        self._least_presence = model.card.least_presence
+        self._card = model.card
         self._prep = model.card.slices or SlicePreprocessing(image_size=self._network.config.image_size)
         self._store = FeatureStore(self._encode, feature_bytes)
         self._reference: ReferredVolume | None = None
@@ -223,7 +224,7 @@ class ReferSession:
             scribbles: uint8 on the reference's own grid: 0 background, 1..K, 255 not drawn. Every organ needs a stroke
                 on one axial slice or more; background strokes are optional. On the reference, scribbled voxels keep
                 what was drawn.
-            table: The organs 1..K: any, in any order.
+            table: The organs 1..K: any, in any order. A warning names those that the model was not trained on.
             probabilities, slices, reference_slices, pieces, tune_seconds: See `ReferOptions`.
             progress: Called with whole seconds of the tuning, then with each slice of all volumes.
             cancel: Looked at between slices, of which a few are answered at once.
@@ -240,6 +241,8 @@ class ReferSession:
         cancel, progress = cancel or CancelToken(), progress or SilentProgress()
         reference = self._checked_reference(scribbles, table)
         positions = {name: _positions(volume, reference, slices) for name, volume in self._volumes().items()}
+        unseen = unseen_organs(table, self._card.labels)
+        warn_of_unseen(unseen, self._card)
         network, tuning = self._tuned(reference, scribbles, table, options, progress, cancel)
         with torch.no_grad(), self._autocast():
             masks = _stroke_masks(reference, scribbles, table)
@@ -255,6 +258,7 @@ class ReferSession:
             probabilities={name: result.probabilities for name, result in results.items() if probabilities},
             reports={name: result.report for name, result in results.items()},
             tuning=tuning,
+            unseen=unseen,
             seconds=time.perf_counter() - began,
         )
 
@@ -335,7 +339,7 @@ class ReferSession:
     ) -> VolumeResult:
         began = time.perf_counter()
         table, options = asked.table, asked.options
-        answers = SliceAnswers(volume, len(table), self._least_presence, options.probabilities, self.device)
+        answers = SliceAnswers(volume, len(table), self._card.least_presence, options.probabilities, self.device)
         selections = [asked.tokens.select(position, options.reference_slices) for position in positions]
         for selection, indices in slice_batches(selections, DECODED_AT_ONCE.get(self.device.type, 1)):
             cancel.raise_if_cancelled()
