@@ -146,7 +146,8 @@ def test_common_levels_are_taken(tmp_path, has, needs):
 
 
 def test_factors_that_a_file_lacks_are_one(tmp_path):
-    source, network = make(0, layer_scale=None), make(1)
+    source = make(0, use_post_norm=False, layer_scale=None)
+    network = make(1, use_post_norm=False)
     report = load_public_weights(network, write(tmp_path / "a.safetensors", microsoft(source.state_dict())))
     assert len(report.adapted) == 10 and report.missing == ()
     images = torch.rand(1, 3, 32, 32)
@@ -188,6 +189,7 @@ def infinite(state):
     [
         (microsoft, {"embed_dim": 8}, r"embed_dim 8 and depths \(1, 1, 2, 1\); the network has 4"),
         (microsoft, {"depths": (1, 1, 3, 1)}, r"depths \(1, 1, 3, 1\)"),
+        (microsoft, {"use_post_norm": False, "layer_scale": None}, 'normalises before its branches.*"use_post_norm": false'),
         (lambda state: {"conv.weight": torch.zeros(2)}, {}, "holds no FocalNet"),
         (lacking, {}, "only a part"),
         (infinite, {}, "NaN or infinite values in norm3.bias"),
@@ -200,6 +202,12 @@ def test_files_that_do_not_fit_change_nothing(tmp_path, form, source, message):
     with pytest.raises(ModelError, match=message):
         load_public_weights(network, path)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_weights_with_factors_need_a_network_that_normalises_behind_its_branches(tmp_path):
+    path = write(tmp_path / "a.safetensors", microsoft(make(0).state_dict()))
+    with pytest.raises(ModelError, match="normalises behind its branches.*use_post_norm to true"):
+        load_public_weights(make(1, use_post_norm=False), path)
 
 
 def test_a_missing_and_a_damaged_file_are_told(tmp_path):

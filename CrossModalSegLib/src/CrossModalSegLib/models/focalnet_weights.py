@@ -7,7 +7,9 @@ timm are understood. What a file may do otherwise than the network:
   kernel in a wide network does what it did;
 - colour images: the stem's kernels are averaged over the colours, scaled so that a grey image gives what it gave;
 - no factors of the branches: they are 1.
-What a file does not say has to be configured: normalisation before or behind a branch, and the scale of the modulator.
+What a file does not say has to be configured: whether the gathered context is divided by the number of its levels. Whether
+normalisation comes before or behind a branch is not said either, but follows: all published FocalNets with factors of the
+branches normalise behind, all without before.
 """
 
 from __future__ import annotations
@@ -93,12 +95,13 @@ def load_public_weights(network: FocalNet, path: str | Path) -> WeightsReport:
 
     Raises:
         ModelError: The file is missing, damaged, or of another kind; it holds NaN or infinite values, no FocalNet, one
-            of another width or depth, or only a part of one.
+            of another width or depth, one that normalises elsewhere, or only a part of one.
     """
     path = Path(path)
     stored = _read(path)
     names = _network_names(stored)
     _check_size(network.config, stored, names, path)
+    _check_norms(network.config, names, path)
     own = network.state_dict()
     taken: dict[str, Tensor] = {}
     adapted, unused = set(), []
@@ -175,6 +178,24 @@ def _check_size(config: FocalNetConfig, stored: dict[str, Tensor], names: dict[s
             f"'{path}' holds a FocalNet with embed_dim {len(stem)} and depths {depths}; the network has "
             f"{config.embed_dim} and {config.depths}. Choose the encoder that the file was made for."
         )
+
+
+def _check_norms(config: FocalNetConfig, names: dict[str, str], path: Path) -> None:
+    """Weights whose normalisation moves to the other side of its branch are worth no more than random ones."""
+    has_factors = any(re.search(r"\.gamma_[12]$", new) for new in names.values())
+    if has_factors == config.use_post_norm:
+        return
+    if has_factors:
+        raise ModelError(
+            f"'{path}' holds a FocalNet that normalises behind its branches, as those with factors of the branches do; "
+            "this encoder normalises before them. Set its use_post_norm to true and give it a layer_scale."
+        )
+    raise ModelError(
+        f"'{path}' holds a FocalNet that normalises before its branches, as those without factors of the branches do "
+        "(tiny, small and base of Microsoft); this encoder normalises behind them. Take the weights of SEEM, or set the "
+        'encoder as that of the file was, in a settings file: {"network": {"encoder": {"use_post_norm": false, '
+        '"layer_scale": null, "normalize_modulator": false, "use_conv_embed": false}}}.'
+    )
 
 
 def _fit(name: str, tensor: Tensor, own: Tensor, config: FocalNetConfig) -> Tensor | None:
