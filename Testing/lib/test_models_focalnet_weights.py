@@ -189,7 +189,7 @@ def infinite(state):
     [
         (microsoft, {"embed_dim": 8}, r"embed_dim 8 and depths \(1, 1, 2, 1\); the network has 4"),
         (microsoft, {"depths": (1, 1, 3, 1)}, r"depths \(1, 1, 3, 1\)"),
-        (microsoft, {"use_post_norm": False, "layer_scale": None}, 'normalises before its branches.*"use_post_norm": false'),
+        (microsoft, {"use_post_norm": False, "layer_scale": None}, 'before its branches.*"use_post_norm": false'),
         (lambda state: {"conv.weight": torch.zeros(2)}, {}, "holds no FocalNet"),
         (lacking, {}, "only a part"),
         (infinite, {}, "NaN or infinite values in norm3.bias"),

@@ -7,9 +7,9 @@ timm are understood. What a file may do otherwise than the network:
   kernel in a wide network does what it did;
 - colour images: the stem's kernels are averaged over the colours, scaled so that a grey image gives what it gave;
 - no factors of the branches: they are 1.
-What a file does not say has to be configured: whether the gathered context is divided by the number of its levels. Whether
-normalisation comes before or behind a branch is not said either, but follows: all published FocalNets with factors of the
-branches normalise behind, all without before.
+What a file does not say has to be configured: whether the gathered context is divided by the number of its levels.
+Whether normalisation comes before or behind a branch is not said either, but follows: all published FocalNets with
+factors of the branches normalise behind, all without before.
 """
 
 from __future__ import annotations
@@ -192,8 +192,8 @@ def _check_norms(config: FocalNetConfig, names: dict[str, str], path: Path) -> N
         )
     raise ModelError(
         f"'{path}' holds a FocalNet that normalises before its branches, as those without factors of the branches do "
-        "(tiny, small and base of Microsoft); this encoder normalises behind them. Take the weights of SEEM, or set the "
-        'encoder as that of the file was, in a settings file: {"network": {"encoder": {"use_post_norm": false, '
+        "(tiny, small and base of Microsoft); this encoder normalises behind them. Take the weights of SEEM, or set "
+        'the encoder as that of the file was, in a settings file: {"network": {"encoder": {"use_post_norm": false, '
         '"layer_scale": null, "normalize_modulator": false, "use_conv_embed": false}}}.'
     )
 
