@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -414,7 +415,7 @@ def test_dicom_survives_nifti(tmp_path: Path):
 def test_dicom_with_a_missing_slice(tmp_path: Path):
     write_series(tmp_path / "d", noise(), skip=(5,))
     with pytest.raises(
-        GeometryError, match="not equally spaced: the distances run from 4.5 to 9 mm. Are files missing"
+        GeometryError, match="not equally spaced: the distances run from 4.5 to 9 mm. Are slices missing"
     ):
         read_volume(tmp_path / "d")
 
@@ -429,6 +430,15 @@ def test_dicom_with_two_series(tmp_path: Path):
         read_volume(tmp_path / "d")
 
 
+def test_dicom_with_a_description_that_is_not_ascii(tmp_path: Path):
+    for number in (1, 2):
+        for file in write_series(tmp_path / f"{number}", noise(), uid=f"1.2.826.0.1.3680043.2.1125.{number}"):
+            file.write_bytes(file.read_bytes().replace(b"abdomen", b"Sch\xe4del"))
+            file.rename(tmp_path / f"{number}{file.name}")
+    with pytest.raises(InputError, match=r"holds 2 series: 'Schädel' \(12 files\); 'Schädel'"):
+        read_volume(tmp_path)
+
+
 def test_dicom_with_doubled_slices(tmp_path: Path):
     files = write_series(tmp_path / "d", noise())
     (tmp_path / "d" / "again.dcm").write_bytes(files[0].read_bytes())
@@ -438,9 +448,54 @@ def test_dicom_with_doubled_slices(tmp_path: Path):
 
 def test_dicom_with_a_damaged_file(tmp_path: Path):
     files = write_series(tmp_path / "d", noise())
-    data = files[3].read_bytes()
-    files[3].write_bytes(data[: len(data) - 300])
-    with pytest.raises(InputError, match="damaged|not equally spaced"):
+    for number, kept in ((3, -300), (11, -300), (11, 0)):  # without the last one the others are equally spaced
+        data = files[number].read_bytes()
+        files[number].write_bytes(data[:kept])
+        with pytest.raises(InputError, match=rf"'{re.escape(str(files[number]))}' is damaged"):
+            read_volume(tmp_path / "d")
+        files[number].write_bytes(data)
+    check_series(tmp_path / "d", noise())
+
+
+def test_dicom_of_other_kinds_in_the_folder(tmp_path: Path):
+    files = write_series(tmp_path / "d", noise())
+    start = files[0].read_bytes()
+    kind = start.find(b"1.2.840.10008.5.1.4.1.1.")  # the same length, but not the same kind
+    report = start[:kind] + b"1.2.840.10008.5.1.4.1.1.88" + start[kind + 26 : 400]
+    (tmp_path / "d" / "report.dcm").write_bytes(report)
+    (tmp_path / "d" / "DONE").touch()
+    (tmp_path / "d" / f"._{files[0].name}").write_bytes(b"\0\5\x16\7" * 100)
+    check_series(tmp_path / "d", noise())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (rb"(\x28\x00\x30\x00.{4})\d", rb"\g<1>9", "differ in the distance of their pixels: it runs from"),
+        (rb"\x28\x00\x30\x00(?=.{4}\d)", b"\x28\0\x31\0", r"does not say where its slice lies \(tag 0028|0030\)"),
+        (rb"\x20\x00\x32\x00(?=.{4}[-\d])", b"\x20\0\x33\0", r"does not say where its slice lies \(tag 0020|0032\)"),
+    ],
+)
+def test_dicom_that_does_not_tell_one_place(tmp_path: Path, old: bytes, new: bytes, message: str):
+    for file in write_series(tmp_path / "d", noise())[6:]:
+        content = file.read_bytes()
+        file.write_bytes(re.sub(old, new, content, flags=re.DOTALL))
+        assert file.read_bytes() != content
+    with pytest.raises(GeometryError, match=message):
+        read_volume(tmp_path / "d")
+
+
+def test_dicom_of_a_ct_for_inverted_display(tmp_path: Path):
+    files = write_series(tmp_path / "d", noise())
+    for file in files:
+        file.write_bytes(file.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1"))
+    with pytest.raises(InputError, match=r"inverted display \(MONOCHROME1\)"):
+        read_volume(tmp_path / "d")
+
+
+def test_dicom_in_a_folder_below(tmp_path: Path):
+    write_series(tmp_path / "d" / "study" / "series", noise())
+    with pytest.raises(InputError, match="itself holds no DICOM series; name the one of its folders"):
         read_volume(tmp_path / "d")
 
 

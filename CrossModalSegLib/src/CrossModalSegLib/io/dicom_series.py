@@ -1,8 +1,12 @@
-"""A folder of DICOM slices as one volume; a tilted gantry keeps its shear, and missing slices are an error."""
+"""A folder of DICOM slices as one volume; a tilted gantry keeps its shear, and missing slices are an error.
+
+So it is with the frames of one file.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +17,15 @@ import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError
 from ..volume import Volume, volume_from_itk
+from .dicom_frames import ENHANCED, Frames, read_frames
 
+_KIND = "0008|0016"
+_MODALITY = "0008|0060"
+_SERIES_DESCRIPTION = "0008|103e"
 _POSITION = "0020|0032"
 _ORIENTATION = "0020|0037"
-_SERIES_DESCRIPTION = "0008|103e"
+_PHOTOMETRIC = "0028|0004"
+_PIXEL_SPACING = "0028|0030"
 _SPACING_TOLERANCE = 0.02  # of the spacing: positions are stored with few digits
 _SPACING_TOLERANCE_MM = 0.05
 
@@ -35,15 +44,48 @@ def read_dicom_series(folder: Path) -> Volume:
 
     Raises:
         InputError: there is no series, there are several, a file is damaged, or the slices are not single-valued.
-        GeometryError: slices are missing, doubled, or not parallel.
+        GeometryError: slices are missing, doubled, or not parallel, or their places are not told.
     """
     files = _only_series(folder)
     if len(files) == 1:
-        return volume_from_itk(_read(files[0]))
+        return _single_file(files[0])
     positions, orientation = _slice_positions(files)
     order, step = _slice_order(folder, positions, orientation)
     slices = [_read(files[index]) for index in order]
     return _stack(folder, slices, positions[order[0]], step)
+
+
+def _single_file(file: Path) -> Volume:
+    """One slice, or all slices as frames of one file."""
+    image = _read(file)
+    count = image.GetSize()[2]
+    frames = read_frames(file)
+    if count == 1 or not (frames.positions or _tag(image, _KIND) in ENHANCED):
+        return volume_from_itk(image)
+    if len(frames.positions) != count:
+        raise GeometryError(
+            f"The DICOM file '{file}' holds {count} frames, but does not say of each where it lies. Export them as one "
+            "file each."
+        )
+    if len(set(frames.scalings)) > 1:
+        raise InputError(
+            f"The frames of the DICOM file '{file}' are scaled by different numbers. Export them as one file each."
+        )
+    positions, orientation, spacing = _frame_positions(file, frames)
+    order, step = _slice_order(file, positions, orientation)
+    slices = np.split(sitk.GetArrayViewFromImage(image), count)
+    plane = np.reshape(orientation, (2, 3)).T * spacing[::-1]
+    return _volume([slices[index] for index in order], plane, positions[order[0]], step)
+
+
+def _frame_positions(file: Path, frames: Frames) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_slice_positions`, and the common distances (2,) of rows and of columns, mm."""
+    positions = [_parsed(file, text, _POSITION, 3) for text in frames.positions]
+    orientations = [_parsed(file, text, _ORIENTATION, 6) for text in frames.orientations or [""]]
+    spacings = [_parsed(file, text, _PIXEL_SPACING, 2) for text in frames.spacings or [""]]
+    _require_parallel(file, orientations)
+    _require_one_spacing(file, spacings)
+    return np.array(positions), np.array(orientations[0]), np.array(spacings[0])
 
 
 def _only_series(folder: Path) -> list[Path]:
@@ -51,12 +93,36 @@ def _only_series(folder: Path) -> list[Path]:
     with _without_warnings():
         ids = reader.GetGDCMSeriesIDs(str(folder))
     if not ids:
-        raise InputError(f"The folder '{folder}' holds no DICOM series; name a folder of DICOM files, or a file.")
+        inner = any(each.is_dir() for each in folder.iterdir())
+        raise InputError(
+            f"The folder '{folder}' {'itself ' if inner else ''}holds no DICOM series; name "
+            f"{'the one of its folders that does' if inner else 'a folder of DICOM files'}, or a file."
+        )
     series = {each: [Path(name) for name in reader.GetGDCMSeriesFileNames(str(folder), each)] for each in ids}
     if len(series) > 1:
         listed = "; ".join(f"{_description(files[0])} ({len(files)} files)" for files in series.values())
         raise InputError(f"The folder '{folder}' holds {len(series)} series: {listed}. Put one series into a folder.")
-    return next(iter(series.values()))
+    files = next(iter(series.values()))
+    _require_all(folder, files)
+    return files
+
+
+def _require_all(folder: Path, files: list[Path]) -> None:
+    """InputError where the folder holds another file of this kind, which GDCM could not read and passes over."""
+    kind, known = _tag(_header(files[0]), _KIND), {file.name for file in files}
+    for path in sorted(folder.iterdir()):
+        if path.name not in known and path.is_file() and _is_slice(path, kind):
+            raise _damaged(path)
+
+
+def _is_slice(path: Path, kind: str) -> bool:
+    """Whether a file says in its first element of meta information that it is of a kind, or was never filled."""
+    with path.open("rb") as file:
+        start = file.read(1024)
+    found = re.search(rb"\x02\x00\x02\x00UI..([0-9.]*)", start, re.DOTALL)
+    if start[128:132] == b"DICM" and found is not None:
+        return found[1].decode() == kind
+    return not start and path.suffix.lower() in (".dcm", ".ima")
 
 
 @contextmanager
@@ -71,9 +137,22 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _description(file: Path) -> str:
-    header = _header(file)
-    text = header.GetMetaData(_SERIES_DESCRIPTION).strip() if header.HasMetaDataKey(_SERIES_DESCRIPTION) else ""
+    text = _tag(_header(file), _SERIES_DESCRIPTION)
     return f"'{text}'" if text else "without a description"
+
+
+def _tag(header: sitk.ImageFileReader | sitk.Image, key: str) -> str:
+    """The text of an element, empty where there is none."""
+    text = header.GetMetaData(key) if header.HasMetaDataKey(key) else ""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # other than UTF-8: most likely Western European
+        text = text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return text.strip(" \0")
+
+
+def _damaged(file: Path) -> InputError:
+    return InputError(f"The DICOM file '{file}' is damaged or of an unknown kind; copy it again.")
 
 
 def _header(file: Path) -> sitk.ImageFileReader:
@@ -82,7 +161,7 @@ def _header(file: Path) -> sitk.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise InputError(f"The DICOM file '{file}' is damaged or of an unknown kind; copy it again.") from error
+        raise _damaged(file) from error
     return reader
 
 
@@ -90,26 +169,44 @@ def _read(file: Path) -> sitk.Image:
     try:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:
-        raise InputError(f"The DICOM file '{file}' is damaged or of an unknown kind; copy it again.") from error
+        raise _damaged(file) from error
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"The DICOM file '{file}' is a colour image; one value per voxel was expected.")
+    if _tag(image, _MODALITY) == "CT" and _tag(image, _PHOTOMETRIC) == "MONOCHROME1":
+        raise InputError(
+            f"The DICOM file '{file}' is a CT for inverted display (MONOCHROME1), of which CT numbers would be read "
+            "inverted as well. Export it as MONOCHROME2."
+        )
     return image
 
 
 def _slice_positions(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Positions (N, 3) of the first pixels, LPS mm, and the common orientation (6,): directions of i and of j."""
     headers = [_header(file) for file in files]
-    positions = [_numbers(file, header, _POSITION, 3) for file, header in zip(files, headers, strict=True)]
-    orientations = [_numbers(file, header, _ORIENTATION, 6) for file, header in zip(files, headers, strict=True)]
-    if np.ptp(orientations, axis=0).max() > 1e-3:
-        raise GeometryError(
-            f"The slices in '{files[0].parent}' are not parallel; a localiser or a radial scan is no volume."
-        )
+    of_all = list(zip(files, headers, strict=True))
+    positions = [_parsed(file, _tag(header, _POSITION), _POSITION, 3) for file, header in of_all]
+    orientations = [_parsed(file, _tag(header, _ORIENTATION), _ORIENTATION, 6) for file, header in of_all]
+    spacings = [_parsed(file, _tag(header, _PIXEL_SPACING), _PIXEL_SPACING, 2) for file, header in of_all]
+    _require_parallel(files[0].parent, orientations)
+    _require_one_spacing(files[0].parent, spacings)
     return np.array(positions), np.array(orientations[0])
 
 
-def _numbers(file: Path, header: sitk.ImageFileReader, key: str, count: int) -> list[float]:
-    text = header.GetMetaData(key) if header.HasMetaDataKey(key) else ""
+def _require_parallel(place: Path, orientations: list[list[float]]) -> None:
+    if np.ptp(orientations, axis=0).max() > 1e-3:
+        raise GeometryError(f"The slices in '{place}' are not parallel; a localiser or a radial scan is no volume.")
+
+
+def _require_one_spacing(place: Path, spacings: list[list[float]]) -> None:
+    if np.ptp(spacings, axis=0).max() > 1e-3 * np.max(spacings):
+        raise GeometryError(
+            f"The slices in '{place}' differ in the distance of their pixels: it runs from {np.min(spacings):.4g} to "
+            f"{np.max(spacings):.4g} mm. Put those of one series into a folder of their own."
+        )
+
+
+def _parsed(file: Path, text: str, key: str, count: int) -> list[float]:
+    """The numbers of an element that says where a slice lies."""
     try:
         numbers = [float(part) for part in text.split("\\")]
     except ValueError:
@@ -119,7 +216,7 @@ def _numbers(file: Path, header: sitk.ImageFileReader, key: str, count: int) -> 
     return numbers
 
 
-def _slice_order(folder: Path, positions: np.ndarray, orientation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _slice_order(place: Path, positions: np.ndarray, orientation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Order of the slices, and the step (3,) from one to the next, mm."""
     normal = np.cross(orientation[:3], orientation[3:])
     depth = positions @ normal
@@ -129,15 +226,15 @@ def _slice_order(folder: Path, positions: np.ndarray, orientation: np.ndarray) -
     typical = float(np.median(gaps))
     if gaps.min() <= 1e-3:
         raise GeometryError(
-            f"Several slices in '{folder}' lie at the same place; the series seems to hold several phases or echoes. "
-            "Put one of them into a folder of its own."
+            f"Several slices in '{place}' lie at the same place; the series seems to hold several phases or echoes. "
+            "Export one of them alone."
         )
     expected = positions[order[0]] + np.arange(len(positions))[:, None] * step
     error = np.abs(positions[order] - expected).max()
     if error > max(_SPACING_TOLERANCE_MM, _SPACING_TOLERANCE * typical):
         raise GeometryError(
-            f"The slices in '{folder}' are not equally spaced: the distances run from {gaps.min():.3g} to "
-            f"{gaps.max():.3g} mm. Are files missing?"
+            f"The slices in '{place}' are not equally spaced: the distances run from {gaps.min():.3g} to "
+            f"{gaps.max():.3g} mm. Are slices missing?"
         )
     return order, step
 
@@ -147,10 +244,15 @@ def _stack(folder: Path, slices: list[sitk.Image], origin: np.ndarray, step: np.
     if len(sizes) > 1:
         listed = ", ".join(f"{width} by {height} pixels ({count})" for (width, height), count in sizes.items())
         raise InputError(f"The slices in '{folder}' differ in size: {listed}.")
-    first = slices[0]
+    arrays = [sitk.GetArrayViewFromImage(image) for image in slices]
+    plane = np.reshape(slices[0].GetDirection(), (3, 3))[:, :2] * np.asarray(slices[0].GetSpacing()[:2])
+    return _volume([array.reshape(1, *array.shape[-2:]) for array in arrays], plane, origin, step)
+
+
+def _volume(slices: list[np.ndarray], plane: np.ndarray, origin: np.ndarray, step: np.ndarray) -> Volume:
+    """Slices (1, j, i) in their order, and the steps (3, 2) along i and j, mm."""
     affine = np.eye(4)
-    affine[:3, :2] = np.reshape(first.GetDirection(), (3, 3))[:, :2] * np.asarray(first.GetSpacing()[:2])
+    affine[:3, :2] = plane
     affine[:3, 2] = step
     affine[:3, 3] = origin
-    arrays = [sitk.GetArrayViewFromImage(image) for image in slices]
-    return Volume(np.concatenate([array.reshape(1, *array.shape[-2:]) for array in arrays]), affine)
+    return Volume(np.concatenate(slices), affine)
