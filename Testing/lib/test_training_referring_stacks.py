@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from training_cohort import make_cohort
 
-from CrossModalSegLib.cohort import Cohort
+from CrossModalSegLib.cohort import Case, Cohort
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import CohortError
-from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.io import write_volume
+from CrossModalSegLib.labels import LabelTable, ScribbleConvention
 from CrossModalSegLib.progress import CancelToken, SilentProgress
 from CrossModalSegLib.training.referring.stacks import choose_contrasts, choose_members, load_stacks
+from CrossModalSegLib.volume import Volume
+from grids import rotation
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,26 @@ def test_names_of_labels_are_the_same_whatever_their_capitals(cohort):
     options = {"resample": False, "progress": SilentProgress(), "cancel": CancelToken()}
     stacks = load_stacks(members.training, members.labels, ("mr",), SlicePreprocessing(32), **options)
     assert [np.unique(stack.labels).tolist() for stack in stacks] == [[0, 1]] * 3 + [[0, 2]] * 3
+
+
+def test_askew_slices_of_all_cases_are_turned_alike(tmp_path):
+    """Columns 45 degrees between two sides of the patient: a little to either side, they were closest to the other."""
+    directions = np.stack([(1.0, 1.0, 0.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -2.0)], axis=1)
+    cases = []
+    for number, turn in enumerate((0.1, -0.1)):
+        affine = np.eye(4)
+        affine[:3, :3] = directions / np.linalg.norm(directions, axis=0) @ rotation(0.0, 0.0, turn) * (1.0, 1.0, 6.0)
+        files = {name: tmp_path / f"{name} {number}.nrrd" for name in ("mr", "mask")}
+        image = Volume(np.random.default_rng(0).random((3, 32, 32), np.float32), affine)
+        write_volume(image, files["mr"])
+        write_volume(image.with_array((image.array > 0.8).astype(np.uint8)), files["mask"])
+        cases.append(Case(f"heart {number}", {"mr": files["mr"]}, mask=files["mask"]))
+    cohort = Cohort(("mr",), LabelTable.from_names(["wall"]), ScribbleConvention.INTERNAL, tuple(cases), tmp_path)
+    members = choose_members([cohort], None, 0.0, 0)
+    options = {"resample": False, "progress": SilentProgress(), "cancel": CancelToken()}
+    one, other = load_stacks(members.training, members.labels, ("mr",), SlicePreprocessing(32), **options)
+    np.testing.assert_allclose(one.images["mr"], other.images["mr"], atol=1e-5)
+    np.testing.assert_array_equal(one.labels, other.labels)
 
 
 def test_contrasts_are_all_or_those_wanted(cohort):

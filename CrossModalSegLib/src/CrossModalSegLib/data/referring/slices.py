@@ -234,7 +234,11 @@ def image_slices(
 
 
 def slice_stack(
-    name: str, images: Mapping[str, Volume], labels: Volume | None = None, prep: SlicePreprocessing | None = None
+    name: str,
+    images: Mapping[str, Volume],
+    labels: Volume | None = None,
+    prep: SlicePreprocessing | None = None,
+    like: SliceFrame | None = None,
 ) -> SliceStack:
     """The slices of a case.
 
@@ -243,6 +247,7 @@ def slice_stack(
         images: By contrast, on one grid.
         labels: uint8 on the same grid, or None.
         prep: How slices become network input.
+        like: The frame of another case, which askew slices are turned like; see `SliceFrame.turned_like`.
 
     Raises:
         InputError: There is no image.
@@ -254,6 +259,7 @@ def slice_stack(
     volumes = dict(images) if labels is None else {**images, "labels": labels}
     require_same_geometry(**volumes)
     frame = slice_frame(next(iter(images.values())), prep)
+    frame = frame if like is None else frame.turned_like(like)
     return SliceStack(
         name=name,
         images={contrast: image_slices(volume, frame, prep) for contrast, volume in images.items()},

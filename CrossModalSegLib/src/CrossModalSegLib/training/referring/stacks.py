@@ -106,13 +106,14 @@ def load_stacks(
 
     What a case's cohort has no label for is unknown in it, not absent.
     """
-    stacks = []
+    stacks: list[SliceStack] = []
     for number, member in enumerate(members):
         cancel.raise_if_cancelled()
         loaded = load_case(member.case, member.cohort, resample)
         images = {name: loaded.images[name] for name in contrasts if name in loaded.images}
         mask = _joint_mask(loaded.mask, member.cohort.labels, labels)
-        stack = slice_stack(loaded.name, images, mask, prep)
+        # Cases are references of each other, so all are turned alike, as `refer` turns them.
+        stack = slice_stack(loaded.name, images, mask, prep, like=stacks[0].frame if stacks else None)
         known = tuple(labels.label_by_name(name).value for name in member.cohort.labels.names)
         stacks.append(replace(stack, annotated=known, key=content_key([*images.items(), ("mask", mask)], prep)))
         progress(number + 1, len(members), "Preparing cases")
