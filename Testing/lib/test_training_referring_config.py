@@ -6,7 +6,7 @@ import pytest
 from referring_setup import TINY_NETWORK, tiny_referring_config
 
 from CrossModalSegLib.config import from_dict, to_dict
-from CrossModalSegLib.data.referring.pair_sampler import PairKinds
+from CrossModalSegLib.data.referring.pair_sampler import PairKinds, ScribbleStyles
 from CrossModalSegLib.data.referring.paired_augmentation import SLIGHT
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing
 from CrossModalSegLib.errors import InputError
@@ -18,6 +18,7 @@ def test_the_paper_preset_is_that_of_the_paper():
     assert config.network.channels == 512 and config.network.queries == 11 and not config.network.seed_queries
     assert config.preprocessing == SlicePreprocessing(256, "stretch", (0.5, 99.5))
     assert config.pairs.kinds == PairKinds() and not config.pairs.both_ways
+    assert config.pairs.styles == ScribbleStyles(freeform=0.5, small=0.5)
     assert config.pairs.augmentation.paired and not config.pairs.augmentation.contrast_remaps
     assert config.pairs.augmentation.spatial == "none" and config.pairs.augmentation.target.gamma == (0.5, 4.5)
     assert config.epochs == 50 and config.learning_rate == 1e-3 and config.encoder_rate == 0.1

@@ -149,6 +149,7 @@ PAPER = ReferringConfig(
     network=NETWORKS["paper"],
     preprocessing=SlicePreprocessing(256, "stretch"),
     pairs=PairConfig(
+        styles=ScribbleStyles(freeform=0.5, small=0.5),  # SEEM's own shares of its two brushes
         augmentation=PairedAugmentationConfig(target=PAPER_TARGET, contrast_remaps=False, spatial="none"),
         max_organs=16,
     ),
