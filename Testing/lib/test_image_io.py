@@ -279,6 +279,40 @@ def test_an_sform_that_is_not_orthonormal(tmp_path: Path):
         read_volume(tmp_path / "x.nii")
 
 
+def sform_only(path: Path, steps: tuple[float, float, float], unit: int = 2) -> None:
+    """A NIfTI file with an sform and no qform, whose other fields tell voxels of 1 mm."""
+    write_volume(Volume(noise().array, np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    data[123] = unit
+    struct.pack_into("<2h", data, 252, 0, 1)
+    i, j, k = steps
+    struct.pack_into("<12f", data, 280, 0, -j, 0, 5, i, 0, 0, 6, 0, 0, k, 7)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("unit", [0, 2, 10])
+def test_an_sform_alone_tells_the_size_of_voxels(tmp_path: Path, unit: int, capfd: pytest.CaptureFixture[str]):
+    """As the standard has it; ITK by itself takes their directions from it, but not their size."""
+    sform_only(tmp_path / "x.nii", (0.8, 1.5, 4.5), unit)
+    volume = read_volume(tmp_path / "x.nii")
+    np.testing.assert_allclose(volume.affine[:3], [[0, 1.5, 0, -5], [-0.8, 0, 0, -6], [0, 0, 4.5, 7]], atol=1e-6)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_qform_beside_an_sform_keeps_its_size_of_voxels(tmp_path: Path):
+    sform_only(tmp_path / "x.nii", (0.8, 1.5, 4.5))
+    data = bytearray((tmp_path / "x.nii").read_bytes())
+    struct.pack_into("<2h", data, 252, 1, 4)
+    (tmp_path / "x.nii").write_bytes(data)
+    assert read_volume(tmp_path / "x.nii").spacing == (1, 1, 1)
+
+
+def test_an_sform_of_zeros_is_refused(tmp_path: Path):
+    sform_only(tmp_path / "x.nii", (0, 0, 0))
+    with pytest.raises(CrossModalSegError):
+        read_volume(tmp_path / "x.nii")
+
+
 # --- bad output --------------------------------------------------------------------------------------------------
 
 

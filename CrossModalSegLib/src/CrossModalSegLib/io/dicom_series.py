@@ -90,7 +90,7 @@ def _frame_positions(file: Path, frames: Frames) -> tuple[np.ndarray, np.ndarray
 
 def _only_series(folder: Path) -> list[Path]:
     reader = sitk.ImageSeriesReader()
-    with _without_warnings():
+    with without_warnings():
         ids = reader.GetGDCMSeriesIDs(str(folder))
     if not ids:
         inner = any(each.is_dir() for each in folder.iterdir())
@@ -126,8 +126,8 @@ def _is_slice(path: Path, kind: str) -> bool:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """ITK prints what it finds strange to standard error; that there is no series is said by an error here."""
+def without_warnings() -> Iterator[None]:
+    """ITK prints what it finds strange to standard error; what matters of it is said by errors here."""
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:

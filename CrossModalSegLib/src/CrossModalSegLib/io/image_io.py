@@ -11,8 +11,8 @@ import SimpleITK as sitk
 from ..errors import GeometryError, InputError, OutputError
 from ..output import atomic_path, final_place
 from ..volume import Volume, describe, same_geometry, volume_from_itk, volume_to_itk
-from .dicom_series import read_dicom_series
-from .integrity import check_complete, unused_intercept
+from .dicom_series import read_dicom_series, without_warnings
+from .integrity import check_complete, spacing_of_sform, unused_intercept
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -80,11 +80,20 @@ def read_itk(path: Path) -> sitk.Image:
     _check_is_file(path)
     check_complete(path)
     try:
-        image = sitk.ReadImage(str(path))
-        added = unused_intercept(path)
-        return image - added if added else image
+        with without_warnings():
+            image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise _read_error(path, str(error)) from error
+    return _as_nifti_says(image, path)
+
+
+def _as_nifti_says(image: sitk.Image, path: Path) -> sitk.Image:
+    """The image with what ITK takes otherwise than the standard of NIfTI."""
+    spacing = spacing_of_sform(path)
+    if spacing is not None and not np.allclose(image.GetSpacing()[:3], spacing[: image.GetDimension()], rtol=1e-3):
+        image.SetSpacing((*spacing, *image.GetSpacing()[3:])[: image.GetDimension()])
+    added = unused_intercept(path)
+    return image - added if added else image
 
 
 def write_itk(image: sitk.Image, path: Path, compress: bool) -> None:
@@ -166,9 +175,10 @@ def _single_valued(image: sitk.Image, path: Path) -> sitk.Image:
         except RuntimeError as error:
             raise GeometryError(f"'{path}' has a fourth axis in space; extract the 3D image first.") from error
     if image.GetDimension() != 3:
+        advice = "Extract one volume first." if image.GetDimension() > 3 else "Save all slices as one volume."
         raise InputError(
             f"'{path}' is {image.GetDimension()}D with {' by '.join(map(str, image.GetSize()))} voxels; a 3D image was "
-            "expected. Extract one volume first."
+            f"expected. {advice}"
         )
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(f"'{path}' holds complex numbers; real ones were expected. Save its magnitude.")

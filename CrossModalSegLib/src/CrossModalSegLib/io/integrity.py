@@ -18,6 +18,7 @@ from ..errors import InputError
 _CHUNK = 1 << 20
 _LONGEST_HEADER = 1 << 20
 _NIFTI_HEADER = 540
+_MILLIMETRES = 2
 _FLOAT_TYPES = {16: "f4", 64: "f8"}
 
 
@@ -54,10 +55,30 @@ def unused_intercept(path: Path) -> float:
     Returns:
         0 where the intercept counts, or there is none.
     """
+    header = _header_of(path)
+    return 0.0 if header is None else header.unused_intercept
+
+
+def spacing_of_sform(path: Path) -> tuple[float, float, float] | None:
+    """Distances of voxels along (i, j, k) in the sform of a NIfTI file without a qform, mm.
+
+    They are those that count, while ITK takes them from the fields that belong to the qform.
+
+    Args:
+        path: a file that `check_complete` found to be whole.
+
+    Returns:
+        None where a qform counts, or nothing is told.
+    """
+    header = _header_of(path)
+    return None if header is None else header.sform_spacing
+
+
+def _header_of(path: Path) -> _NiftiHeader | None:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return 0.0
+        return None
     with path.open("rb") as file:
-        return _nifti_header(path, _nifti_chunks(file, path)[0]).unused_intercept
+        return _nifti_header(path, _nifti_chunks(file, path)[0])
 
 
 def _nifti_chunks(file: BinaryIO, path: Path) -> tuple[bytes, Iterator[bytes]]:
@@ -84,13 +105,14 @@ def _check_nifti(path: Path) -> None:
 
 @dataclass(frozen=True)
 class _NiftiHeader:
-    """What matters here of a header: where voxels begin, their bytes in all, their type if it is a float, and an
-    intercept that does not count."""
+    """What matters here of a header: where voxels begin, their bytes in all, their type if it is a float, an
+    intercept that does not count, and the spacing of an sform that stands alone."""
 
     offset: int
     length: int
     float_type: np.dtype | None
     unused_intercept: float
+    sform_spacing: tuple[float, float, float] | None
 
 
 def _count(chunks: Iterator[bytes], header: _NiftiHeader) -> tuple[int, int]:
@@ -140,11 +162,15 @@ def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
             dims = struct.unpack_from(order + "8h", start, 40)
             code, bits = struct.unpack_from(order + "2h", start, 70)
             offset, slope, intercept = struct.unpack_from(order + "3f", start, 108)
+            forms, unit = struct.unpack_from(order + "2h", start, 252), start[123]
+            rows = struct.unpack_from(order + "12f", start, 280)
             break
         if size == 540 and len(start) >= _NIFTI_HEADER:
             code, bits = struct.unpack_from(order + "2h", start, 12)
             dims = struct.unpack_from(order + "8q", start, 16)
             offset, slope, intercept = struct.unpack_from(order + "q2d", start, 168)
+            forms, unit = struct.unpack_from(order + "2i", start, 344), struct.unpack_from(order + "i", start, 500)[0]
+            rows = struct.unpack_from(order + "12d", start, 400)
             break
     else:
         raise InputError(f"'{path}' is not a NIfTI file, though its name says so; rename or convert it.")
@@ -157,7 +183,17 @@ def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
         length,
         np.dtype(order + float_type) if float_type else None,
         _finite(intercept) if slope == 0 else 0.0,
+        _sform_spacing(forms, unit, rows),
     )
+
+
+def _sform_spacing(forms: tuple[int, int], unit: int, rows: tuple[float, ...]) -> tuple[float, float, float] | None:
+    """Of the codes of qform and sform, the unit of length, and the three rows of the sform."""
+    qform, sform = forms
+    if qform > 0 or sform <= 0 or unit & 7 not in (0, _MILLIMETRES):
+        return None
+    i, j, k = np.linalg.norm(np.reshape(rows, (3, 4))[:, :3], axis=0).tolist()
+    return (i, j, k) if all(0 < each < math.inf for each in (i, j, k)) else None
 
 
 def _finite(value: float) -> float:
