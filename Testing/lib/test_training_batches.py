@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.training.batches import BatchStream, patch_margin
+from CrossModalSegLib.training.interrupt import STOPPING
 from CrossModalSegLib.volume import Volume
 
 
@@ -85,6 +87,19 @@ def test_an_error_in_a_worker_reaches_the_caller(streams, workers):
     stream.sampler.cut = lambda *_plan: (_ for _ in ()).throw(RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         stream.next()
+
+
+def test_signals_to_all_processes_of_a_program_leave_the_workers_at_work(streams):
+    stream, plain = streams(2), streams()
+    assert same(stream.next(), plain.next())
+    workers = psutil.Process().children()
+    assert len(workers) == 2
+    for worker in workers:
+        for number in STOPPING:
+            worker.send_signal(number)
+    assert all(same(stream.next(), plain.next()) for _ in range(6))
+    stream.close()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
 
 
 def test_only_augmentation_that_moves_voxels_gets_a_margin():

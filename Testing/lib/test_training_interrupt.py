@@ -8,7 +8,7 @@ import pytest
 
 from CrossModalSegLib.errors import Cancelled
 from CrossModalSegLib.progress import CancelToken
-from CrossModalSegLib.training.interrupt import InterruptGuard
+from CrossModalSegLib.training.interrupt import STOPPING, InterruptGuard
 
 
 def send(number):
@@ -32,9 +32,10 @@ def test_a_second_ctrl_c_interrupts_at_once():
             send(signal.SIGINT)
 
 
-def test_the_systems_wish_to_terminate_is_a_cancellation():
+@pytest.mark.parametrize("number", STOPPING[1:])
+def test_the_systems_wish_to_terminate_and_the_end_of_the_terminal_are_cancellations(number):
     with InterruptGuard() as guard:
-        send(signal.SIGTERM)
+        send(number)
         with pytest.raises(Cancelled, match="resume"):
             guard.raise_if_cancelled()
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -116,6 +118,25 @@ def test_a_cancel_token_stops_after_a_complete_step(cohort, tmp_path):
     checkpoints = tmp_path / "out.training" / "checkpoints"
     assert [path.name for path in checkpoints.iterdir()] == ["step-00000001"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no hang-up")
+def test_the_end_of_the_terminal_is_no_end_of_the_checkpoint(cohort, tmp_path, monkeypatch):
+    update = TrainingRun.update_weights
+
+    def hang_up(run, batch):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return update(run, batch)
+
+    def progress(_done, _total, message="", _values=None):
+        if message == "Training":
+            raise OSError("the terminal is gone")
+
+    monkeypatch.setattr(TrainingRun, "update_weights", hang_up)
+    with pytest.raises(Cancelled, match="resume"):
+        cpu(cohort, tmp_path / "out", tiny_config(), progress=progress)
+    checkpoints = tmp_path / "out.training" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000001"]
 
 
 @pytest.mark.parametrize("target", ["keep_if_best", "set_label_maps"])
@@ -238,6 +259,35 @@ def test_divergence_is_an_error_and_reaches_no_checkpoint(cohort, tmp_path):
     for path in (tmp_path / "out.training" / "checkpoints").glob("step-*"):
         history = json.loads((path / "state.json").read_text())["state"]["run"]["history"]
         assert all(isinstance(entry["total"], float) for entry in history["steps"])
+
+
+def spoil_weights_in(step, monkeypatch):
+    """As an infinite gradient does: the loss of that step is still finite."""
+    update = TrainingRun.update_weights
+
+    def spoiled(run, batch):
+        terms = update(run, batch)
+        if run.step == step:
+            next(run.network.parameters()).data.fill_(torch.nan)
+        return terms
+
+    monkeypatch.setattr(TrainingRun, "update_weights", spoiled)
+
+
+def test_weights_that_are_no_numbers_reach_no_checkpoint(cohort, tmp_path, monkeypatch):
+    spoil_weights_in(2, monkeypatch)
+    config = tiny_config(checkpoint_minutes=0.0, ema_decay=None, validation_share=0.0, scribble_share=0.0)
+    with pytest.raises(ModelError, match="diverged: weights are no longer finite numbers at step 3"):
+        cpu(cohort, tmp_path / "out", config)
+    checkpoints = tmp_path / "out.training" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000002"]
+
+
+def test_weights_that_are_no_numbers_are_not_exported(cohort, tmp_path, monkeypatch):
+    spoil_weights_in(3, monkeypatch)
+    with pytest.raises(ModelError, match="is not written: the training diverged"):
+        cpu(cohort, tmp_path / "out", tiny_config(ema_decay=None, validation_share=0.0, scribble_share=0.0))
+    assert not any(tmp_path.iterdir())
 
 
 def test_without_validation_cases_scribbled_slices_are_held_out(cohort, tmp_path):

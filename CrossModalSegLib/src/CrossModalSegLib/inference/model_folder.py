@@ -71,9 +71,16 @@ def save_model(
 
     Raises:
         OutputError: The folder exists and holds something, or cannot be written.
+        ModelError: Weights are NaN or infinite: such a model could not be loaded.
     """
     folder = Path(folder)
     tensors = _stored_tensors(network, getattr(torch, weights))
+    spoilt = _not_finite(tensors)
+    if spoilt is not None:
+        raise ModelError(
+            f"The model {card.name} is not written: the training diverged, so that its weights hold NaN or infinite "
+            f"values in {spoilt}. Lower the learning rate, or compute in fp32."
+        )
     if overwrite and folder.is_dir():
         with atomic_path(folder / CARD_FILE) as card_path, atomic_path(folder / WEIGHTS_FILE) as weights_path:
             _write(tensors, card, weights_path, card_path)
@@ -242,10 +249,16 @@ def _load_tensors(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"'{path}' is damaged or not a safetensors file ({error}): copy it again.") from error
     tensors = {name: tensor.to(like[name].dtype) for name, tensor in stored.items()}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(f"The weights '{path}' hold NaN or infinite values in {name}: the model is not usable.")
+    spoilt = _not_finite(tensors)
+    if spoilt is not None:
+        raise ModelError(f"The weights '{path}' hold NaN or infinite values in {spoilt}: the model is not usable.")
     return tensors
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of a tensor with NaN or infinite values, or None."""
+    bad = (name for name, each in tensors.items() if each.is_floating_point() and not torch.isfinite(each).all())
+    return next(bad, None)
 
 
 def _check_card_fits(network: nn.Module, card: ModelCard, folder: Path) -> None:

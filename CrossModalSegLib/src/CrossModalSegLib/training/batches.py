@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from CrossModalSegLib.data.augment import LEVELS, Augmentation, AugmentationConfig, AugmentationLevel
 from CrossModalSegLib.data.patches import Patch, PatchPlan, PatchSampler, Shape3, stack_patches
+from CrossModalSegLib.training.interrupt import STOPPING
 
 # Patches are cut this much larger, as a share of their size and on each side, where the augmentation rotates or scales.
 MARGIN_SHARE = 0.2
@@ -199,6 +201,7 @@ class _ProcessBatches:
             sampler=_Drawn(plans),
             num_workers=workers,
             collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_alone,
             generator=torch.Generator(),  # else it draws from the one that the training uses
             pin_memory=pin_memory,
         )
@@ -208,7 +211,14 @@ class _ProcessBatches:
         return next(self._iterator)
 
     def close(self) -> None:
-        del self._iterator  # ends the processes
+        # Deleting it is not enough: an error on its way out would hold it, and the processes with it.
+        self._iterator._shutdown_workers()
+
+
+def _leave_signals_alone(_worker: int) -> None:
+    """Terminals and job schedulers signal all processes of a program: the training decides for these ones, too."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Batches(Dataset):

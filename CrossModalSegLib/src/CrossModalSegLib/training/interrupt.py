@@ -9,15 +9,19 @@ from types import FrameType, TracebackType
 from CrossModalSegLib.errors import Cancelled
 from CrossModalSegLib.progress import CancelToken
 
+# Windows has no SIGHUP.
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 class InterruptGuard(CancelToken):
-    """While it is active, Ctrl-C and the system's wish to terminate wait for the end of the running step.
+    """While it is active, Ctrl-C, the end of the terminal and the system's wish to terminate wait for the end of the
+    running step.
 
     A weight update that is cut in two could not be continued exactly. A second Ctrl-C interrupts at once. Outside
     the main thread, where Python allows no signal handlers, only the cancel token counts.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = STOPPING
 
     def __init__(self, outer: CancelToken | None = None) -> None:
         super().__init__()

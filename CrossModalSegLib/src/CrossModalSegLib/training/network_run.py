@@ -146,13 +146,25 @@ class NetworkRun:
         return means
 
     def check_finite(self, means: Mapping[str, float]) -> None:
-        """ModelError if a loss term is NaN or infinite: such weights must not reach a checkpoint."""
+        """ModelError if a loss term is NaN or infinite."""
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if bad:
-            raise ModelError(
-                f"The training diverged: the loss {bad[0]} is no longer a finite number at step {self.step}. "
-                "Lower the learning rate, clip gradients, or compute in fp32."
-            )
+            raise self._divergence(f"the loss {bad[0]} is no longer a finite number")
+
+    def check_worth_keeping(self) -> None:
+        """ModelError if a loss or a weight is NaN or infinite: such a state must not replace a former checkpoint.
+
+        A gradient may spoil the weights in a step whose own loss is still finite.
+        """
+        self.check_finite(self.history.collect())
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
+            raise self._divergence("weights are no longer finite numbers")
+
+    def _divergence(self, what: str) -> ModelError:
+        return ModelError(
+            f"The training diverged: {what} at step {self.step}. "
+            "Lower the learning rate, clip gradients, or compute in fp32."
+        )
 
     def keep_if_best(self, score: float | None) -> None:
         """Keep a copy of the weights of the best validation; a higher score is better."""

@@ -87,7 +87,7 @@ class StepLoop:
         run = self.training
         local = self._gather(run.local_state())
         if self.fabric.global_rank == 0:
-            run.check_finite(run.history.collect())
+            run.check_worth_keeping()
             state = {"run": run.state_dict(), "processes": local, "seconds": self._seconds(), **self.description}
             save_checkpoint(self.checkpoints, run.step, state)
         self.fabric.barrier()
@@ -148,7 +148,8 @@ class StepLoop:
             with self._changing():
                 means = run.record(run.seconds)
             self._shown.update({"loss" if name == "total" else name: value for name, value in means.items()})
-        self.progress(*run.extent, "Training", dict(self._shown))
+        if not self.guard.cancelled:  # a terminal that was closed cannot be written to
+            self.progress(*run.extent, "Training", dict(self._shown))
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._begin
