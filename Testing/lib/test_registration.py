@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +150,22 @@ def test_cancel_and_progress(head: SimulatedCase) -> None:
         register(head.ct, head.mr, progress=progress, cancel=token)
     assert len(seen) <= 2
     assert seen[0][0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no kill command")
+def test_ctrl_c_within_the_optimiser_keeps_its_type(head: SimulatedCase, capfd: pytest.CaptureFixture[str]) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    interrupters = []
+
+    def progress(*_: object) -> None:
+        if not interrupters:  # from outside, so that it comes while ITK computes
+            interrupters.append(subprocess.Popen(["sh", "-c", f"sleep 0.03; kill -INT {os.getpid()}"]))
+
+    with pytest.raises(KeyboardInterrupt):
+        register(head.ct, head.mr, "bspline", progress=progress)
+    interrupters[0].wait()
+    assert "Traceback" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_bad_inputs_are_refused(head: SimulatedCase) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Literal, get_args
 
 import numpy as np
@@ -223,7 +228,8 @@ class _Run:
 
         method.AddCommand(sitk.sitkIterationEvent, guarded_step)
         try:
-            transform = method.Execute(*images)
+            with _signals_after(method.StopRegistration):
+                transform = method.Execute(*images)
         except RuntimeError as error:
             raise InputError(_failure_message(str(error))) from error
         if failure:
@@ -235,6 +241,34 @@ class _Run:
         if best[0] < method.GetMetricValue() and len(best[1]) == len(transform.GetParameters()):
             transform.SetParameters(best[1])
         return transform
+
+
+@contextmanager
+def _signals_after(stop: Callable[[], object]) -> Iterator[None]:
+    """Ask a block to stop where a signal such as Ctrl-C comes, and handle the signal after the block.
+
+    What a handler raises on the way into a callback would be printed by ITK's C++ code, and be lost.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        stop()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in received:
+            handlers[number](number, None)
 
 
 def _failure_message(text: str) -> str:
