@@ -71,9 +71,10 @@ def test_segment_a_cohort_and_evaluate_it(
     out = tmp_path / "o"
     assert run(capsys, "segment", "--model", model, "--cohort", cohort, "--out", out, "--quiet").code == 0
     assert content(out) == {"a.seg.nrrd", "b.seg.nrrd"}
-    words = ("evaluate", "--prediction", out, "--cohort", cohort, "--out", tmp_path / "r.json", "--quiet")
+    words = ("evaluate", "--prediction", out, "--cohort", cohort, "--out", tmp_path / "r.json")
     result = run(capsys, *words)
     assert result.code == 0
+    assert "measuring: 100%" in result.err
     assert "brainstem" in result.out
     assert len(json.loads((tmp_path / "r.json").read_text())["cases"]) == 2
 
@@ -246,7 +247,9 @@ def test_evaluate_takes_a_folder_of_segment_as_it_is(
     (tmp_path / "masks").mkdir()
     shutil.copy(paths["mask"], tmp_path / "masks" / "segmentation.nii.gz")
     words = ("--prediction", out, "--mask", tmp_path / "masks", "--quiet")
-    assert run(capsys, "evaluate", *words).code == 0
+    shown = run(capsys, "evaluate", *words[:-1])
+    assert shown.code == 0
+    assert "measuring: 100%" in shown.err
     twin = out / "segmentation.nii.gz"
     assert "would take away the input" in run(capsys, "evaluate", *words, "--out", twin, "--overwrite").error
     write_volume(Volume(mask_array(), affine()), twin)

@@ -33,6 +33,14 @@ def test_a_new_message_is_a_new_bar(capsys: pytest.CaptureFixture[str]):
     assert "training:  25%" in text
 
 
+def test_an_end_that_is_told_twice_is_one_bar(capsys: pytest.CaptureFixture[str]):
+    with TqdmProgress() as progress:
+        for _ in range(2):
+            progress(3, 3, "training", {"loss": 0.5})
+    once = capsys.readouterr().err
+    assert once.count("training:   0%") == 1
+
+
 def test_cancelling_from_another_thread():
     token = CancelToken()
     token.raise_if_cancelled()

@@ -41,6 +41,8 @@ class TqdmProgress:
 
     def __call__(self, done: int, total: int, message: str = "", values: Mapping[str, float] | None = None) -> None:
         """Show a step; see `Progress`."""
+        if self._bar is None and message == self._message and total and done >= total:
+            return  # the end was told before
         if self._bar is None or message != self._message or done < self._bar.n:
             self._restart(total, message)
         self._bar.total = total or None

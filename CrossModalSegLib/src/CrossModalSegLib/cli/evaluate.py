@@ -114,13 +114,15 @@ def _report(args: Arguments, table: LabelTable | None, progress: Progress) -> Me
         return _cohort_report(args, table, progress)
     if not args.prediction.is_dir():
         return evaluate_files(args.prediction, args.mask, table, args.tolerances)
-    return evaluate_folder(
+    report = evaluate_folder(
         args.prediction,
         args.mask,
         table,
         args.tolerances,
         on_case=lambda done, total, _: progress(done, total, "measuring"),
     )
+    progress(len(report.cases), len(report.cases), "measuring")
+    return report
 
 
 def _cohort_report(args: Arguments, table: LabelTable | None, progress: Progress) -> FolderReport:
@@ -140,4 +142,5 @@ def _cohort_report(args: Arguments, table: LabelTable | None, progress: Progress
         progress(done, len(predictions), "measuring")
         report = evaluate_files(predictions[name], masks[name], table or cohort.labels, args.tolerances)
         cases.append(CaseMetrics(name, report))
+    progress(len(cases), len(cases), "measuring")
     return FolderReport(tuple(cases))
