@@ -171,6 +171,19 @@ def test_curves_of_trainings_and_fits(tmp_path: Path) -> None:
     assert set(heights) == {"training", "fit", "odd", "empty"}
 
 
+def test_every_term_of_a_curve_looks_different(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    figures = []
+    monkeypatch.setattr("CrossModalSegLib.report.curve.save_png", lambda figure, *_: figures.append(figure))
+    names = ["total", *(f"term {number}" for number in range(12))]
+    steps = [{"step": n, **dict.fromkeys(names, 1.0 + n)} for n in range(3)]
+    classes = {f"class {number}": 0.5 for number in range(14)}
+    validation = [{"step": 2, "dice": 0.5, "dice_by_class": classes}]
+    write_curve({"steps": steps, "validation": validation}, tmp_path / "curve.png")
+    for panel, count in zip(figures[0].axes, (13, 15)):
+        looks = [(line.get_color(), line._unscaled_dash_pattern) for line in panel.lines]
+        assert len(set(looks)) == len(looks) == count
+
+
 def test_smoothing_keeps_constants_and_averages() -> None:
     np.testing.assert_allclose(smoothed(np.full(7, 2.0), 3), 2.0)
     np.testing.assert_allclose(smoothed(np.array([0.0, 3.0, 0.0]), 3), [1.5, 1.0, 1.5])

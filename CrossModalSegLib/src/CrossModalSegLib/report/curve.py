@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ NOT_TERMS = ("step", "seconds", "learning_rate")
 PAPER, INK, GRID = "white", "#202124", "#e3e5e8"
 # Okabe and Ito's colours, which people with colour blindness can tell apart.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#5f6368")
+# A fit and a training have more terms than there are colours.
+STYLES = tuple((color, line) for line in ("-", (0, (4, 1.5)), (0, (1, 1.5))) for color in COLORS)
 
 _DPI = 120
 _SMOOTH_FROM = 60
@@ -76,15 +79,20 @@ def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _draw_losses(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
     drawn = []
-    terms = iter(COLORS * 4)
+    terms = cycle(STYLES)
     for name in _names(steps):
         x, y = _series(steps, name)
         if not len(x) or not y.any():
             continue
         drawn.append(y)
         is_total = name == TOTAL
-        color = INK if is_total else next(terms)
-        style = {"color": color, "linewidth": 2.2 if is_total else 1.5, "zorder": 3 if is_total else 2}
+        color, line = (INK, "-") if is_total else next(terms)
+        style = {
+            "color": color,
+            "linestyle": line,
+            "linewidth": 2.2 if is_total else 1.5,
+            "zorder": 3 if is_total else 2,
+        }
         if len(x) >= _SMOOTH_FROM:
             axes.plot(x, y, color=color, linewidth=0.7, alpha=0.22)
             y = smoothed(y, max(3, len(y) // 40))
@@ -105,10 +113,11 @@ def _draw_losses(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
 def _draw_dice(axes: Axes, validation: Sequence[Mapping[str, Any]]) -> None:
     by_class = [{"step": entry["step"], **(entry.get("dice_by_class") or {})} for entry in validation]
     names = list(dict.fromkeys(name for entry in by_class for name in entry if name != "step"))
-    for name, color in zip(names, COLORS * (1 + len(names) // len(COLORS)), strict=False):
+    for name, (color, line) in zip(names, cycle(STYLES), strict=False):
         x, y = _series(by_class, name)
         if len(x) and len(names) > 1:
-            axes.plot(x, y, color=color, linewidth=1.4, marker="o", markersize=2.6, label=f"{name}  {y[-1]:.3f}")
+            label = f"{name}  {y[-1]:.3f}"
+            axes.plot(x, y, color=color, linestyle=line, linewidth=1.4, marker="o", markersize=2.6, label=label)
     x, y = _series(validation, "dice")
     if len(x):
         label = f"{names[0] if len(names) == 1 else 'mean'}  {y[-1]:.3f}"
