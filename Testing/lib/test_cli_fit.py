@@ -71,6 +71,7 @@ def test_fit_writes_a_whole_folder(fake_fit: FakeFit, tmp_path: Path, capsys: py
     assert same_geometry(labels, read_volume(paths["ct"]))
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert report["answers"][0]["agreement"] == 0.9
+    assert report["device"] == "cpu"
     assert "GTV: 3.1 ml" in result.out
 
 
@@ -404,6 +405,7 @@ def test_demo_writes_everything_and_shows_three_methods(
     assert set(starts) == {"cmfnet", "scratch", "pce"}
     assert "prior" in starts["cmfnet"]
     assert starts["scratch"] == starts["pce"] == "random weights"
+    assert report["methods"]["cmfnet"]["device"] == "cpu"
     figures = report["methods"]["cmfnet"]["labels"][0]
     assert {"dsc", "asd_mm", "hd95_mm", "nsd@1mm", "nsd@2mm"} <= set(figures)
     assert report["seed"] == 3

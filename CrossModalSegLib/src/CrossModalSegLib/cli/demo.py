@@ -161,6 +161,7 @@ def _write_report(
         "methods": {
             method: {
                 "starts_from": STARTS_FROM[method],
+                "device": result.device,
                 **reports[method].to_json(),
                 "steps": len(result.history),
                 "answers": result.stages,
@@ -168,7 +169,6 @@ def _write_report(
             for method, result in results.items()
         },
         "seconds": {"total": round(clock.total, 2), "stages": clock.stages},
-        "device": args.device,
         "versions": library_versions(),
     }
     write_json(report, folder / "report.json")

@@ -193,6 +193,7 @@ def _write(args: Arguments, loaded: LoadedCase, table: LabelTable, result: FitRe
             "seconds": round(seconds, 1),
             "steps": len(result.history),
             "answers": result.stages,
+            "device": result.device,
             "versions": library_versions(),
         }
         write_json(report, folder / "report.json")
