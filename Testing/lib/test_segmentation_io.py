@@ -164,6 +164,7 @@ def test_files_of_old_slicers_have_a_layer_a_segment_and_do_not_name_it(tmp_path
     ("segments", "error", "message"),
     [
         ([{"ID": "a", "Name": "x", "LabelValue": "one"}], InputError, "damaged: the segment 'a' has no value"),
+        ([{"ID": "a", "Name": "x", "LabelValue": 0}], InputError, "damaged: the segment 'a' has the value 0"),
         ([{"ID": "a", "Name": "x", "Layer": 3}], InputError, "damaged: the segment 'a' is in layer 3"),
         ([{"ID": "a", "Name": "x"}, {"ID": "b", "Name": "X", "LabelValue": 2}], LabelError, "appear twice: x"),
     ],
@@ -172,6 +173,14 @@ def test_damaged_headers(tmp_path: Path, segments: list, error: type, message: s
     foreign(tmp_path / "s.seg.nrrd", np.array([[[0, 1, 2]]]), segments)
     with pytest.raises(error, match=message):
         read_segmentation(tmp_path / "s.seg.nrrd")
+
+
+def test_gaps_in_the_numbers_of_segments_lose_none(tmp_path: Path):
+    segments = [{}, {"ID": "a", "Name": "liver", "LabelValue": 1}, {}, {"ID": "b", "Name": "spleen", "LabelValue": 2}]
+    foreign(tmp_path / "s.seg.nrrd", np.array([[[0, 1, 2]]]), segments)
+    volume, table = read_segmentation(tmp_path / "s.seg.nrrd")
+    assert (volume.array.tolist(), table.names) == ([[[0, 1, 2]]], ("liver", "spleen"))
+    assert read_mask_segments(tmp_path / "s.seg.nrrd", table).array.tolist() == [[[0, 1, 2]]]
 
 
 def test_odd_fields_are_forgiven(tmp_path: Path):

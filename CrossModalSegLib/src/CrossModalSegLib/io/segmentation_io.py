@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def read_segmentation(path: str | Path) -> tuple[Volume, LabelTable | None]:
     if not path.name.lower().endswith((".nrrd", ".nhdr")):
         return _plain(read_volume(path), path), None
     image = read_itk(path)
-    if not image.HasMetaDataKey("Segment0_ID"):
+    if not _segment_indices(image):
         return _plain(read_volume(path), path), None
     segments = _segments(image, path)
     table, values = _numbered(segments, path)
@@ -103,7 +104,7 @@ def read_segment_table(path: str | Path) -> LabelTable | None:
     if not path.name.lower().endswith((".nrrd", ".nhdr")):
         return None
     image = read_itk(path)
-    return _numbered(_segments(image, path), path)[0] if image.HasMetaDataKey("Segment0_ID") else None
+    return _numbered(_segments(image, path), path)[0] if _segment_indices(image) else None
 
 
 def read_scribble_segments(path: str | Path, table: LabelTable) -> Volume:
@@ -197,13 +198,16 @@ def _extents(array: np.ndarray, classes: int) -> list[tuple[int, ...]]:
 
 
 def _segments(image: sitk.Image, path: Path) -> list[_Segment]:
-    segments = []
-    while image.HasMetaDataKey(f"Segment{len(segments)}_ID"):
-        segments.append(_segment(image, len(segments), path))
-    return segments
+    return [_segment(image, index, place, path) for place, index in enumerate(_segment_indices(image))]
 
 
-def _segment(image: sitk.Image, index: int, path: Path) -> _Segment:
+def _segment_indices(image: sitk.Image) -> list[int]:
+    """The numbers of the segments in the header; programs that take one out may leave a gap."""
+    found = (re.fullmatch(r"Segment(\d{1,9})_ID", key, re.ASCII) for key in image.GetMetaDataKeys())
+    return sorted(int(each[1]) for each in found if each)
+
+
+def _segment(image: sitk.Image, index: int, place: int, path: Path) -> _Segment:
     prefix, layers = f"Segment{index}_", image.GetNumberOfComponentsPerPixel()
 
     def field(key: str, default: str) -> str:
@@ -211,11 +215,13 @@ def _segment(image: sitk.Image, index: int, path: Path) -> _Segment:
 
     identity = field("ID", "")
     # Before segments could share a layer, Slicer named none: each segment had its own, in the order of the segments.
-    own_layer = index if layers > 1 else 0
+    own_layer = place if layers > 1 else 0
     try:
         value, layer = int(field("LabelValue", "1")), int(field("Layer", str(own_layer)))
     except ValueError as error:
         raise InputError(f"The header of '{path}' is damaged: the segment '{identity}' has no value.") from error
+    if value < 1:
+        raise InputError(f"The header of '{path}' is damaged: the segment '{identity}' has the value {value}.")
     if not 0 <= layer < layers:
         raise InputError(f"The header of '{path}' is damaged: the segment '{identity}' is in layer {layer}.")
     name = "".join(part for part in field("Name", identity) if part.isprintable()).strip() or f"segment {value}"
@@ -260,7 +266,7 @@ def _label(segment: _Segment, default: Label) -> Label:
 
 def _by_name(path: Path, special: dict[str, int], table: LabelTable, fill: int, ignored: Sequence[str] = ()) -> Volume:
     image = read_itk(path)
-    if not image.HasMetaDataKey("Segment0_ID"):
+    if not _segment_indices(image):
         raise InputError(f"'{path}' holds no segments; a segmentation saved by 3D Slicer was expected.")
     unused = {name.casefold() for name in ignored}
     segments = [segment for segment in _segments(image, path) if segment.name.casefold() not in unused]
