@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from CrossModalSegLib.data.preprocess import PreparedCase
+from CrossModalSegLib.inference.predictor import predict
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.models.dual_decoder_vnet import DualDecoderVNet, DualDecoderVNetConfig
 from CrossModalSegLib.models.vnet import VNet, VNetConfig
@@ -211,6 +212,19 @@ def test_dmsps_mixes_probabilities_and_takes_logits_once():
     loss = soft_cross_entropy(first, mix)
     by_hand = -(mix * first.softmax(1).log()).sum()
     assert loss.item() == pytest.approx(by_hand.item())
+
+
+def test_dmsps_labels_its_second_stage_with_both_decoders():
+    network = network_for("dmsps").eval()
+    method = build_method(TrainingConfig(method="dmsps"), SETTING)
+    images = batch().images
+    both = predict(method.labelling_network(network), images[0], precision="fp32")
+    with torch.no_grad():
+        expected = sum(logits.softmax(1) for logits in network(images[:1]).values())[0] / 2
+    np.testing.assert_allclose(both, expected, atol=1e-5)
+    assert np.abs(both - predict(network, images[0], precision="fp32")).max() > 1e-3
+    assert not network.training
+    assert build_method(TrainingConfig(), SETTING).labelling_network(network) is network
 
 
 @pytest.mark.parametrize("name", ["em", "tv", "ms", "ustm", "dmsps"])

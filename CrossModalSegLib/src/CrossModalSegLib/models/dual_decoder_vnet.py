@@ -6,14 +6,16 @@ Medical Image Analysis 97, 2024; first in Luo et al., MICCAI 2022.
 Notable in this network:
 - both decoders see the same encoder; the auxiliary one sees every feature map through dropout (0.5), so that the two
   predictions differ and can be mixed into soft pseudo-labels;
-- inference uses the main decoder alone;
+- inference uses the main decoder alone; pseudo-labels of the second stage are made by both (`MeanOfDecoders`);
 - the predictions are logits, never softmaxed: the loss does that once.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from CrossModalSegLib.models.input_check import require_images, require_sizes
@@ -88,3 +90,18 @@ class DualDecoderVNet(nn.Module):
     def _encode(self, images: Tensor) -> list[Tensor]:
         require_images(images, self.config.in_channels, self.divisor, "The dual-decoder V-Net")
         return self.encoder(images)
+
+
+class MeanOfDecoders(nn.Module):
+    """A dual-decoder network whose answer is the mean of both decoders' probabilities."""
+
+    def __init__(self, network: DualDecoderVNet) -> None:
+        super().__init__()
+        self.network = network
+        self.divisor = network.divisor
+        self.train(network.training)
+
+    def segment(self, images: Tensor) -> Tensor:
+        """Log-probabilities (N, num_classes, k, j, i) of `images` (N, in_channels, k, j, i)."""
+        log_y = torch.stack([logits.float().log_softmax(1) for logits in self.network(images).values()])
+        return log_y.logsumexp(0) - math.log(len(log_y))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.inference.predictor import Precision, predict
@@ -64,22 +65,22 @@ class TrainingLoop(StepLoop):
         """Make new label maps where they are due."""
         run, stage = self.training, self.training.config.second_stage
         if stage is not None and run.step == run.first_stage_steps and STAGE_TWO not in run.stream.sampler.extra:
+            network = run.method.labelling_network(run.evaluated_network)
             maps = [
-                confident_labels(self._predict(case), labels, stage.max_uncertainty)
+                confident_labels(self._predict(network, case), labels, stage.max_uncertainty)
                 for case, labels in zip(self.cases.training, run.stream.sampler.labels, strict=True)
             ]
             with self._changing():
                 run.set_label_maps({STAGE_TWO: maps})
         if run.method.is_refresh_due(run.step) and run.refreshed_at != run.step:
             # Predictions come first, since they may be interrupted, and change nothing.
-            predictions = {id(case): self._predict(case) for case in self.cases.training}
+            predictions = {id(case): self._predict(run.evaluated_network, case) for case in self.cases.training}
             with self._changing():
                 maps_by_name = run.method.refresh(run.step, self.cases.training, lambda case: predictions.pop(id(case)))
                 run.set_label_maps(maps_by_name)
                 run.refreshed_at = run.step
 
-    def _predict(self, case: PreparedCase) -> np.ndarray:
-        network = self.training.evaluated_network
+    def _predict(self, network: nn.Module, case: PreparedCase) -> np.ndarray:
         return predict(
             network, case.images, device=self.fabric.device, precision=self.precision, cancel=self._prediction_guard()
         )

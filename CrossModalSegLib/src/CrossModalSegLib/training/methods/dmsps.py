@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from CrossModalSegLib.losses.inside import inside_mean
+from CrossModalSegLib.models.dual_decoder_vnet import MeanOfDecoders
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.methods.method import Method, MethodSetting, with_total
 from CrossModalSegLib.training.methods.supervision import supervise
@@ -49,6 +50,10 @@ class MixedPseudoLabels(Method):
         mix = mixed_labels(*decoders, alpha=float(torch.rand(())))
         pseudo = 0.5 * sum(soft_cross_entropy(logits, mix, batch.inside) for logits in decoders)
         return with_total({**terms, "pseudo": self.config.weight * pseudo})
+
+    def labelling_network(self, network: nn.Module) -> nn.Module:
+        """Both decoders, as published: where they differ, their mean is uncertain, and no label is made."""
+        return MeanOfDecoders(network)
 
 
 def mixed_labels(first: Tensor, second: Tensor, alpha: float) -> Tensor:

@@ -84,6 +84,10 @@ class Method:
         """Label maps, one uint8 (k, j, i) a case, to be cut out with the patches from now on as `batch.extra`."""
         return {}
 
+    def labelling_network(self, network: nn.Module) -> nn.Module:
+        """What makes the labels of a second stage, from the network that is evaluated."""
+        return network
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to hold of the method, `networks` aside."""
         return {}
