@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from CrossModalSegLib.data.cache import is_cache, remove_cache
-from CrossModalSegLib.errors import OutputError
+from CrossModalSegLib.errors import Cancelled, OutputError
 from CrossModalSegLib.training.checkpoint import (
     holds_only_checkpoints,
     latest_checkpoint,
@@ -53,12 +53,14 @@ def check_output(out: Path, working: Path, resume: bool) -> None:
 
 @contextmanager
 def no_remains(working: Path) -> Iterator[None]:
-    """Remove the working folder on failure, unless there is a checkpoint in it to continue from."""
+    """Remove the working folder on failure, unless there is a checkpoint in it to continue from; who stops is told so."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if latest_checkpoint(working / "checkpoints") is None:
             remove_working_folder(working)
+        elif isinstance(error, (KeyboardInterrupt, Cancelled)):
+            logger.warning("What was trained so far is kept in '%s'; resume it to go on from there.", working)
         raise
 
 
