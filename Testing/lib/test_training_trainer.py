@@ -16,6 +16,7 @@ from CrossModalSegLib.io import read_volume, write_volume
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.hybrid import HybridConfig
 from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.training.checkpoint import load_checkpoint, save_checkpoint
 from CrossModalSegLib.training.pseudo_labels import SecondStage
 from CrossModalSegLib.training.run import TrainingRun
 from CrossModalSegLib.training.trainer import train
@@ -177,6 +178,33 @@ def test_a_training_is_not_resumed_with_other_scribbles(tmp_path):
         cpu(cohort, tmp_path / "out", tiny_config(), resume=True)
     path.write_bytes(former)
     cpu(cohort, tmp_path / "out", tiny_config(), resume=True)
+
+
+def renamed(state):
+    weights = state["run"]["network"]
+    weights["former name"] = weights.popitem()[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        renamed,
+        lambda state: state["processes"].clear(),
+        lambda state: state["run"].pop("label_maps"),
+        lambda state: state["processes"][0]["rng"].update(torch=torch.zeros(16, dtype=torch.uint8)),
+        lambda state: state["run"]["optimizer"]["param_groups"].pop(),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_told_and_kept(cohort, tmp_path, change):
+    with pytest.raises(KeyboardInterrupt):
+        cpu(cohort, tmp_path / "out", tiny_config(), progress=StopAfter(1, KeyboardInterrupt()))
+    checkpoint = tmp_path / "out.training" / "checkpoints" / "step-00000001"
+    state = load_checkpoint(checkpoint)
+    change(state)
+    save_checkpoint(checkpoint.parent, 1, state)
+    with pytest.raises(ModelError, match=r"step-00000001' does not fit this version .* Resume with the version"):
+        cpu(cohort, tmp_path / "out", tiny_config(), resume=True)
+    assert checkpoint.is_dir()
 
 
 def test_an_existing_output_is_left_alone(cohort, tmp_path):

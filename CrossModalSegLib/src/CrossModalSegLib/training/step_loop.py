@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 
-from CrossModalSegLib.errors import Cancelled
+from CrossModalSegLib.errors import Cancelled, ModelError
+from CrossModalSegLib.inference.memory import is_out_of_memory
 from CrossModalSegLib.progress import Progress
 from CrossModalSegLib.training.checkpoint import load_checkpoint, save_checkpoint
 from CrossModalSegLib.training.interrupt import InterruptGuard
@@ -98,11 +100,21 @@ class StepLoop:
 
         Raises:
             InputError: The cases hold other data than they did.
+            ModelError: The checkpoint is damaged, or another version of the library or of PyTorch wrote it.
         """
         state = load_checkpoint(path)
         check_same_content(state.get("content"), self.description.get("content", {}))
-        self.training.load_state_dict(state["run"], state["processes"][self.fabric.global_rank])
-        self._seconds_before = state["seconds"]
+        try:
+            self.training.load_state_dict(state["run"], state["processes"][self.fabric.global_rank])
+            self._seconds_before = state["seconds"]
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"The checkpoint '{path}' does not fit this version of the library and PyTorch "
+                f"({type(error).__name__}: {shorten(str(error), 200)}). Resume with the version that wrote it, or delete its folder and "
+                "train from the beginning."
+            ) from error
 
     def prepare_step(self) -> None:
         """Called before each step."""
