@@ -42,10 +42,15 @@ class Recorded:
         return {"bce": predictions[-1].masks.mean()}
 
 
-def test_both_ways_is_one_way_and_the_other():
+@pytest.mark.parametrize("across_batch", [False, True])
+def test_both_ways_is_one_way_and_the_other(across_batch):
+    """With tokens across the batch, too: the strokes on a target are no tokens for it."""
     batch = make_batch()
     both, one, other = Recorded(), Recorded(), Recorded()
-    net = network().eval()
+    config = tiny_referring_config().network
+    config = replace(config, across_batch=across_batch, max_points=2048, dropout=0.0)
+    torch.manual_seed(0)
+    net = CrossMR(replace(config, encoder=replace(config.encoder, drop_path=0.0))).train(across_batch)
     CrossMRStep(net, both, both_ways=True)(*batch.tensors)
     CrossMRStep(net, one, both_ways=False)(*batch.tensors)
     CrossMRStep(net, other, both_ways=False)(*swapped(batch).tensors)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from CrossModalSegLib.data.referring.pair_sampler import PairBatch
+from CrossModalSegLib.data.referring.pair_sampler import NUM_LABELS, PairBatch
 from CrossModalSegLib.inference.model_card import LEAST_PRESENCE
 from CrossModalSegLib.losses.dense_guidance import DenseGuidance
 from CrossModalSegLib.losses.full_supervision import full_supervision
@@ -47,7 +48,8 @@ class CrossMRStep(nn.Module):
             sources, targets = list(range(2 * size)), [*range(size, 2 * size), *range(size)]
             masks, present = batch.masks.flip(0).flatten(0, 1), batch.present.flip(0).flatten(0, 1)
             scribbles, organs = batch.scribbles.flatten(0, 1), batch.organs.flatten(0, 1)
-            ids = batch.organ_ids.repeat(2, 1)
+            # Tokens across the batch stay within a direction: else a target's own strokes would be among them.
+            ids = torch.cat([batch.organ_ids, batch.organ_ids + NUM_LABELS])
         else:
             sources, targets = list(range(size)), list(range(size, 2 * size))
             masks, present = batch.masks[1], batch.present[1]
