@@ -112,8 +112,8 @@ class StepLoop:
                 raise
             raise ModelError(
                 f"The checkpoint '{path}' does not fit this version of the library and PyTorch "
-                f"({type(error).__name__}: {shorten(str(error), 200)}). Resume with the version that wrote it, or delete its folder and "
-                "train from the beginning."
+                f"({type(error).__name__}: {shorten(str(error), 200)}). Resume with the version that wrote it, or "
+                "delete its folder and train from the beginning."
             ) from error
 
     def prepare_step(self) -> None:

@@ -53,7 +53,7 @@ def check_output(out: Path, working: Path, resume: bool) -> None:
 
 @contextmanager
 def no_remains(working: Path) -> Iterator[None]:
-    """Remove the working folder on failure, unless there is a checkpoint in it to continue from; who stops is told so."""
+    """Remove the working folder on failure, unless there is a checkpoint in it to continue from, and tell of it."""
     try:
         yield
     except BaseException as error:
