@@ -16,8 +16,8 @@ def test_who_stops_a_training_is_told_where_it_goes_on(
     ending: BaseException, is_told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     working = tmp_path / "model.training"
+    save_checkpoint(working / "checkpoints", 1, {})
     with pytest.raises(type(ending)), no_remains(working):
-        save_checkpoint(working / "checkpoints", 1, {})
         raise ending
     assert working.exists()
     assert (f"kept in '{working}'; resume it" in caplog.text) == is_told
@@ -25,8 +25,8 @@ def test_who_stops_a_training_is_told_where_it_goes_on(
 
 def test_without_a_checkpoint_nothing_remains(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     working = tmp_path / "model.training"
+    working.mkdir()
     with pytest.raises(KeyboardInterrupt), no_remains(working):
-        working.mkdir()
         raise KeyboardInterrupt
     assert not working.exists()
     assert not caplog.text
