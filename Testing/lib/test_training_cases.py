@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from training_cohort import make_cohort
+from training_cohort import make_cohort, tiny_config
 
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing
 from CrossModalSegLib.errors import Cancelled, CohortError, LabelError
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.training.cases import arrange_cases, check_annotations, prepare_cases
+from CrossModalSegLib.training.trainer import train
 from CrossModalSegLib.volume import Volume
 
 SHAPE = (6, 4, 4)
@@ -35,6 +37,19 @@ def test_missing_annotations_are_named_before_anything_is_loaded(tmp_path):
     with pytest.raises(CohortError, match=r"case0, .*case4 and 2 more\..*crossmodalseg scribble"):
         check_annotations(cohort.cases, "scribbles", "pce")
     check_annotations(cohort.cases, "mask", "full")
+
+
+def test_the_ct_goes_into_the_ct_branch_whatever_the_order_of_the_cohort(tmp_path):
+    cohort = make_cohort(tmp_path, 2)
+    turned = replace(cohort, modalities=("mr", "ct"))
+    given, other = (prepare_cases(each, each.cases, Preprocessing(), cache_dir=None) for each in (cohort, turned))
+    for first, second in zip(given, other, strict=True):
+        np.testing.assert_array_equal(first.images, second.images)
+    config = tiny_config(method="cmfnet", steps=1, validate_every=1, validation_share=0.5)
+    folders = [train(each, tmp_path / name, config, accelerator="cpu") for name, each in (("a", cohort), ("b", turned))]
+    cards = [json.loads((folder / "model.json").read_text(encoding="utf-8")) for folder in folders]
+    assert cards[0]["modalities"] == cards[1]["modalities"] == ["ct", "mr"]
+    assert (folders[0] / "model.safetensors").read_bytes() == (folders[1] / "model.safetensors").read_bytes()
 
 
 def test_cases_are_prepared_once(tmp_path):

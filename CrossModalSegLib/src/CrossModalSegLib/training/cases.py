@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from CrossModalSegLib.cohort import Case, Cohort, load_case
+from CrossModalSegLib.data.intensity import is_ct
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing, prepare_case
 from CrossModalSegLib.errors import CohortError, LabelError
 from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
@@ -56,6 +57,11 @@ def check_annotations(cases: Sequence[Case], target: Target, method: str) -> Non
     )
 
 
+def branch_order(modalities: Sequence[str]) -> tuple[str, ...]:
+    """CT before the others, whatever the cohort's order: networks with a branch for each expect it first."""
+    return tuple(sorted(modalities, key=lambda name: not is_ct(name)))
+
+
 def prepare_cases(
     cohort: Cohort,
     cases: Sequence[Case],
@@ -66,13 +72,15 @@ def prepare_cases(
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[PreparedCase, ...]:
-    """Load cases and bring them to the working grid, from the cache where it has them."""
+    """Load cases and bring them to the working grid, from the cache where it has them; images in `branch_order`."""
     progress = progress or SilentProgress()
+    modalities = branch_order(cohort.modalities)
     prepared = []
     for number, case in enumerate(cases):
         if cancel is not None:
             cancel.raise_if_cancelled()
-        prepared.append(prepare_case(load_case(case, cohort, resample), prep, cache_dir=cache_dir))
+        loaded = load_case(case, cohort, resample)
+        prepared.append(prepare_case(loaded, prep, modalities=modalities, cache_dir=cache_dir))
         progress(number + 1, len(cases), "Preparing cases")
     return tuple(prepared)
 

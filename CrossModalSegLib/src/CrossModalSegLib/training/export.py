@@ -18,6 +18,7 @@ from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import WeightsType, save_model
 from CrossModalSegLib.output import atomic_folder, write_json
+from CrossModalSegLib.training.cases import branch_order
 from CrossModalSegLib.training.config import TrainingConfig
 from CrossModalSegLib.training.network_run import NetworkRun
 from CrossModalSegLib.training.run import TrainingRun
@@ -80,7 +81,7 @@ def make_card(
         name=model_name(out),
         architecture=config.network_name,
         network=to_dict(network.config),
-        modalities=cohort.modalities,
+        modalities=branch_order(cohort.modalities),
         labels=cohort.labels,
         preprocessing=config.preprocessing,
         patch=config.patch_size,
