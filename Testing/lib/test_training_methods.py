@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from CrossModalSegLib.data.preprocess import PreparedCase
+from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.inference.predictor import predict
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.models.dual_decoder_vnet import DualDecoderVNet, DualDecoderVNetConfig
@@ -264,6 +265,17 @@ def test_what_a_network_gives_beside_its_prediction_enters_the_loss(name, option
         hybrid = build_method(TrainingConfig(), SETTING).loss(data, network(data.images), 0)
         parts = sum(hybrid[term] for term in ("ssl", "imr", "imc", "similarity"))
         assert hybrid["total"].item() == pytest.approx(parts.item())
+
+
+def test_a_network_for_inputs_of_one_size_is_built_for_the_patches():
+    options = {"feature_size": 4, "hidden_size": 24, "mlp_size": 32, "heads": 3}
+    config = TrainingConfig(method="full", network="unetr", network_options=options, patch_size=(16, 32, 32))
+    network = make_network(config, build_method(config, SETTING), 3, 2)
+    assert network.fixed_patch == (16, 32, 32)
+    assert network(batch((16, 32, 32)).images)["out"].shape == (2, 3, 16, 32, 32)
+    other = replace(config, network_options={**options, "patch": [16, 16, 16]})
+    with pytest.raises(ModelError, match="made for inputs of"):
+        make_network(other, build_method(other, SETTING), 3, 2)
 
 
 def test_further_predictions_count_less_and_the_dual_decoder_not():

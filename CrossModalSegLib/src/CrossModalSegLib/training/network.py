@@ -33,6 +33,8 @@ def make_network(config: TrainingConfig, method: Method, num_classes: int, modal
     if clash:
         raise InputError(f"The network option {clash[0]} follows from the cohort; leave it out of the options.")
     options = to_dict(network_config(config.network_name, num_classes, modalities, **config.network_options))
+    if "patch" in options and "patch" not in config.network_options:
+        options["patch"] = list(config.patch_size)  # UNETR, which takes inputs of one size
     _check_fits(config, method, options, modalities)
     return build_network(config.network_name, options)
 
