@@ -318,6 +318,34 @@ def test_weights_that_are_no_numbers_are_not_exported(cohort, tmp_path, monkeypa
     assert not any(tmp_path.iterdir())
 
 
+def test_a_model_that_cannot_be_written_is_written_by_resuming(cohort, tmp_path, monkeypatch, caplog):
+    out = tmp_path / "out"
+    whole = cpu(cohort, tmp_path / "whole", tiny_config())
+
+    def full(*_args, **_kwargs):
+        raise OutputError("no space is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("CrossModalSegLib.training.export.save_model", full)
+        with pytest.raises(OutputError, match="no space"):
+            cpu(cohort, out, tiny_config())
+    assert f"kept in '{tmp_path / 'out.training'}'; resume it" in caplog.text
+    steps = []
+    cpu(cohort, out, tiny_config(), resume=True, progress=lambda *event: steps.append(event[2]))
+    assert "Training" not in steps
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not (tmp_path / "out.training").exists()
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_told_and_no_obstacle(cohort, tmp_path, monkeypatch, caplog):
+    def full(*_args):
+        raise OutputError("no space is left")
+
+    monkeypatch.setattr("CrossModalSegLib.training.step_loop.save_checkpoint", full)
+    assert load_model(cpu(cohort, tmp_path / "out", tiny_config()))
+    assert "written without a last checkpoint. no space is left" in caplog.text
+
+
 def test_without_validation_cases_scribbled_slices_are_held_out(cohort, tmp_path):
     config = tiny_config(validation_share=0.0, scribble_share=0.3, steps=2)
     out = cpu(cohort, tmp_path / "out", config)

@@ -4,13 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from CrossModalSegLib.errors import Cancelled, InputError
+from CrossModalSegLib.errors import Cancelled, InputError, OutputError
 from CrossModalSegLib.training.checkpoint import save_checkpoint
 from CrossModalSegLib.training.working_folder import no_remains
 
 
 @pytest.mark.parametrize(
-    ("ending", "is_told"), [(KeyboardInterrupt(), True), (Cancelled("stop"), True), (InputError("other data"), False)]
+    ("ending", "is_told"),
+    [
+        (KeyboardInterrupt(), True),
+        (Cancelled("stop"), True),
+        (OutputError("no space"), True),
+        (InputError("other data"), False),
+    ],
 )
 def test_who_stops_a_training_is_told_where_it_goes_on(
     ending: BaseException, is_told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,15 @@ from typing import Any
 
 import torch
 
-from CrossModalSegLib.errors import Cancelled, ModelError
+from CrossModalSegLib.errors import Cancelled, CrossModalSegError, ModelError
 from CrossModalSegLib.inference.memory import is_out_of_memory
 from CrossModalSegLib.progress import Progress
 from CrossModalSegLib.training.checkpoint import load_checkpoint, save_checkpoint
 from CrossModalSegLib.training.interrupt import InterruptGuard
 from CrossModalSegLib.training.network_run import NetworkRun
 from CrossModalSegLib.training.resume import check_same_content
+
+logger = logging.getLogger(__name__)
 
 # History entries are made, and processes agree on stopping and checkpoints, this often: both wait for the GPU.
 STEPS_PER_REPORT = 10
@@ -75,6 +78,7 @@ class StepLoop:
                 is_done = self._agree_on(self.training.is_done)
                 self._between_steps(is_done)
                 if is_done:
+                    self._keep_finished()
                     return
                 with self._changing():
                     self.training.advance()
@@ -94,6 +98,14 @@ class StepLoop:
             save_checkpoint(self.checkpoints, run.step, state)
         self.fabric.barrier()
         self._saved = time.monotonic()
+
+    def _keep_finished(self) -> None:
+        """Write a last checkpoint: where the model cannot be written, on a full disk say, the training is not lost."""
+        try:
+            self.checkpoint()
+        except CrossModalSegError as error:  # the model needs less space, and may have weights of an earlier step
+            logger.warning("The finished training is written without a last checkpoint. %s", error)
+            self.fabric.barrier()
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint whose settings were checked.

@@ -15,6 +15,7 @@ import torch
 
 from CrossModalSegLib.cohort import Cohort
 from CrossModalSegLib.config import to_dict
+from CrossModalSegLib.data.cache import remove_cache
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.training.batches import BatchStream
@@ -122,6 +123,7 @@ def train(
                 loop.resume(checkpoint)
             loop.run()
         if fabric.global_rank == 0:
+            remove_cache(working / "cache")  # makes room for the model
             export_model(out, run, cohort, description=description["cases"], validated_on=cases.kind)
             remove_working_folder(working)
         fabric.barrier()

@@ -59,7 +59,7 @@ def no_remains(working: Path) -> Iterator[None]:
     except BaseException as error:
         if latest_checkpoint(working / "checkpoints") is None:
             remove_working_folder(working)
-        elif isinstance(error, (KeyboardInterrupt, Cancelled)):
+        elif isinstance(error, (KeyboardInterrupt, Cancelled, OutputError)):
             logger.warning("What was trained so far is kept in '%s'; resume it to go on from there.", working)
         raise
 
