@@ -131,6 +131,31 @@ def test_csv_that_a_spreadsheet_saved(folder: Path):
     assert cohort.convention == ScribbleConvention.INTERNAL
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_csv_that_a_spreadsheet_of_another_language_saved(folder: Path, separator: str):
+    text = (
+        '# label: liver,,\n"# label: spleen; left",,\n# scribbles: unlabelled=255 background=0,,\n,,\n'
+        "name,image:ct,scribbles\na,a/ct.nii.gz,a/scribbles.nii.gz\n"
+    )
+    (folder / "saved.csv").write_text(text.replace(",", separator))
+    cohort = read_cohort(folder / "saved.csv")
+    assert cohort.labels.names == ("liver", "spleen; left")
+    assert cohort.cases[0].images["ct"] == folder / "a" / "ct.nii.gz"
+
+
+def test_paths_that_were_written_on_windows(folder: Path):
+    data = document(folder)
+    data["cases"][0]["images"]["ct"] = "a\\ct.nii.gz"
+    (folder / "windows.json").write_text(json.dumps(data))
+    assert read_cohort(folder / "windows.json").cases[0].images["ct"] == folder / "a" / "ct.nii.gz"
+    (folder / "a\\ct.nii.gz").touch()
+    assert read_cohort(folder / "windows.json").cases[0].images["ct"] == folder / "a\\ct.nii.gz"
+    data["cases"][0]["images"]["ct"] = "a\\pet.nii.gz"
+    (folder / "windows.json").write_text(json.dumps(data))
+    with pytest.raises(CohortError, match=r"a\\pet\.nii\.gz' \(ct\) of the case 'a' does not exist"):
+        read_cohort(folder / "windows.json")
+
+
 def test_case_by_name(folder: Path):
     assert cohort_in(folder).case_by_name("b").fold == 1
     with pytest.raises(CohortError, match="no case 'c'; the cases are a, b"):

@@ -11,7 +11,7 @@ JSON (paths relative to the file, in any folder; absolute ones are possible too)
 
 CSV: the labels, numbered from 1, and the convention are lines that begin with "#", then comes a table. Columns
 "scribbles", "mask" and "fold" may be missing, and their cells may be empty. CSV keeps the names of the labels only;
-colours and terminology follow from them::
+colours and terminology follow from them. Semicolons or tabs may stand for the commas::
 
     # label: liver
     # label: spleen

@@ -14,6 +14,8 @@ from ..output import atomic_path
 from .cohort import Case, Cohort, check_unique
 from .fields import case_path, declared_convention, optional_case_path, relative_path
 
+_SEPARATORS = ",;\t"  # spreadsheets write semicolons where a comma is the decimal sign
+
 
 def read_csv_cohort(path: Path) -> Cohort:
     try:
@@ -24,7 +26,7 @@ def read_csv_cohort(path: Path) -> Cohort:
         raise CohortError(f"'{path}' cannot be read as UTF-8 text ({error}).") from error
     lines = text.splitlines(keepends=True)
     first = next(
-        (n for n, line in enumerate(lines) if line.strip().strip(",") and not _is_declaration(line)), len(lines)
+        (n for n, line in enumerate(lines) if line.strip().strip(_SEPARATORS) and not _is_declaration(line)), len(lines)
     )
     names, convention = _csv_declarations(lines[:first])
     rows = _csv_rows("".join(lines[first:]))
@@ -56,8 +58,8 @@ def _is_declaration(line: str) -> bool:
 
 
 def _declaration(line: str) -> str:
-    """What a line declares. Spreadsheets that save the file fill it up with commas, and quote what holds some."""
-    text = line.strip().rstrip(",").rstrip()
+    """What a line declares. Spreadsheets that save the file fill it up with separators, and quote what holds some."""
+    text = line.strip().rstrip(_SEPARATORS).rstrip()
     if text.startswith('"') and text.endswith('"'):
         text = text[1:-1].replace('""', '"')
     return text.lstrip("#").strip()
@@ -72,8 +74,9 @@ def _csv_convention(text: str) -> ScribbleConvention:
 
 
 def _csv_rows(text: str) -> Iterator[list[str]]:
+    separator = next((each for each in text.partition("\n")[0] if each in _SEPARATORS), ",")
     try:
-        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+        for row in csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator):
             if any(cell.strip() for cell in row):
                 yield [cell.strip() for cell in row]
     except csv.Error as error:

@@ -44,7 +44,11 @@ def _exists(path: Path) -> bool:
 def case_path(value: object, folder: Path, name: str) -> Path:
     if not isinstance(value, str) or not value.strip():
         raise CohortError(f"The case '{name}' should name its files by paths, got {value!r}.")
-    return Path(os.path.normpath(folder / value))
+    path = Path(os.path.normpath(folder / value))
+    if "\\" in value and not _exists(path):  # perhaps it was written on Windows
+        written_on_windows = Path(os.path.normpath(folder / value.replace("\\", "/")))
+        path = written_on_windows if _exists(written_on_windows) else path
+    return path
 
 
 def optional_case_path(value: object, folder: Path, name: str) -> Path | None:
