@@ -154,6 +154,18 @@ def test_a_fixed_encoder_stays_and_one_at_a_tenth_moves_less(cohort, tmp_path):
     assert moved("whole", encoder_rate=1.0) == pytest.approx(1e-3, rel=0.02)
 
 
+def test_a_fixed_encoder_of_random_weights_is_told(cohort, tmp_path, caplog):
+    for name, rate, method in (("fixed", 0.0, "crossmr"), ("learning", 0.1, "crossmr"), ("unet", 0.0, "unet")):
+        caplog.clear()
+        config = tiny_referring_config(steps=1, encoder_rate=rate, method=method, modalities=("mr",))
+        train_referring([cohort], tmp_path / name, config, accelerator="cpu")
+        assert ("its weights are random" in caplog.text) == (name == "fixed")
+    caplog.clear()
+    config = tiny_referring_config(steps=1, encoder_rate=0.0)
+    train_referring([cohort], tmp_path / "b", config, start=Start(str(tmp_path / "learning")), accelerator="cpu")
+    assert "random" not in caplog.text
+
+
 def test_the_unet_learns_one_modality(cohort, tmp_path):
     config = ABLATIONS["unet"](tiny_referring_config(reference_modalities=("mr",), steps=2))
     model = load_model(cpu(cohort, tmp_path / "m", config))

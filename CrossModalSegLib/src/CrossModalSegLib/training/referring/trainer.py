@@ -7,6 +7,7 @@ model folder appears at the end, at once. Prepared slices are kept in memory.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,6 +55,8 @@ from CrossModalSegLib.versions import library_versions
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+logger = logging.getLogger(__name__)
 
 # Pairs to validate on are drawn by a sampler with this seed, whatever the training's.
 VALIDATION_SEED = 20_240_501
@@ -117,6 +120,11 @@ def train_referring(
     check_output(out, working, resume)
     members = choose_members(cohorts, config.fold, config.validation_share, config.seed)
     config = _completed(config, members)
+    if config.method == "crossmr" and config.encoder_rate == 0 and not _gives_encoder(start, config):
+        logger.warning(
+            "The encoder is kept as it is, but its weights are random: give weights of the encoder, or a model to "
+            "start from."
+        )
     precision = choose_precision(config.precision, choose_accelerator(accelerator))
     with isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
         fabric = build_fabric(
@@ -156,6 +164,10 @@ def train_referring(
             remove_working_folder(working)
         fabric.barrier()
     return out
+
+
+def _gives_encoder(start: Start, config: ReferringConfig) -> bool:
+    return start.model is not None or (start.encoder_weights is not None and config.use_encoder_weights)
 
 
 def _completed(config: ReferringConfig, members: Members) -> ReferringConfig:
