@@ -121,6 +121,7 @@ def test_segments_of_a_mask_are_found_by_name_and_its_box_is_put_back(
         (("--mask", "{missing}"), "missing.nii.gz"),
         (("--mask", "{ct}"), "whole numbers"),
         (("--mask", "{mask}", "--labels", "GTV"), "Name all of them"),
+        (("--mask", "{white}"), "white.nii.gz' holds values up to 255, but classes are numbered from 1 to 254 at most"),
         (("--mask", "{mask}", "--every", "0"), "n >= 1"),
         (("--mask", "{mask}", "--thickness", "0"), "at least 1 pixel"),
         (("--mask", "{mask}", "--image", "{other}"), "'mask' and 'image' should share one grid"),
@@ -130,8 +131,9 @@ def test_scribble_says_what_is_wrong(
     words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = write_case(tmp_path)
-    paths |= {"missing": tmp_path / "missing.nii.gz", "other": tmp_path / "other.nii.gz"}
+    paths |= {name: tmp_path / f"{name}.nii.gz" for name in ("missing", "other", "white")}
     write_volume(Volume(image_array(1), affine((100.0, 0.0, 0.0))), paths["other"])
+    write_volume(Volume(255 * (mask_array() > 0).astype(np.uint8), affine()), paths["white"])
     before = content(tmp_path)
     filled = [word.format(**paths) for word in words]
     assert message in run(capsys, "scribble", "--out", tmp_path / "s.nii.gz", *filled).error

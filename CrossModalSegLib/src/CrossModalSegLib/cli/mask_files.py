@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from CrossModalSegLib.cli.label_names import table_for, without_background
+from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.io import read_mask_segments, read_segmentation
-from CrossModalSegLib.labels import LabelTable, check_mask
+from CrossModalSegLib.labels import MAX_CLASSES, LabelTable, check_mask
 from CrossModalSegLib.volume import Volume, place_on_grid
 
 
@@ -29,7 +30,13 @@ def read_mask(path: Path, names: Sequence[str], grid: Volume | None = None) -> t
     """
     mask, stored = read_segmentation(path)
     if stored is None:
-        table = table_for(names, None, int(mask.array.max()))
+        highest = int(mask.array.max())
+        if highest > MAX_CLASSES:
+            raise LabelError(
+                f"The mask '{path}' holds values up to {highest}, but classes are numbered from 1 to {MAX_CLASSES} at "
+                "most. Number them anew."
+            )
+        table = table_for(names, None, highest)
         return mask.with_array(check_mask(mask.array, table)), table
     own = without_background(stored)
     table = table_for(names, own, len(own))
