@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 import re
 import struct
@@ -311,6 +312,25 @@ def test_an_sform_of_zeros_is_refused(tmp_path: Path):
     sform_only(tmp_path / "x.nii", (0, 0, 0))
     with pytest.raises(CrossModalSegError):
         read_volume(tmp_path / "x.nii")
+
+
+def test_names_that_are_no_text(tmp_path: Path):
+    """ITK would end the process."""
+    name = os.fsdecode(b"M\xfcller")
+    write_volume(noise(), tmp_path / "x.nii")
+    (tmp_path / "x.nii").rename(tmp_path / f"{name}.nii")
+    for path in (tmp_path / f"{name}.nii", tmp_path / name / "x.nii"):
+        with pytest.raises(InputError, match=r"'.*M.*ller.*' holds bytes that are no text in UTF-8; rename this file"):
+            read_volume(path)
+    with pytest.raises(OutputError, match="Nothing can be written to"):
+        write_volume(noise(), tmp_path / f"{name}.nrrd")
+    for file in write_series(tmp_path / "d", noise()):
+        file.rename(file.with_name(name + file.name))
+    with pytest.raises(InputError, match="names of the files in '.*d' hold bytes"):
+        read_volume(tmp_path / "d")
+    (tmp_path / "d").rename(tmp_path / name)
+    with pytest.raises(InputError, match="rename this file or folder"):
+        read_volume(tmp_path / name)
 
 
 # --- bad output --------------------------------------------------------------------------------------------------

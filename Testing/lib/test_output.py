@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from CrossModalSegLib.errors import OutputError
-from CrossModalSegLib.output import atomic_folder, atomic_path, final_name, final_place, write_json
+from CrossModalSegLib.output import atomic_folder, atomic_path, check_spares, final_name, final_place, write_json
 
 as_root = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -85,12 +85,30 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path):
         pass
 
 
-@pytest.mark.parametrize("name", ["x" * 300 + ".txt", "null\0.txt"])
+@pytest.mark.parametrize("name", ["x" * 300 + ".txt", "null\0.txt", os.fsdecode(b"M\xfcller.txt")])
 def test_impossible_names(tmp_path: Path, name: str):
     with pytest.raises(OutputError, match="Nothing can be written to"), atomic_path(tmp_path / name):
         pass
     with pytest.raises(OutputError, match="Nothing can be written to"), atomic_folder(tmp_path / name):
         pass
+
+
+@pytest.mark.parametrize("name", ["n" * 248 + ".nii.gz", "ü" * 120 + "x.nii.gz", "n" + "ü" * 120 + "x.nii.gz"])
+def test_the_longest_names_that_file_systems_take(tmp_path: Path, name: str):
+    with atomic_path(tmp_path / name) as temporary:
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_text("new")
+    for text in ("first", "second"):
+        with atomic_folder(tmp_path / "inner" / name, overwrite=True) as folder:
+            (folder / "file").write_text(text)
+    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [name, "file"]
+    assert (tmp_path / "inner" / name / "file").read_text() == "second"
+    assert [each.name for each in (tmp_path / "inner").iterdir()] == [name]
+
+
+def test_a_place_that_is_no_text_is_named_before_work(tmp_path: Path):
+    with pytest.raises(OutputError, match=r"M.*ller' \(it holds bytes that are no text in UTF-8\); name another place"):
+        check_spares(tmp_path / os.fsdecode(b"M\xfcller"))
 
 
 @pytest.mark.parametrize(

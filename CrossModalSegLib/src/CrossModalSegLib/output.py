@@ -27,6 +27,8 @@ from .errors import OutputError, TakenError
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _BLOCKED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+_LONGEST_NAME = 255  # bytes
+_NO_TEXT = "it holds bytes that are no text in UTF-8"
 _TEMPORARY = re.compile(r"\.(?:partial|old)-[0-9a-f]{8}(?:\.([0-9a-f]{8})\.([0-9a-f]+))?-(.+)", re.DOTALL)
 
 
@@ -123,17 +125,28 @@ def final_place(path: str | Path) -> Path:
     return Path(*(final_name(part) or part for part in path.parts))
 
 
+def is_text(path: str | Path) -> bool:
+    """Whether a path is text: names in the encodings of old systems are not, and ITK ends the process at them."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_spares(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check that nothing dear goes when `path` is replaced as a whole.
+    """Check that nothing dear goes when `path` is replaced as a whole, and that it has a usable name.
 
     Args:
         path: a file or folder to write, which may exist.
         inputs: files and folders that are still needed; links count where they stand and where they lead to.
 
     Raises:
-        OutputError: `path` is or holds the working or the home folder, or one of the inputs.
+        OutputError: `path` is or holds the working or the home folder, or one of the inputs, or is no text.
     """
     path = Path(path)
+    if not is_text(path.absolute()):
+        raise OutputError(f"Nothing can be written to {str(path.absolute())!r} ({_NO_TEXT}); name another place.")
     if path.is_dir() and any(_is_within(folder, path) for folder in _kept_folders()):
         raise OutputError(f"The folder '{path}' is or holds the working or home folder; name a new folder.")
     if path.name in ("", ".."):
@@ -180,7 +193,13 @@ def _jsonable(obj: object) -> object:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".partial-{secrets.token_hex(4)}.{_machine()}.{os.getpid():x}-{path.name}")
+    return _hidden(path, f".partial-{secrets.token_hex(4)}.{_machine()}.{os.getpid():x}-")
+
+
+def _hidden(path: Path, start: str) -> Path:
+    """A name beside `path` that ends like it, by which writers choose their format, and is not too long."""
+    name = path.name.encode("utf-8", "replace")[len(start) - _LONGEST_NAME :]
+    return path.with_name(start + name.decode("utf-8", "ignore"))
 
 
 @cache
@@ -263,6 +282,8 @@ def _kind(path: Path) -> Literal["nothing", "file", "folder"]:
     try:
         if "\0" in str(path):
             raise ValueError("the name holds a null character")
+        if not is_text(path):
+            raise ValueError(_NO_TEXT)
         return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
     except (OSError, ValueError) as error:  # a name that is too long, or inside of a locked folder
         raise OutputError(f"Nothing can be written to {str(path)!r} ({error}); name another place.") from error
@@ -288,7 +309,7 @@ def _swap_folder(temporary: Path, target: Path) -> None:
     if not target.exists():
         os.rename(temporary, target)
         return
-    old = target.with_name(f".old-{secrets.token_hex(4)}-{target.name}")
+    old = _hidden(target, f".old-{secrets.token_hex(4)}-")
     os.rename(target, old)
     try:
         os.rename(temporary, target)

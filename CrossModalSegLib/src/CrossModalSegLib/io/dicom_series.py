@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError
+from ..output import is_text
 from ..volume import Volume, volume_from_itk
 from .dicom_frames import ENHANCED, Frames, read_frames
 
@@ -103,6 +104,10 @@ def _only_series(folder: Path) -> list[Path]:
         listed = "; ".join(f"{_description(files[0])} ({len(files)} files)" for files in series.values())
         raise InputError(f"The folder '{folder}' holds {len(series)} series: {listed}. Put one series into a folder.")
     files = next(iter(series.values()))
+    if not all(map(is_text, files)):
+        raise InputError(
+            f"The names of the files in '{folder}' hold bytes that are no text in UTF-8; rename the files."
+        )
     _require_all(folder, files)
     return files
 

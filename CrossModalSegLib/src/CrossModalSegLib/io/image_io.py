@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import GeometryError, InputError, OutputError
-from ..output import atomic_path, final_place
+from ..output import atomic_path, final_place, is_text
 from ..volume import Volume, describe, same_geometry, volume_from_itk, volume_to_itk
 from .dicom_series import read_dicom_series, without_warnings
 from .integrity import check_complete, spacing_of_sform, unused_intercept
@@ -113,6 +113,7 @@ def write_itk(image: sitk.Image, path: Path, compress: bool) -> None:
 
 
 def _is_folder(path: Path) -> bool:
+    _check_text(path)
     try:
         return path.is_dir()
     except (OSError, ValueError) as error:
@@ -127,7 +128,13 @@ def split_suffix(name: str) -> tuple[str, str]:
     return name, ""
 
 
+def _check_text(path: Path) -> None:
+    if not is_text(path):
+        raise InputError(f"{str(path)!r} holds bytes that are no text in UTF-8; rename this file or folder.")
+
+
 def _check_is_file(path: Path) -> None:
+    _check_text(path)
     try:
         is_file, exists = path.is_file(), path.exists()
     except (OSError, ValueError) as error:
