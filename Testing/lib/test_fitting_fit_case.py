@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.errors import Cancelled, InputError, LabelError, ModelError
-from CrossModalSegLib.fitting.fit_case import FitConfig, fit_case, load_prior
+from CrossModalSegLib.fitting.fit_case import FitConfig, _tuner, fit_case, load_prior
 from CrossModalSegLib.fitting.judge import split_scribbles
 from CrossModalSegLib.fitting.prior_training import PriorConfig, prior_network
 from CrossModalSegLib.fitting.search import FIRST_ANSWER, TUNING_STEPS, Search, SearchLimits
@@ -21,6 +22,7 @@ from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model, save_model
 from CrossModalSegLib.inference.segment import segment_case
 from CrossModalSegLib.labels import UNLABELLED, LabelTable
+from CrossModalSegLib.losses.hybrid import hybrid_loss
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.progress import CancelToken, SilentProgress
 from CrossModalSegLib.volume import Volume, same_geometry
@@ -336,11 +338,27 @@ def test_patches_can_be_halved_until_they_are_small(prior):
     while prompted.shrink():
         patches.append(prompted._config.patch)
     assert patches == [(32, 48, 80), (32, 48, 32), (16, 48, 32)]
-    scratch = ScratchTuner(torch.nn.Linear(1, 1), case, lambda *each: None, ScratchTuning((16, 64, 32)), 0, device)
+    wide = replace(case, images=np.tile(case.images, (1, 1, 2, 1)), scribbles=np.tile(case.scribbles, (1, 2, 1)))
+    scratch = ScratchTuner(torch.nn.Linear(1, 1), wide, lambda *each: None, ScratchTuning((16, 64, 32)), 0, device)
     shrunk = []
     while scratch.shrink():
         shrunk.append((scratch._batch_size, scratch._sampler.size))
     assert shrunk == [(1, (16, 64, 32)), (1, (16, 32, 32))]
+
+
+def test_padding_of_a_small_case_is_neither_large_nor_regularised(monkeypatch):
+    case = working_case(loaded_case()).prepared
+    assert case.shape == (12, 40, 44)
+    calls = []
+
+    def spy(logits, images, *rest, inside=None):
+        calls.append((tuple(images.shape[2:]), int(inside.sum())))
+        return hybrid_loss(logits, images, *rest, inside=inside)
+
+    monkeypatch.setattr("CrossModalSegLib.fitting.fit_case.hybrid_loss", spy)
+    config = FitConfig("scratch", base_channels=2, scratch=ScratchTuning(batch_size=1, augmentation="none"))
+    _tuner(config, case, case.scribbles, 3, "", None, torch.device("cpu")).step()
+    assert calls == [((16, 48, 48), 12 * 40 * 44)]
 
 
 def test_other_errors_are_not_hidden():

@@ -241,8 +241,9 @@ def _hybrid(
     images: Tensor,
     scribbles: Tensor,
     spacing: tuple[float, float, float],
+    inside: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    return hybrid_loss(logits, images, scribbles, config, spacing)
+    return hybrid_loss(logits, images, scribbles, config, spacing, inside=inside)
 
 
 def _result(

@@ -27,8 +27,9 @@ from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.models.cmfnet import CmFNet
 from CrossModalSegLib.progress import CancelToken
 
-# (logits by branch, images (N, M, k, j, i), scribbles (N, k, j, i) int64, spacing mm) -> named terms with "total".
-Loss = Callable[[dict[str, Tensor], Tensor, Tensor, tuple[float, float, float]], dict[str, Tensor]]
+# (logits by branch, images (N, M, k, j, i), scribbles (N, k, j, i) int64, spacing mm; where patches reach beyond the
+# volume also inside, (N, k, j, i) bool) -> named terms with "total".
+Loss = Callable[..., dict[str, Tensor]]
 MAX_GRADIENT_NORM = 5.0
 GAPS_MM = (10.0, 35.0)
 SMALLEST_PATCH = (16, 32, 32)
@@ -59,7 +60,7 @@ class ScratchTuning:
     """How a network is trained on one case.
 
     Attributes:
-        patch: (k, j, i).
+        patch: Largest patch (k, j, i).
         batch_size: Patches a step.
         learning_rate: Of AdamW.
         augmentation: Its level.
@@ -236,17 +237,19 @@ class ScratchTuner:
         self.network = network.to(device)
         self._case, self._loss, self._device, self._batch_size = case, loss, device, config.batch_size
         self._seed = seed
-        self._sampler = PatchSampler([case], config.patch, seed=seed)
+        self._sampler = PatchSampler([case], _patch_within(case.shape, config.patch), seed=seed)
         self._augment = Augmentation(config.augmentation)
         self._optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
 
     def step(self) -> dict[str, float]:
-        images, labels = stack_patches([self._augment(self._sampler.sample()) for _ in range(self._batch_size)])
-        images, labels = images.to(self._device), labels.to(self._device)
+        patches = [self._augment(self._sampler.sample()) for _ in range(self._batch_size)]
+        inside = torch.from_numpy(np.stack([patch.inside for patch in patches]))
+        images, labels, inside = (each.to(self._device) for each in (*stack_patches(patches), inside))
         self.network.train()
         with mixed_precision(self._device):
             logits = self.network(images)
-        return optimise(self.network, self._optimizer, self._loss(logits, images, labels, self._case.spacing))
+        terms = self._loss(logits, images, labels, self._case.spacing, inside)
+        return optimise(self.network, self._optimizer, terms)
 
     def shrink(self) -> bool:
         if self._batch_size > 1:
@@ -260,6 +263,12 @@ class ScratchTuner:
 
     def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:  # noqa: ARG002
         return predict(self.network, self._case.images, device=self._device, cancel=cancel)
+
+
+def _patch_within(shape: tuple[int, int, int], patch: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The patch, no larger than a volume needs it to be: padding would take most of the time in a small one."""
+    needed = [max(least, -(-n // 16) * 16) for n, least in zip(shape, SMALLEST_PATCH, strict=True)]
+    return tuple(min(n, size) for n, size in zip(needed, patch, strict=True))
 
 
 def _halved(patch: tuple[int, int, int]) -> tuple[int, int, int] | None:
