@@ -17,7 +17,10 @@ import numpy as np
 import psutil
 import pytest
 
-from CrossModalSegLib.cohort import Case, Cohort, write_cohort
+from CrossModalSegLib.batch import BatchSettings, run_batch
+from CrossModalSegLib.batch.report import Outcome
+from CrossModalSegLib.batch.run import Batch
+from CrossModalSegLib.cohort import Case, Cohort, read_cohort, write_cohort
 from CrossModalSegLib.io import read_segmentation, read_volume, write_volume
 from CrossModalSegLib.labels import UNLABELLED, LabelTable, ScribbleConvention
 from CrossModalSegLib.volume import Volume, same_geometry
@@ -279,6 +282,23 @@ def test_cases_whose_folders_some_systems_would_mix_up_are_refused(cohort, tmp_p
 
 
 # --- around it --------------------------------------------------------------------------------------------------------
+
+
+def test_cases_that_fail_do_not_shorten_the_time_that_is_left(cohort, tmp_path, monkeypatch) -> None:
+    status = dict(zip(NAMES, ("done", "failed", "done")))
+    seconds = {"done": 60.0, "failed": 0.1}
+
+    def outcome(_batch: object, case: Case) -> Outcome:
+        return Outcome(case.name, status[case.name], seconds[status[case.name]])
+
+    monkeypatch.setattr("CrossModalSegLib.batch.run._outcome", outcome)
+    settings, lines = BatchSettings("fit"), []
+    assert (
+        run_batch(Batch(read_cohort(cohort), settings, ("ct",), tmp_path / "o", None, lambda: None), lines.append) == 1
+    )
+    assert lines[0].endswith("done in 1 min 0 s (about 2 min 0 s left)")
+    assert lines[1].endswith(" (about 1 min 0 s left)")
+    assert lines[2].endswith("done in 1 min 0 s")
 
 
 def test_inside_of_slicer_the_application_ends_with_the_exit_code(monkeypatch) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from CrossModalSegLib.cli.cohorts import cohort_files
 from CrossModalSegLib.cli.outputs import check_new_folder, check_writable
@@ -104,7 +105,7 @@ def run_batch(batch: Batch, say: Callable[[str], None]) -> int:
     outcomes = {name: outcome for name, outcome in known.items() if outcome is not None}
     write_report(out, described, cohort, outcomes)
     left = len(cohort.cases) - len(outcomes)
-    began, worked = time.monotonic(), 0
+    took: list[float] = []
     for number, case in enumerate(cohort.cases, start=1):
         place = f"[{number}/{len(cohort.cases)}] {case.name}"
         if case.name in outcomes:
@@ -113,8 +114,10 @@ def run_batch(batch: Batch, say: Callable[[str], None]) -> int:
         outcome = _outcome(batch, case)
         outcomes[case.name] = outcome
         write_report(out, described, cohort, outcomes)
-        worked += 1
-        say(f"{place}: {_told(outcome)}{_remaining((time.monotonic() - began) / worked * (left - worked))}")
+        left -= 1
+        if outcome.status == "done":  # those that fail do so early, and tell nothing about the others
+            took.append(outcome.seconds)
+        say(f"{place}: {_told(outcome)}{_remaining(left * fmean(took) if took else 0.0)}")
         for note in outcome.notes:
             say(f"    {note}")
     return sum(outcome.status == "failed" for outcome in outcomes.values())
