@@ -199,6 +199,21 @@ def test_folder_is_paired_by_name(folders: tuple[Path, Path]) -> None:
     assert "1 missed" in report.table()
 
 
+def test_a_folder_has_the_mean_of_every_measure_over_its_labels(folders: tuple[Path, Path]) -> None:
+    moved = _cube((2, 1, 1)) + _cube((9, 9, 9), value=2)
+    write_segmentation(_volume(moved), TWO, folders[0] / "case 1.seg.nrrd")
+    report = evaluate_folder(*folders)
+    labels = report.to_json()["labels"]
+    assert labels["liver"]["asd_mm"] > 0 and labels["spleen"]["asd_mm"] == 0
+    assert report.to_json()["mean"] == {
+        name: pytest.approx((value + labels["spleen"][name]) / 2)
+        for name, value in labels["liver"].items()
+        if name != "counts"
+    }
+    last = report.table().splitlines()[-1].split()
+    assert last[:3] == ["mean", f"{report.mean_dsc:.3f}", f"{labels['liver']['asd_mm'] / 2:.2f}"]
+
+
 def test_hidden_files_of_a_folder_do_not_count(folders: tuple[Path, Path]) -> None:
     (folders[0] / "._case 1.seg.nrrd").write_bytes(b"attributes")
     assert len(evaluate_folder(*folders).cases) == 2

@@ -44,6 +44,17 @@ class FolderReport:
         """Mean over the labels of the means over the cases."""
         return mean_of([mean_of([label.dsc for label in labels]) for labels in self.by_label().values()])
 
+    @property
+    def means(self) -> dict[str, float | None]:
+        """Of each measure, the mean over the labels of the means over the cases that have it: "dsc", "asd_mm" …"""
+        summaries = [_means(labels, self.tolerances_mm) for labels in self.by_label().values()]
+        return {measure: mean_of([each[measure] for each in summaries]) for measure in (summaries or [{}])[0]}
+
+    @property
+    def tolerances_mm(self) -> tuple[float, ...]:
+        """Of the NSD values."""
+        return self.cases[0].report.tolerances_mm if self.cases else ()
+
     def by_label(self) -> dict[str, list[LabelMetrics]]:
         """Measures of all cases, for each label name."""
         collected: dict[str, list[LabelMetrics]] = {}
@@ -59,16 +70,16 @@ class FolderReport:
 
     def to_json(self) -> dict[str, object]:
         """The report as JSON values."""
-        tolerances = self.cases[0].report.tolerances_mm if self.cases else ()
         return {
             "mean_dsc": self.mean_dsc,
-            "labels": {name: _summary(labels, tolerances) for name, labels in self.by_label().items()},
+            "mean": self.means,
+            "labels": {name: _summary(labels, self.tolerances_mm) for name, labels in self.by_label().items()},
             "cases": [{"name": case.name, **case.report.to_json()} for case in self.cases],
         }
 
     def table(self) -> str:
-        """A plain-text table: mean ± standard deviation over the cases for each label."""
-        tolerances = self.cases[0].report.tolerances_mm
+        """A plain-text table: mean ± standard deviation over the cases for each label, and means over the labels."""
+        tolerances = self.tolerances_mm
         header = ["label", "DSC", "ASD mm", "HD95 mm", *(f"NSD {t:g} mm" for t in tolerances), "cases", "remarks"]
         rows = []
         for name, labels in self.by_label().items():
@@ -84,7 +95,9 @@ class FolderReport:
                     _remarks(labels),
                 ]
             )
-        rows.append(["mean", number(self.mean_dsc, 3), *[""] * (len(header) - 2)])
+        dsc, asd, hd95, *nsd = self.means.values()
+        means = [number(dsc, 3), number(asd, 2), number(hd95, 2), *(number(each, 3) for each in nsd)]
+        rows.append(["mean", *means, "", ""])
         return text_table(header, rows)
 
 
@@ -228,12 +241,17 @@ def _numbered(*arrays: np.ndarray) -> LabelTable:
 
 def _summary(labels: list[LabelMetrics], tolerances_mm: tuple[float, ...]) -> dict[str, object]:
     """Means and counts of one label over the cases."""
+    counts = {status: sum(label.status == status for label in labels) for status in STATUS_TEXT}
+    return {**_means(labels, tolerances_mm), "counts": counts}
+
+
+def _means(labels: list[LabelMetrics], tolerances_mm: tuple[float, ...]) -> dict[str, float | None]:
+    """Means of one label over the cases."""
     return {
         "dsc": mean_of([label.dsc for label in labels]),
         "asd_mm": mean_of([label.asd_mm for label in labels]),
         "hd95_mm": mean_of([label.hd95_mm for label in labels]),
         **{f"nsd@{t:g}mm": mean_of([label.nsd[n] for label in labels]) for n, t in enumerate(tolerances_mm)},
-        "counts": {status: sum(label.status == status for label in labels) for status in STATUS_TEXT},
     }
 
 
