@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -98,6 +99,28 @@ def test_an_organ_that_is_not_annotated_is_not_taught_as_background(method):
 def test_judging_leaves_one_mask_for_each_organ_asked_for():
     loss, masks = make_step(network(), tiny_referring_config()).eval().judge(make_batch())
     assert loss.ndim == 0 and masks.shape == (2, 2, SIZE, SIZE) and masks.dtype == torch.bool
+
+
+def test_the_loss_that_judges_is_that_of_the_answers():
+    """The other queries, and by how much the chosen one is the most similar, play no part."""
+    net = network().eval()
+    step = make_step(net, tiny_referring_config(within_organ=False))
+    batch, losses = make_batch(), []
+    last = net.decode_last
+
+    def with_others(features, tokens, scale, shift):
+        found = last(features, tokens)
+        is_best = found.similarity == found.similarity.amax(-1, keepdim=True)
+        masks = torch.where(is_best[..., None, None], found.masks, found.masks + shift)
+        return replace(found, masks=masks, similarity=found.similarity * scale)
+
+    for scale, shift in ((1.0, 0.0), (0.5, 7.0)):
+        net.decode_last = partial(with_others, scale=scale, shift=shift)
+        net.decode = lambda features, tokens: [net.decode_last(features, tokens)]
+        torch.manual_seed(0)
+        losses.append(step.judge(batch)[0])
+    assert losses[0] > 0
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 def test_the_unet_learns_from_the_targets_alone():

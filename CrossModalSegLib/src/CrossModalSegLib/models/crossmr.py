@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.models.focalnet import FOCALNET, FocalNet, FocalNetConfig
 from CrossModalSegLib.models.fpn_pixel_decoder import FpnPixelDecoder
-from CrossModalSegLib.models.masked_decoder import MaskedDecoder, Prediction, choose
+from CrossModalSegLib.models.masked_decoder import MaskedDecoder, Prediction, choose, chosen
 from CrossModalSegLib.models.visual_sampler import VisualSampler, VisualTokens
 
-__all__ = ["PRESETS", "CrossMR", "CrossMRConfig", "Features", "Prediction", "VisualTokens", "choose"]
+__all__ = ["PRESETS", "CrossMR", "CrossMRConfig", "Features", "Prediction", "VisualTokens", "choose", "chosen"]
 
 # ImageNet's, averaged over the colours: what public weights of the encoder were trained with.
 MEAN, STANDARD_DEVIATION = 0.449, 0.226

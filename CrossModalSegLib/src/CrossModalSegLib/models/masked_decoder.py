@@ -273,13 +273,23 @@ def _interpolated(maps: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def chosen(prediction: Prediction) -> Prediction:
+    """What each organ's most similar query says, alone: N is 1."""
+    best = prediction.similarity.argmax(-1, keepdim=True)
+    index = best[..., None, None].expand(-1, -1, -1, *prediction.masks.shape[-2:])
+    return Prediction(
+        prediction.masks.gather(2, index),
+        prediction.similarity.gather(2, best),
+        prediction.presence.gather(2, best),
+        prediction.level,
+    )
+
+
 def choose(prediction: Prediction) -> tuple[Tensor, Tensor]:
     """The mask of each organ's most similar query.
 
     Returns:
         (B, K, H/4, W/4) float32 mask logits, and (B, K) float32 probabilities that the organ is in the target.
     """
-    best = prediction.similarity.argmax(-1, keepdim=True)
-    index = best[..., None, None].expand(-1, -1, -1, *prediction.masks.shape[-2:])
-    masks = prediction.masks.gather(2, index)[:, :, 0].float()
-    return masks, prediction.presence.gather(2, best)[..., 0].float().sigmoid()
+    only = chosen(prediction)
+    return only.masks[:, :, 0].float(), only.presence[..., 0].float().sigmoid()

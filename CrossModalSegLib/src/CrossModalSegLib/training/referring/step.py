@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,7 +15,7 @@ from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.losses.point_sampling import as_floats
 from CrossModalSegLib.losses.referring import ReferringLoss
 from CrossModalSegLib.losses.unannotated import joined_with_background
-from CrossModalSegLib.models.crossmr import CrossMR, choose
+from CrossModalSegLib.models.crossmr import CrossMR, choose, chosen
 from CrossModalSegLib.models.unet2d import UNet2d
 from CrossModalSegLib.training.methods.method import with_total
 
@@ -68,10 +70,18 @@ class CrossMRStep(nn.Module):
         return with_total(terms)
 
     def judge(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """The loss from references to targets, and (B, K, H, W) bool: what is found of each organ in the targets."""
-        predictions = self.network(batch.images[0], batch.scribbles[0], batch.images[1], batch.organ_ids)
-        terms = self.loss(predictions, batch.masks[1], batch.present[1], batch.organs[0])
-        logits, presence = choose(predictions[-1])
+        """The loss from references to targets, and (B, K, H, W) bool: what is found of each organ in the targets.
+
+        The loss is that of the answers, the last head's chosen queries. Which query is chosen does not matter where all
+        of an organ say the same, as they do in a well trained network; its term would grow there, and hide the others.
+        """
+        size = batch.size
+        features = self.network.encode(batch.images.flatten(0, 1))
+        tokens = self.network.sample(features.index(slice(0, size)), batch.scribbles[0])
+        answers = chosen(self.network.decode_last(features.index(slice(size, None)), tokens))
+        loss = replace(self.loss, within_organ=True)
+        terms = loss([answers], batch.masks[1], batch.present[1], batch.organs[0])
+        logits, presence = choose(answers)
         logits = functional.interpolate(logits, batch.images.shape[-2:], mode="bilinear", align_corners=False)
         return sum(terms.values()), (logits > 0) & (presence >= LEAST_PRESENCE)[..., None, None]
 

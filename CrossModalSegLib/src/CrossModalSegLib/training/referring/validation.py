@@ -26,7 +26,7 @@ def validate_pairs(
     fabric: Fabric,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """Mean loss, and Dice of the targets that hold the organ.
+    """Mean loss of the answers, and Dice of the targets that hold the organ.
 
     Args:
         step: With the network to validate; back in its mode afterwards.
