@@ -123,6 +123,11 @@ def test_held_out_pairs_decide_from_which_probability_on_an_organ_is_there(cohor
     assert len(seen) == 1
 
 
+def test_a_share_that_holds_no_case_out_is_told(cohort, tmp_path, caplog):
+    cpu(cohort, tmp_path / "m", tiny_referring_config(steps=1, validation_share=0.1))
+    assert "validation_share 0.1 comes to none" in caplog.text
+
+
 def test_without_held_out_cases_the_last_averaged_weights_are_exported(cohort, tmp_path):
     out = cpu(cohort, tmp_path / "m", tiny_referring_config(validation_share=0.0))
     assert load_model(out).card.metrics == {"validated_on": "none"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from CrossModalSegLib.cohort import Case, Cohort
 from CrossModalSegLib.errors import CohortError
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
-from CrossModalSegLib.training.split import hold_out_scribbles, split_cases
+from CrossModalSegLib.training.split import hold_out_scribbles, split_cases, tell_if_none_validates
 
 
 def cohort(count, masked=lambda _: True, fold=lambda _: None):
@@ -75,3 +75,12 @@ def test_no_class_loses_its_last_slice_and_no_label_is_lost(seed, share):
     assert set(np.unique(kept)) | {255} == set(np.unique(scribbles)) | {255}
     np.testing.assert_array_equal(np.minimum(kept, held), scribbles)
     assert ((kept == 255) | (held == 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("is_any", "fold", "share", "is_told"),
+    [(False, None, 0.1, True), (True, None, 0.1, False), (False, None, 0.0, False), (False, 1, 0.1, False)],
+)
+def test_a_share_that_holds_nothing_out_is_told(caplog, is_any, fold, share, is_told):
+    tell_if_none_validates(is_any, fold, {"validation_share": share})
+    assert ("validation_share 0.1 comes to none" in caplog.text) == is_told

@@ -352,6 +352,20 @@ def test_without_validation_cases_scribbled_slices_are_held_out(cohort, tmp_path
     assert load_model(out).card.metrics["validated_on"] == "held-out scribbles"
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"scribble_share": 0.3}, None),
+        ({"scribble_share": 0.1}, "validation_share 0.2 and scribble_share 0.1 comes to none"),
+        ({"annotation": "masks"}, "validation_share 0.2 comes to none"),
+        ({"validation_share": 0.0, "scribble_share": 0.0}, None),
+    ],
+)
+def test_shares_that_hold_nothing_out_are_told(cohort, tmp_path, caplog, changes, told):
+    cpu(cohort, tmp_path / "out", tiny_config(steps=1, **{"validation_share": 0.2, **changes}))
+    assert (told in caplog.text) if told else ("held out" not in caplog.text)
+
+
 def test_training_lowers_the_loss(cohort, tmp_path):
     options = {"base_channels": 4, "dropout": 0.0}
     config = tiny_config(method="pce", network_options=options, steps=30, learning_rate=3e-3, validate_every=30)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from CrossModalSegLib.cohort import Case, Cohort
 from CrossModalSegLib.errors import CohortError
 from CrossModalSegLib.labels import UNLABELLED
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,23 @@ def split_cases(cohort: Cohort, fold: int | None, share: float, seed: int) -> Sp
         tuple(case for case in cohort.cases if case.name not in chosen),
         tuple(case for case in cohort.cases if case.name in chosen),
     )
+
+
+def tell_if_none_validates(is_any: bool, fold: int | None, shares: Mapping[str, float]) -> None:
+    """Warn where validation was asked for by a share, but the cases, or their scribbles, are too few for it.
+
+    Args:
+        is_any: Whether there is anything to validate on.
+        fold: Asked for instead of a share.
+        shares: By the names of the settings.
+    """
+    wanted = [f"{name} {share:g}" for name, share in shares.items() if share > 0]
+    if wanted and fold is None and not is_any:
+        logger.warning(
+            "Nothing is held out to validate on: %s comes to none of so few cases, as it is rounded down. "
+            "The last weights will be taken, not the best ones; for those, set a larger share, or name a fold.",
+            " and ".join(wanted),
+        )
 
 
 def hold_out_scribbles(scribbles: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

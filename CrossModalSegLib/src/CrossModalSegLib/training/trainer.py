@@ -30,7 +30,7 @@ from CrossModalSegLib.training.methods.method import MethodSetting
 from CrossModalSegLib.training.network import leaves_parameters_unused, make_network
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
 from CrossModalSegLib.training.run import TrainingRun
-from CrossModalSegLib.training.split import Split, split_cases
+from CrossModalSegLib.training.split import Split, split_cases, tell_if_none_validates
 from CrossModalSegLib.training.working_folder import (
     check_output,
     no_remains,
@@ -169,7 +169,7 @@ def _load_cases(
             cancel=guard,
         )
     count = len(split.training)
-    return arrange_cases(
+    cases = arrange_cases(
         prepared[:count],
         prepared[count:],
         target=config.target,
@@ -177,6 +177,12 @@ def _load_cases(
         scribble_share=config.scribble_share,
         seed=config.seed,
     )
+    if fabric.global_rank == 0:
+        shares = {"validation_share": config.validation_share}
+        if config.target == "scribbles":
+            shares["scribble_share"] = config.scribble_share
+        tell_if_none_validates(cases.kind != "none", config.fold, shares)
+    return cases
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from CrossModalSegLib.training.referring.stacks import (
     load_stacks,
 )
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
+from CrossModalSegLib.training.split import tell_if_none_validates
 from CrossModalSegLib.training.trainer import SEEDS_PER_PROCESS
 from CrossModalSegLib.training.working_folder import (
     check_output,
@@ -134,6 +135,9 @@ def train_referring(
             find_unused_parameters=True,  # organs that no pair of a process asks for
         )
         progress = progress if progress is not None and fabric.global_rank == 0 else SilentProgress()
+        if fabric.global_rank == 0:
+            share = {"validation_share": config.validation_share}
+            tell_if_none_validates(bool(members.validation), config.fold, share)
         description = _describe(members, config, start, fabric)
         checkpoint = open_working_folder(working, description, fabric, resume)
         load = {"resample": resample, "progress": progress, "cancel": guard}
