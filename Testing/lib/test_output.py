@@ -106,6 +106,14 @@ def test_the_longest_names_that_file_systems_take(tmp_path: Path, name: str):
     assert [each.name for each in (tmp_path / "inner").iterdir()] == [name]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_link_to_itself_is_no_reason_to_fail(tmp_path: Path):
+    (tmp_path / "loop").symlink_to("loop")
+    check_spares(tmp_path / "out", [tmp_path / "loop"])
+    with pytest.raises(OutputError, match="would take away the input"):
+        check_spares(tmp_path / "loop", [tmp_path / "loop"])
+
+
 def test_a_place_that_is_no_text_is_named_before_work(tmp_path: Path):
     with pytest.raises(OutputError, match=r"M.*ller' \(it holds bytes that are no text in UTF-8\); name another place"):
         check_spares(tmp_path / os.fsdecode(b"M\xfcller"))

@@ -244,7 +244,7 @@ def _kept_folders() -> list[Path]:
 
 def _is_within(place: Path, folder: Path) -> bool:
     """Whether a place is `folder` or lies in it, whatever names and links lead there."""
-    place, folder = place.resolve(), folder.resolve()
+    place, folder = (Path(os.path.realpath(each)) for each in (place, folder))  # unlike resolve(), of link loops, too
     if place.is_relative_to(folder):
         return True
     # Names that differ in case only may be the same.
