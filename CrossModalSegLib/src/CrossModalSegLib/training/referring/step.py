@@ -72,8 +72,9 @@ class CrossMRStep(nn.Module):
     def judge(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """The loss from references to targets, and (B, K, H, W) bool: what is found of each organ in the targets.
 
-        The loss is that of the answers, the last head's chosen queries. Which query is chosen does not matter where all
-        of an organ say the same, as they do in a well trained network; its term would grow there, and hide the others.
+        The loss is that of the answers, the last head's chosen queries. The term of the choice among queries is left
+        out: it grows in compact networks while their masks get better, and would outweigh them. A bad choice shows in
+        the masks.
         """
         size = batch.size
         features = self.network.encode(batch.images.flatten(0, 1))
