@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,12 @@ def test_csv_that_a_spreadsheet_of_another_language_saved(folder: Path, separato
     cohort = read_cohort(folder / "saved.csv")
     assert cohort.labels.names == ("liver", "spleen; left")
     assert cohort.cases[0].images["ct"] == folder / "a" / "ct.nii.gz"
+
+
+def test_names_that_end_in_a_separator_survive_csv(folder: Path):
+    table = LabelTable.from_names(["liver;", "spleen,"])
+    write_cohort(replace(cohort_in(folder), labels=table), folder / "c.csv")
+    assert read_cohort(folder / "c.csv").labels.names == table.names
 
 
 def test_paths_that_were_written_on_windows(folder: Path):

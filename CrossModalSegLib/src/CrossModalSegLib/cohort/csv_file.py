@@ -28,8 +28,9 @@ def read_csv_cohort(path: Path) -> Cohort:
     first = next(
         (n for n, line in enumerate(lines) if line.strip().strip(_SEPARATORS) and not _is_declaration(line)), len(lines)
     )
-    names, convention = _csv_declarations(lines[:first])
-    rows = _csv_rows("".join(lines[first:]))
+    separator = next((each for each in "".join(lines[first : first + 1]) if each in _SEPARATORS), ",")
+    names, convention = _csv_declarations(lines[:first], separator)
+    rows = _csv_rows("".join(lines[first:]), separator)
     folder = path.absolute().parent
     header = next(rows, [])
     modalities = _csv_modalities(header)
@@ -37,10 +38,10 @@ def read_csv_cohort(path: Path) -> Cohort:
     return Cohort(modalities, LabelTable.from_names(names), declared_convention(convention, cases), cases, folder)
 
 
-def _csv_declarations(lines: list[str]) -> tuple[list[str], ScribbleConvention | None]:
+def _csv_declarations(lines: list[str], separator: str) -> tuple[list[str], ScribbleConvention | None]:
     names: list[str] = []
     convention = None
-    for line in filter(None, map(_declaration, lines)):
+    for line in filter(None, (_declaration(each, separator) for each in lines)):
         key, _, value = line.partition(":")
         if key.strip() == "label":
             names.append(value.strip())
@@ -57,9 +58,9 @@ def _is_declaration(line: str) -> bool:
     return line.lstrip().removeprefix('"').startswith("#")
 
 
-def _declaration(line: str) -> str:
+def _declaration(line: str, separator: str) -> str:
     """What a line declares. Spreadsheets that save the file fill it up with separators, and quote what holds some."""
-    text = line.strip().rstrip(_SEPARATORS).rstrip()
+    text = line.strip().rstrip(separator).rstrip()
     if text.startswith('"') and text.endswith('"'):
         text = text[1:-1].replace('""', '"')
     return text.lstrip("#").strip()
@@ -73,8 +74,7 @@ def _csv_convention(text: str) -> ScribbleConvention:
     return ScribbleConvention(int(unlabelled), None if background is None else int(background))
 
 
-def _csv_rows(text: str) -> Iterator[list[str]]:
-    separator = next((each for each in text.partition("\n")[0] if each in _SEPARATORS), ",")
+def _csv_rows(text: str, separator: str) -> Iterator[list[str]]:
     try:
         for row in csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator):
             if any(cell.strip() for cell in row):
