@@ -72,6 +72,34 @@ def test_refer_segments_reference_and_target_and_answers_more_strokes(
         assert tab.problems == []
 
 
+def test_refer_learns_from_the_strokes_first_where_it_is_asked_to(
+    browser: object, phantom: dict[str, Path], models: Path, tmp_path: Path
+) -> None:
+    arguments = ("--reference", phantom["ct"], "--target", phantom["mr"], "--model", models / "refer")
+    with opened(browser, tmp_path, 2, *arguments) as tab:
+        tab.choose("GTV")
+        tab.drag("Axial1", (0.45, 0.46), (0.55, 0.46))
+        tab.choose("Background")  # of a single organ nothing is learned without
+        tab.drag("Axial1", (0.3, 0.72), (0.5, 0.85), (0.7, 0.72))
+        tab.settled_counts()
+        for typed, taken in (("-3", "0"), ("9999", "3600"), ("many", "0"), ("30", "30")):
+            tab.page.locator("#cms-tune").evaluate(
+                "(field, typed) => { field.value = typed; field.dispatchEvent(new Event('change')) }", typed
+            )
+            tab.wait(lambda taken=taken: tab.page.input_value("#cms-tune") == taken)
+        tab.page.click("#cms-start")
+        tab.wait(lambda: tab.page.locator("details.curve polyline").count(), 60)
+        assert tab.text(".running .one-line") == "Tune"
+        tab.wait(lambda: "left" in tab.text(".running"))
+        tab.page.click("#cms-cancel")
+        tab.wait(lambda: not tab.is_running, 10)
+        tab.page.fill("#cms-tune", "2")
+        tab.page.click("#cms-start")
+        tab.wait(lambda: not tab.is_running and tab.page.locator(".table").count(), 60)
+        assert tab.page.locator("details.curve").count() == 1
+        assert tab.error() == "" and tab.problems == []
+
+
 def test_a_trained_model_segments_without_strokes(
     browser: object, phantom: dict[str, Path], models: Path, tmp_path: Path
 ) -> None:

@@ -254,6 +254,11 @@ def test_results_are_written_on_the_grid_of_the_file_even_when_it_was_moved(
     session.set_role(session.images[0].identity, "mr")
     session.set_role(session.images[1].identity, "ct")
     session.register()
+    client.jobs[-1].tell(metric=0.9)
+    client.jobs[-1].tell(metric=0.8)
+    shown = picture(session, Choices())
+    assert shown["curve"] == "", "mutual information is no loss"
+    assert "answer" not in shown["run_message"]
     matrix = tuple(tuple(row) for row in grid_affine((1, 1, 1), (0.1, 0, 0), (5, 0, 0)).tolist())
     client.jobs[-1].done(RegisterResult(matrix, 1.0, 0.5, "auto", 3))
     session.write_result(session.primary.identity, tmp_path / "a.seg.nrrd")
@@ -307,8 +312,9 @@ def test_a_mask_of_another_grid_is_refused(session: Session, tmp_path: Path) -> 
 def test_reference_and_targets_get_a_result_each(session: Session, client: FakeClient) -> None:
     pair(session).set_mode("refer")
     session.drawing.draw(1, np.array([7]))
-    session.refer("model", "all")
+    session.refer("model", "all", 20.0)
     request = client.jobs[-1].request
+    assert request.tune_seconds == 20.0
     assert isinstance(request, ReferRequest) and list(request.targets) == ["c"] and request.pieces == "all"
     labels = {"reference": mr().with_array(np.ones(SHAPE, np.uint8)), "c": ct().with_array(np.zeros(SHAPE, np.uint8))}
     milliliters = {"reference": {"GTV": 2.0}, "c": {"GTV": 0.0}}

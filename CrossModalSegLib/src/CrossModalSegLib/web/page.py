@@ -124,6 +124,7 @@ class Page:
                 "kind": "fit",
                 "seconds": 60,
                 "pieces": "large",
+                "tune_seconds": 0,
                 "model": "",
                 "opacity": 0.4,
                 "result_visible": True,
@@ -321,7 +322,7 @@ class Page:
         """Fit, segment or refer."""
         session = self.session
         if session.mode == "refer":
-            self._guarded(session.refer)(self.state.model, self.state.pieces)
+            self._guarded(session.refer)(self.state.model, self.state.pieces, float(self.state.tune_seconds))
         elif self.state.kind == "segment":
             self._guarded(session.segment)(self.state.model)
         else:

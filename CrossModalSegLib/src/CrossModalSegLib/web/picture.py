@@ -201,7 +201,7 @@ def _message(run: Run) -> str:
     if run.task.state == "queued":
         return "Waiting for the worker"
     text = run.task.progress.message or "Preparing"
-    if run.curve:
+    if run.can_finish and run.curve:
         return f"Loss {run.curve[-1][1]:.3g}; the views show the best answer so far"
     return text[:1].upper() + text[1:]
 

@@ -97,7 +97,7 @@ class Run:
 
     def follow(self, values: Mapping[str, float]) -> None:
         """Add a point to the curve."""
-        loss = values.get("loss", next(iter(values.values()), None))
+        loss = values.get("loss")
         if loss is not None:
             self.began = self.began or time.monotonic()
             self.curve.append((time.monotonic() - self.began, loss))
@@ -418,8 +418,14 @@ class Session:
         task = self.workflow.segment(images, model, show_3d=True, device=self.device)
         self._start("Segmenting", task, self._segmented)
 
-    def refer(self, model: str, pieces: Pieces = "large") -> None:
-        """Segment reference and targets from the strokes; which connected pieces of a structure stay."""
+    def refer(self, model: str, pieces: Pieces = "large", tune_seconds: float = 0.0) -> None:
+        """Segment reference and targets from the strokes.
+
+        Args:
+            model: folder or name.
+            pieces: which connected pieces of a structure stay.
+            tune_seconds: in which a copy of the network learns from the strokes first.
+        """
         self._ready_primary()
         reference, *targets = self.used
         task = self.workflow.refer(
@@ -429,6 +435,7 @@ class Session:
             self.table,
             model=model,
             pieces=pieces,
+            tune_seconds=tune_seconds,
             show_3d=True,
             device=self.device,
         )

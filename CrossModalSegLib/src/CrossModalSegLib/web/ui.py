@@ -52,6 +52,8 @@ _TIMES = [
     {"title": "15 minutes", "value": 900},
 ]
 _PIECES = {"large": "Keep large pieces", "largest": "Keep the largest piece", "all": "Keep all pieces"}
+# As in the panel of 3D Slicer: whole seconds, an hour at most.
+_TUNE_SECONDS = "Math.min(3600, Math.max(0, Math.round(Number($event.target.value)) || 0))"
 
 
 class Actions(Protocol):
@@ -314,6 +316,23 @@ def _run(do: Actions) -> None:
             ):
                 for value, title in _PIECES.items():
                     html.Option(title, value=(f"'{value}'",))
+            with html.Div(
+                v_if="mode === 'refer'",
+                classes="line",
+                raw_attrs=[
+                    'title="How long a copy of the network learns from the strokes first; 0 answers at once."',
+                ],
+            ):
+                html.Label("Learn first:", classes="dim grow", raw_attrs=['for="cms-tune"'])
+                html.Input(
+                    type="number",
+                    classes="select small",
+                    value=("tune_seconds",),
+                    # The field shows what is taken, also where that is what it was before.
+                    change=f"tune_seconds = $event.target.value = {_TUNE_SECONDS}",
+                    raw_attrs=['id="cms-tune"', 'min="0"', 'max="3600"', 'step="1"'],
+                )
+                html.Span("s", classes="dim")
             with html.Div(classes="line"):
                 with html.Select(
                     v_if="mode === 'fit' && kind === 'fit'",
