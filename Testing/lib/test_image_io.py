@@ -97,6 +97,14 @@ def test_detached_headers_can_be_read(tmp_path: Path):
         read_volume(tmp_path / "x.mhd")
 
 
+@pytest.mark.parametrize(("name", "data"), [("x.mhd", "x.raw"), ("x.nhdr", "x.raw"), ("x.nhdr", "x.raw.gz")])
+def test_a_header_without_its_data_file(tmp_path: Path, name: str, data: str):
+    sitk.WriteImage(volume_to_itk(noise()), str(tmp_path / name), data.endswith("gz"))
+    (tmp_path / data).unlink()
+    with pytest.raises(InputError, match=f"names '{data}' as its data file, which does not exist beside it. Copy both"):
+        read_volume(tmp_path / name)
+
+
 def test_nifti_rescaling_is_applied(tmp_path: Path):
     write_volume(Volume(np.full((2, 2, 2), 10, np.int16), np.eye(4)), tmp_path / "x.nii")
     data = bytearray((tmp_path / "x.nii").read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def check_complete(path: Path) -> None:
             _check_nifti(path)
         elif name.endswith((".mha", ".mhd")):
             _check_meta(path)
-        elif name.endswith(".nrrd"):
+        elif name.endswith((".nrrd", ".nhdr")):
             _check_nrrd(path)
     except OSError as error:
         raise InputError(f"'{path}' cannot be read ({error.strerror or error}).") from error
@@ -206,10 +207,12 @@ def _check_meta(path: Path) -> None:
     fields, length = _meta_header(start)
     if "elementdatafile" not in fields:
         raise InputError(f"'{path}' is not a MetaImage file, though its name says so; rename or convert it.")
-    if fields.get("compresseddata", "").lower() != "true":
-        return
-    local = fields["elementdatafile"].lower() == "local"
-    _check_zlib(path if local else path.parent / fields["elementdatafile"], length if local else 0, path)
+    named = fields["elementdatafile"]
+    local = named.lower() == "local"
+    if not local:
+        _require_data(named, path)
+    if fields.get("compresseddata", "").lower() == "true":
+        _check_zlib(path if local else path.parent / named, length if local else 0, path)
 
 
 def _meta_header(start: bytes) -> tuple[dict[str, str], int]:
@@ -225,9 +228,14 @@ def _meta_header(start: bytes) -> tuple[dict[str, str], int]:
     return fields, length
 
 
+def _require_data(named: str, path: Path) -> None:
+    """InputError where a header names one file that holds its voxels, and it is missing."""
+    is_one = named and "%" not in named and not named.upper().startswith("LIST")
+    if is_one and not (path.parent / named).is_file():
+        raise InputError(f"'{path}' names '{named}' as its data file, which does not exist beside it. Copy both.")
+
+
 def _check_zlib(data_path: Path, offset: int, path: Path) -> None:
-    if not data_path.is_file():
-        raise InputError(f"'{path}' names '{data_path.name}' as its data file, which does not exist beside it.")
     inflater = zlib.decompressobj(wbits=47)
     with data_path.open("rb") as file:
         file.seek(offset)
@@ -242,11 +250,16 @@ def _check_zlib(data_path: Path, offset: int, path: Path) -> None:
 
 
 def _check_nrrd(path: Path) -> None:
-    """Verify the checksum of gzip content; ITK checks the length of all kinds, and the magic."""
+    """Look for the data file, or verify the checksum of gzip content; ITK checks the length, and the magic."""
     with path.open("rb") as file:
         start = file.read(_LONGEST_HEADER)
         end = start.find(b"\n\n")
         header = start[: max(end, 0)].lower()
+        named = re.search(
+            rb"^data ?file: *([^\r\n]*)", start[:end] if end >= 0 else start, re.IGNORECASE | re.MULTILINE
+        )
+        if start.startswith(b"NRRD") and named is not None:
+            _require_data(named[1].decode("utf-8", "replace").strip(), path)
         if not header.startswith(b"nrrd") or b"\nencoding: gz" not in header or b"\ndata file" in header:
             return
         file.seek(end + 2)
