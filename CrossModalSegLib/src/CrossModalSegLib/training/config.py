@@ -207,7 +207,7 @@ def preset(name: str, method: MethodName = "cmfnet") -> TrainingConfig:
     The presets are made for CmFNet. Another method is trained as it was published, without what CmFNet gets on top:
     no partial Dice and no second stage, so that "pce" is partial cross-entropy alone and "full" cross-entropy alone.
     DMSPS has a second stage of its own (not in "fast"). In "paper" the compared weakly supervised methods take the
-    optimiser and schedule of their publications.
+    rate, momentum (here Nesterov's), weight decay and schedule of the published comparisons.
 
     Args:
         name: A key of `PRESETS`.
