@@ -35,9 +35,11 @@ class Enhanced:
     spacing: str = ""
     has_groups: bool = True
 
+    number: int = 4
+
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "frames").write_bytes(self._meta() + self._header() + self._pixels())
+        (folder / f"frames{self.number}").write_bytes(self._meta() + self._header() + self._pixels())
         return folder
 
     def _element(self, tag: int, kind: str, value: object, syntax: str = "") -> bytes:
@@ -58,7 +60,11 @@ class Enhanced:
     def _meta(self) -> bytes:
         inner = b"".join(
             self._element(tag, "UI", value, EXPLICIT)
-            for tag, value in ((0x00020002, ENHANCED_CT), (0x00020003, "1.2.3.4"), (0x00020010, self.syntax))
+            for tag, value in (
+                (0x00020002, ENHANCED_CT),
+                (0x00020003, f"1.2.3.{self.number}"),
+                (0x00020010, self.syntax),
+            )
         )
         return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(inner)) + inner
 
@@ -66,7 +72,7 @@ class Enhanced:
         _, rows, columns = self.volume.shape
         elements = [
             (0x00080016, "UI", ENHANCED_CT),
-            (0x00080018, "UI", "1.2.3.4"),
+            (0x00080018, "UI", f"1.2.3.{self.number}"),
             (0x00080060, "CS", "CT"),
             (0x0020000D, "UI", "1.2.3"),
             (0x0020000E, "UI", "1.2.3.5"),
@@ -137,6 +143,20 @@ def test_frames_of_one_scaling_that_each_tells(tmp_path: Path):
 def test_frames_of_different_scalings_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="scaled by different numbers"):
         read_volume(Enhanced(slopes=[1] * 6 + [2]).write(tmp_path))
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_a_file_for_each_frame(tmp_path: Path, syntax: str):
+    for number in range(7):
+        Enhanced(order=[(3 * number) % 7], syntax=syntax, number=number).write(tmp_path)
+    check(tmp_path)
+
+
+def test_several_files_of_many_frames(tmp_path: Path):
+    for number in (4, 5):
+        Enhanced(number=number).write(tmp_path)
+    with pytest.raises(GeometryError, match="several files with many slices each, such as 'frames[45]'; put one"):
+        read_volume(tmp_path)
 
 
 def test_a_missing_frame(tmp_path: Path):

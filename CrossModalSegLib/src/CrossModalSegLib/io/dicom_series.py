@@ -187,14 +187,28 @@ def _read(file: Path) -> sitk.Image:
 
 def _slice_positions(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Positions (N, 3) of the first pixels, LPS mm, and the common orientation (6,): directions of i and of j."""
-    headers = [_header(file) for file in files]
-    of_all = list(zip(files, headers, strict=True))
-    positions = [_parsed(file, _tag(header, _POSITION), _POSITION, 3) for file, header in of_all]
-    orientations = [_parsed(file, _tag(header, _ORIENTATION), _ORIENTATION, 6) for file, header in of_all]
-    spacings = [_parsed(file, _tag(header, _PIXEL_SPACING), _PIXEL_SPACING, 2) for file, header in of_all]
+    texts = list(zip(*map(_place_of_slice, files), strict=True))
+    positions, orientations, spacings = (
+        [_parsed(file, text, key, count) for file, text in zip(files, each, strict=True)]
+        for each, (key, count) in zip(texts, ((_POSITION, 3), (_ORIENTATION, 6), (_PIXEL_SPACING, 2)), strict=True)
+    )
     _require_parallel(files[0].parent, orientations)
     _require_one_spacing(files[0].parent, spacings)
     return np.array(positions), np.array(orientations[0])
+
+
+def _place_of_slice(file: Path) -> tuple[str, str, str]:
+    """What a file says of position, orientation and pixel spacing; empty where it says nothing."""
+    header = _header(file)
+    if header.GetSize()[2:] not in ((), (1,)):
+        raise GeometryError(
+            f"The folder '{file.parent}' holds several files with many slices each, such as '{file.name}'; put one of "
+            "them into a folder of its own."
+        )
+    if _tag(header, _POSITION):
+        return _tag(header, _POSITION), _tag(header, _ORIENTATION), _tag(header, _PIXEL_SPACING)
+    frames = read_frames(file)
+    return tuple((each or [""])[0] for each in (frames.positions, frames.orientations, frames.spacings))
 
 
 def _require_parallel(place: Path, orientations: list[list[float]]) -> None:
