@@ -12,9 +12,10 @@ slice (--every) of the reference, on subjects that none of them saw:
     LGE->bSSFP  cardiac MR of the same patients (mscmr), experts' scribbles where there are some; never trained on
 
 "copy" takes the whole true mask of the reference through patient space. The U-Net gets no reference. `--models` adds
-trained models, such as the one that ships (--models default=abdomen-mr). DSC and NSD at 1 and 2 mm are means over the
-volumes of a task; every organ has one column. "Absent but marked" is the share of slices without an organ in which the
-answer has 50 voxels of it or more, "there but missed" the share of slices with it in which the answer has none.
+trained models, such as the one that ships (--models default=abdomen-mr), which --tune lets learn from the strokes of
+each task for some seconds first. DSC and NSD at 1 and 2 mm are means over the volumes of a task; every organ has one
+column. "Absent but marked" is the share of slices without an organ in which the answer has 50 voxels of it or more,
+"there but missed" the share of slices with it in which the answer has none.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def rows_of(arguments: argparse.Namespace) -> list[Row]:
         print(f"{method}: trained for {model.card.provenance['seconds'] / 60:.1f} min", flush=True)
         rows += run(method, (segment_with if method == "2D U-Net" else Referring)(model), tasks)
     for name, model in named_models(arguments.models).items():
-        rows += run(name, Referring(model), tasks)
+        rows += run(name, Referring(model, arguments.tune), tasks)
     return rows
 
 
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="*", default=[*ABLATIONS, "copy"])
     parser.add_argument("--models", nargs="*", default=[], metavar="NAME=MODEL")
+    parser.add_argument("--tune", type=float, default=0.0, help="seconds of tuning the --models on the strokes")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     print(f"{hardware()}; scribbles: {arguments.style}, every {arguments.every}", flush=True)

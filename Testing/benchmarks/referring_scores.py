@@ -25,10 +25,10 @@ Answer = Callable[[Task], Volume | None]
 
 
 class Referring:
-    """CrossMR's answers; features of a pair are kept from one task to the next."""
+    """CrossMR's answers, tuned on the strokes for some seconds; features are kept from one task to the next."""
 
-    def __init__(self, model: LoadedModel) -> None:
-        self._session = ReferSession(model)
+    def __init__(self, model: LoadedModel, tune_seconds: float = 0.0) -> None:
+        self._session, self._tune_seconds = ReferSession(model), tune_seconds
         self._reference: Image | None = None
         self._target: Image | None = None
 
@@ -42,7 +42,7 @@ class Referring:
         if target is not None and target is not self._target:
             self._session.add_target("target", target.image)
         self._reference, self._target = task.reference, target
-        result = self._session.refer(task.scribbles, task.table)
+        result = self._session.refer(task.scribbles, task.table, tune_seconds=self._tune_seconds)
         return result.segmentations[REFERENCE if task.is_same else "target"]
 
 

@@ -12,8 +12,21 @@ import torch
 from referring_support import TABLE, noise, strokes, tiny_model
 
 from CrossModalSegLib.errors import Cancelled
-from CrossModalSegLib.inference.referring import REFERENCE, ReferSession
-from CrossModalSegLib.inference.referring.tuning import LEAST_GAIN, MOST_SLICES, _some_slices, change, stroke_loss, tune
+from CrossModalSegLib.inference.referring import REFERENCE, ReferSession, tuning
+from CrossModalSegLib.inference.referring.stroke_split import split_strokes
+from CrossModalSegLib.inference.referring.tuning import (
+    BOLD,
+    CAUTIOUS,
+    HELD_OUT,
+    LEAST_GAIN,
+    MOST_SLICES,
+    _some_slices,
+    _Tuner,
+    change,
+    presence_loss,
+    stroke_loss,
+    tune,
+)
 from CrossModalSegLib.models.crossmr import Prediction
 from CrossModalSegLib.progress import CancelToken, SilentProgress
 
@@ -48,13 +61,13 @@ def without_spleen() -> torch.Tensor:
 
 def test_the_loss_by_hand():
     """One query: the number of pixels makes no difference, one organ is the counter-example of the other."""
-    found = stroke_loss(prediction([[2.0], [-1.0]], [[0.0], [0.0]]), drawn())
+    found = stroke_loss(prediction([[2.0], [-1.0]], [[0.0], [0.0]]), drawn(), 0.9)
     assert found.item() == pytest.approx(np.mean([half(2.0), half(-1.0)]), rel=1e-5)
 
 
 def test_the_mask_that_is_shown_is_trained_and_the_fitting_one_is_chosen():
     """The shown query (similarity 3) predicts the organ everywhere, which is mostly wrong; the other does so less."""
-    found = stroke_loss(prediction([[5.0, 1.0]], [[3.0, 0.0]]), without_spleen())
+    found = stroke_loss(prediction([[5.0, 1.0]], [[3.0, 0.0]]), without_spleen(), 0.9)
     choice = float(np.log(1 + np.exp(3.0)))
     assert found.item() == pytest.approx(half(5.0) + choice, rel=1e-5)
 
@@ -62,26 +75,39 @@ def test_the_mask_that_is_shown_is_trained_and_the_fitting_one_is_chosen():
 def test_an_organ_without_a_stroke_in_the_slice_learns_where_it_is_not():
     scribbles = torch.full((16, 16), 255, dtype=torch.uint8)
     scribbles[2, 2:5] = 1
-    found = stroke_loss(prediction([[2.0], [1.0]], [[0.0], [0.0]]), scribbles)
+    found = stroke_loss(prediction([[2.0], [1.0]], [[0.0], [0.0]]), scribbles, 0.9)
     assert found.item() == pytest.approx(np.mean([0.1 * error(2.0, True), 0.9 * error(1.0, False)]), rel=1e-5)
 
 
 def test_only_the_first_slice_of_a_batch_has_the_strokes():
     one = prediction([[2.0]], [[0.0]])
     two = Prediction(*(torch.cat([part, part + 9.0]) for part in (one.masks, one.similarity, one.presence)), 3)
-    assert stroke_loss(two, without_spleen()).item() == stroke_loss(one, without_spleen()).item()
+    assert stroke_loss(two, without_spleen(), 0.5).item() == stroke_loss(one, without_spleen(), 0.5).item()
 
 
 def test_answers_are_held_where_they_were():
     """The least that the loss can be is the uncertainty of the answer before."""
     p = 1 / (1 + np.exp(-2.0))
-    kept = change(prediction([[2.0]], [[0.0]], 1.0), prediction([[2.0]], [[0.0]], 1.0))
+    kept = change(prediction([[2.0]], [[0.0]], 1.0), prediction([[2.0]], [[0.0]], 1.0), [0])
     assert kept.item() == pytest.approx(-p * np.log(p) - (1 - p) * np.log(1 - p), rel=1e-5)
-    moved = change(prediction([[2.0]], [[0.0]], 4.0), prediction([[2.0]], [[0.0]], 1.0))
+    moved = change(prediction([[2.0]], [[0.0]], 4.0), prediction([[2.0]], [[0.0]], 1.0), [0])
     sigmoid = 1 / (1 + np.exp([-4.0, -1.0]))
     assert (moved - kept).item() == pytest.approx((sigmoid[0] - sigmoid[1]) ** 2, rel=1e-3)
-    grown = change(prediction([[3.0]], [[0.0]], 1.0), prediction([[2.0]], [[0.0]], 1.0))
+    grown = change(prediction([[3.0]], [[0.0]], 1.0), prediction([[2.0]], [[0.0]], 1.0), [0])
     assert grown > kept
+
+
+def test_only_organs_that_the_network_knows_are_held():
+    one, two = (prediction([[2.0], [mask]], [[0.0], [0.0]], 1.0) for mask in (3.0, -3.0))
+    assert change(one, two, [0]).item() == change(two, two, [0]).item()
+    assert change(one, two, [1]) > change(two, two, [1])
+
+
+def test_a_stroke_says_that_its_organ_is_in_the_slice():
+    found = presence_loss(prediction([[0.0]] * 2, [[0.0]] * 2, -1.5), drawn(), (2,))
+    assert found.item() == pytest.approx(error(-1.5, True), rel=1e-5)
+    assert presence_loss(prediction([[0.0]] * 2, [[0.0]] * 2, -1.5), without_spleen(), (2,)).item() == 0.0
+    assert presence_loss(prediction([[0.0]] * 2, [[0.0]] * 2, -1.5), drawn(), ()).item() == 0.0
 
 
 def session() -> ReferSession:
@@ -138,6 +164,24 @@ def test_the_answer_agrees_at_least_as_well_as_the_start():
 def test_the_time_is_kept():
     _, report = tuned(10.0, Ticks())
     assert 1 <= report.steps <= 10
+
+
+@pytest.mark.parametrize(("below", "new", "pace"), [(0.0, (), CAUTIOUS), (1.1, (1, 2), BOLD)])
+def test_organs_that_are_not_found_under_their_strokes_are_learnt_boldly(below, new, pace, monkeypatch):
+    """Those that are known are held close to where they were."""
+    monkeypatch.setattr(tuning, "NEW_BELOW", below)
+    kept, rng = session(), np.random.default_rng(0)
+    judge = split_strokes(canvas_strokes(), HELD_OUT, rng)
+    tuner = _Tuner(tiny_model().network, partial(kept._store.get, kept._reference), judge, 2, nullcontext, rng)
+    assert tuner.new == new
+    for _ in range(10):
+        tuner.step()
+    start = dict(tiny_model().network.decoder.named_parameters())
+    found = tuner.answering.decoder.named_parameters()
+    moved = max(float((each - start[name]).detach().abs().max()) for name, each in found)
+    # Adam moves a weight by about the learning rate in each step.
+    most = 10 * pace.learning_rate * (1 - pace.kept_start)
+    assert 0.5 * most < moved < 1.5 * most
 
 
 def test_nothing_is_tuned_without_time_or_a_wish_to_stop():

@@ -34,5 +34,5 @@ def test_organs_that_a_model_was_not_trained_on_are_told(caplog):
     [record] = caplog.records
     assert record.getMessage() == (
         "The model tiny was not trained on myocardium, but on liver, spleen. What it marks as organs that it was not "
-        "trained on may be something else: look at every slice."
+        "trained on may be something else: tune it on the strokes, and look at every slice."
     )

@@ -39,16 +39,20 @@ class Judge:
         Returns:
             0 to 1, or None when nothing was held out.
         """
-        if not self.can_judge:
-            return None
+        scores = self.agreements(probabilities)
+        return float(np.mean(list(scores.values()))) if scores else None
+
+    def agreements(self, probabilities: np.ndarray) -> dict[int, float]:
+        """The soft Dice of each held-out class, by its value; see `agreement`."""
         drawn = self.held_out != UNLABELLED
         labels = self.held_out[drawn]
         answers = probabilities[:, drawn]
-        scores = [
-            2 * answers[value, labels == value].sum() / (answers[value].sum() + (labels == value).sum())
+        return {
+            int(value): float(
+                2 * answers[value, labels == value].sum() / (answers[value].sum() + (labels == value).sum())
+            )
             for value in np.unique(labels[labels > 0])
-        ]
-        return float(np.mean(scores))
+        }
 
 
 def split_scribbles(scribbles: np.ndarray, share: float, rng: np.random.Generator) -> Judge:

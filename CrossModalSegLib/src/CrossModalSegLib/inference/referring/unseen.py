@@ -25,11 +25,11 @@ def unseen_organs(asked: LabelTable, known: LabelTable) -> tuple[str, ...]:
 
 
 def warn_of_unseen(unseen: tuple[str, ...], card: ModelCard) -> None:
-    """Tell the person who drew them; in tests of the model that ships such answers were mostly wrong."""
+    """Tell the person who drew them; such answers of the model that ships were mostly wrong without tuning."""
     if unseen:
         logger.warning(
             "The model %s was not trained on %s, but on %s. What it marks as organs that it was not trained on may be "
-            "something else: look at every slice.",
+            "something else: tune it on the strokes, and look at every slice.",
             card.name,
             ", ".join(unseen),
             ", ".join(card.labels.names),
