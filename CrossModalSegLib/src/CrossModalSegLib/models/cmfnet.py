@@ -63,6 +63,8 @@ class CmFNetConfig:
             raise ModelError(f"CmFNet takes one or two modalities; got {self.modalities}.")
         if self.cff and not self.cfe:
             raise ModelError("CFF feeds the decoder behind CFE: switch cff off as well when cfe is off (Table VI).")
+        for depth in (self.ct_depth, self.mr_depth):
+            self.branch(depth)
 
     def branch(self, depth: int) -> VNetConfig:
         """The configuration of one modality-specific branch."""

@@ -85,7 +85,11 @@ def build_network(name: str, config: Mapping[str, Any]) -> nn.Module:
         ModelError: The name or a field is unknown, or a value does not fit.
     """
     _, network_class = _entry(name)
-    return network_class(_config(name, config))
+    settings = _config(name, config)
+    try:
+        return network_class(settings)
+    except (ValueError, RuntimeError) as error:  # torch's and MONAI's own words for a dropout of 2, or a width of -1
+        raise ModelError(f"The network {name!r} cannot be built from its configuration: {error}") from error
 
 
 def _entry(name: str) -> tuple[type, type[nn.Module]]:

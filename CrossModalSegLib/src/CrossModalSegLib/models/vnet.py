@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.models.convolution import Conv3d
+from CrossModalSegLib.models.input_check import require_sizes
 
 Normalization = Literal["none", "batch", "instance"]
 CONVOLUTIONS_PER_STAGE = (1, 2, 3, 4, 4, 4, 4)
@@ -55,6 +56,7 @@ class VNetConfig:
             raise ModelError(f"A V-Net branch has a depth of 3, 4, 5 or 6 (Table IV); got {self.depth}.")
         if self.num_classes < 2:
             raise ModelError(f"A network needs at least 2 classes, background included; got {self.num_classes}.")
+        require_sizes("A V-Net branch", in_channels=self.in_channels, base_channels=self.base_channels)
 
     @property
     def channels(self) -> tuple[int, ...]:
