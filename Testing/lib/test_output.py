@@ -286,6 +286,18 @@ def test_a_folder_with_content_is_refused_unless_told(tmp_path: Path):
     assert names(tmp_path) == ["a"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_link_to_a_folder_is_replaced_and_nothing_is_left_of_it(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "old").touch()
+    (tmp_path / "link").symlink_to("real")
+    with atomic_folder(tmp_path / "link", overwrite=True) as folder:
+        (folder / "new").touch()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "real"]
+    assert [each.name for each in (tmp_path / "link").iterdir()] == ["new"]
+    assert [each.name for each in (tmp_path / "real").iterdir()] == ["old"]
+
+
 def test_a_failed_overwrite_keeps_the_old_content(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "mine.txt").write_text("precious")

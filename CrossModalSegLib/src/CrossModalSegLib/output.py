@@ -316,7 +316,10 @@ def _swap_folder(temporary: Path, target: Path) -> None:
     except BaseException:
         os.rename(old, target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    if old.is_symlink():
+        old.unlink()  # what it leads to stays
+    else:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
