@@ -13,10 +13,12 @@ from cli_support import content, run
 from referring_support import affine_of, card, noise, reordered, saved_model, strokes
 
 from CrossModalSegLib.cli import refer_files
-from CrossModalSegLib.cli.refer_files import result_names
+from CrossModalSegLib.cli.refer_files import Referred, result_names
 from CrossModalSegLib.inference import model_folder
 from CrossModalSegLib.inference.model_folder import save_model
+from CrossModalSegLib.inference.referring import ReferResult
 from CrossModalSegLib.inference.referring import session as sessions
+from CrossModalSegLib.inference.referring.tuning import TuningReport
 from CrossModalSegLib.io import read_segmentation, read_volume, write_segmentation, write_volume
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.models.factory import build_network
@@ -172,7 +174,17 @@ def test_tuning_is_said(files: Files, model: Path, tmp_path: Path, capsys: pytes
     assert result.code == 0
     assert "tuning: in " in result.out or "Nothing is tuned" in result.err
     tuning = json.loads((tmp_path / "o" / "report.json").read_text(encoding="utf-8"))["tuning"]
-    assert {"steps", "before", "after", "is_better", "note"} == set(tuning)
+    assert {"steps", "before", "after", "is_better", "new", "note"} == set(tuning)
+
+
+def test_organs_that_are_new_to_the_model_are_said() -> None:
+    report = TuningReport(40, 0.1, 0.5, True, new=(2,))
+    referred = Referred(
+        ReferResult({}, {}, {}, report, (), 1.0), None, {}, LabelTable.from_names(["a", "b"]), None, "", 0.0
+    )
+    assert list(refer_files.lines(referred, "T1")) == [
+        "tuning: in 40 steps the agreement with held-out strokes rose from 0.100 to 0.500; new to the model: b"
+    ]
 
 
 def test_the_model_that_ships_is_used_where_none_is_named(

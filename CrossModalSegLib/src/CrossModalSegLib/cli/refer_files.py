@@ -99,7 +99,10 @@ def lines(referred: Referred, reference: str) -> Iterator[str]:
     tuning = referred.result.tuning
     if tuning is not None and not tuning.note:
         ending = f"rose from {tuning.before:.3f} to {tuning.after:.3f}" if tuning.is_better else "did not rise"
-        yield f"tuning: in {tuning.steps} steps the agreement with held-out strokes {ending}"
+        new = ", ".join(label.name for label in referred.table.labels if label.value in tuning.new)
+        yield f"tuning: in {tuning.steps} steps the agreement with held-out strokes {ending}" + (
+            f"; new to the model: {new}" if new else ""
+        )
 
 
 def _stem(name: str) -> str:
