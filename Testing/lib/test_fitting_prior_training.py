@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from CrossModalSegLib.cohort import Case, Cohort, write_cohort
-from CrossModalSegLib.errors import Cancelled, CohortError, InputError, ModelError, OutputError
+from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
 from CrossModalSegLib.fitting.fit_case import load_prior
 from CrossModalSegLib.fitting.prior_training import PriorConfig, labelled_volumes, train_prior
 from CrossModalSegLib.fitting.synthesis import SynthesisConfig
@@ -123,6 +123,15 @@ def test_a_prior_can_start_from_another(tmp_path):
 def test_masks_are_needed(tmp_path):
     with pytest.raises(CohortError, match="trained on masks, but no case of the cohort has one"):
         labelled_volumes(cohort_in(tmp_path, with_mask=False))
+
+
+def test_an_empty_mask_is_refused_since_no_sample_could_ever_be_drawn_there(tmp_path):
+    cohort = cohort_in(tmp_path)
+    mask = read_volume(cohort.cases[0].mask)
+    write_volume(mask.with_array(np.zeros_like(mask.array)), cohort.cases[0].mask)
+    with pytest.raises(LabelError, match="The mask of the case a is empty"):
+        cpu(cohort, tmp_path / "prior")
+    assert not list(tmp_path.glob("prior*"))
 
 
 def test_settings_are_checked():

@@ -21,7 +21,7 @@ from CrossModalSegLib.cohort import Case, Cohort, load_case
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.data.cache import case_key
 from CrossModalSegLib.data.preprocess import Preprocessing, prepare_case
-from CrossModalSegLib.errors import CohortError, InputError
+from CrossModalSegLib.errors import CohortError, InputError, LabelError
 from CrossModalSegLib.fitting.fit_case import load_prior
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
 from CrossModalSegLib.fitting.synthesis import LabelledVolume, SynthesisConfig, synthesise
@@ -191,6 +191,7 @@ def train_prior(
     Raises:
         OutputError: The folder exists, or a stopped training is in its place, or it cannot be written.
         CohortError: No case has a mask.
+        LabelError: A mask is empty.
         InputError: Settings or data differ from those of the training to resume.
         ModelError: `init` is not usable, the training diverged, or the checkpoint is damaged.
         Cancelled, KeyboardInterrupt: On request; a checkpoint was written.
@@ -234,6 +235,7 @@ def labelled_volumes(cohort: Cohort) -> list[LabelledVolume]:
 
     Raises:
         CohortError: No case has a mask.
+        LabelError: A mask is empty.
     """
     return _load([cohort], CancelToken())[0]
 
@@ -243,6 +245,7 @@ def _load(cohorts: Sequence[Cohort], cancel: CancelToken) -> tuple[list[Labelled
 
     Raises:
         CohortError: No case of a cohort has a mask.
+        LabelError: A mask is empty.
     """
     volumes: list[LabelledVolume] = []
     content: dict[str, str] = {}
@@ -259,6 +262,10 @@ def _load(cohorts: Sequence[Cohort], cancel: CancelToken) -> tuple[list[Labelled
             key = case_key(loaded.images, None, loaded.mask, Preprocessing())
             content[case.name] = content.get(case.name, "") + key
             prepared = prepare_case(loaded, Preprocessing())
+            if not prepared.mask.any():  # where no structure is, none could be drawn, and the search would never end
+                raise LabelError(
+                    f"The mask of the case {case.name} is empty: a prior learns nothing there. Leave it out."
+                )
             volumes += [LabelledVolume(image, prepared.mask, prepared.spacing) for image in prepared.images]
     return volumes, content
 
