@@ -190,6 +190,18 @@ def test_a_run_is_paused_and_ended_with_its_best_answer(tab: Tab) -> None:
     tab.wait(lambda: "DSC" in tab.text(".table"))
 
 
+def test_a_choice_counts_though_the_click_comes_before_it(tab: Tab) -> None:
+    """A busy page sends what was chosen only when it has time, but clicks at once."""
+    tab.page.evaluate("window.trame.state.flush = async () => {}")
+    fit(tab, 0)
+    tab.wait(lambda: not tab.is_running, 60)
+    assert tab.page.locator("details.curve").count() == 0, "there is no curve of a first answer"
+    assert tab.error() == ""
+    tab.page.reload()
+    tab.page.wait_for_selector(".panel")
+    tab.wait_for_images()
+
+
 def test_a_bad_file_gives_a_sentence_and_leaves_nothing(tab: Tab, server: Server, tmp_path: Path) -> None:
     bad = tmp_path / "Doe, Jane.nii.gz"
     bad.write_bytes(b"\x1f\x8b\x08no image")

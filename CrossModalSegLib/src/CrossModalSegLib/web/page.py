@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from importlib.resources import files
 from pathlib import Path
@@ -318,15 +318,16 @@ class Page:
                 self.state.active = names.index(chosen) + 1 if chosen in names else min(active, len(names))
         self.viewer.render()
 
-    def start(self) -> None:
-        """Fit, segment or refer."""
+    def start(self, choices: Mapping[str, Any]) -> None:
+        """Fit, segment or refer, as the browser shows it."""
         session = self.session
         if session.mode == "refer":
-            self._guarded(session.refer)(self.state.model, self.state.pieces, float(self.state.tune_seconds))
-        elif self.state.kind == "segment":
-            self._guarded(session.segment)(self.state.model)
+            tune_seconds = float(choices["tune_seconds"])
+            self._guarded(session.refer)(choices["model"], choices["pieces"], tune_seconds)
+        elif choices["kind"] == "segment":
+            self._guarded(session.segment)(choices["model"])
         else:
-            self._guarded(session.fit)(float(self.state.seconds))
+            self._guarded(session.fit)(float(choices["seconds"]))
 
     def phantom(self) -> None:
         """Simulate a patient."""

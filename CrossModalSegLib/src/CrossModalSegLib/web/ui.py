@@ -357,7 +357,8 @@ def _run(do: Actions) -> None:
                 html.Button(
                     "{{ start_title }}",
                     classes="button primary",
-                    click=(do.start, "[]"),
+                    # What the person sees: told apart from the click, it may come after it where the page is busy.
+                    click=(do.start, "[{kind, model, seconds, pieces, tune_seconds}]"),
                     disabled=("!can_start",),
                     raw_attrs=['id="cms-start"'],
                 )
