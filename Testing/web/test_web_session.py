@@ -26,6 +26,7 @@ from CrossModalSegLib.worker.messages import (
     ReferRequest,
     ReferResult,
     RegisterResult,
+    SegmentResult,
 )
 from grids import grid_affine
 from worker_stand_in import FakeClient
@@ -229,6 +230,43 @@ def test_a_result_is_taken_back(session: Session, client: FakeClient) -> None:
     client.jobs[-1].done(fit_result(np.ones(SHAPE)))
     session.undo_result()
     assert session.results == {} and session.rows == []
+
+
+def test_a_run_is_taken_back_at_once_though_it_was_measured(
+    session: Session, client: FakeClient, tmp_path: Path
+) -> None:
+    pair(session)
+    scribble(session)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2, 2:4, 3:6] = 1
+    write_segmentation(ct().with_array(mask), LabelTable.from_names(["GTV"]), tmp_path / "mask.seg.nrrd")
+    session.add_mask(tmp_path / "mask.seg.nrrd", "mask.seg.nrrd")
+
+    def measure() -> None:
+        assert isinstance(client.jobs[-1].request, EvaluateRequest)
+        label = {"name": "GTV", "volume_ml": 1.5, "dsc": 0.9, "asd_mm": 0.4, "nsd@1mm": 0.8, "nsd@2mm": None}
+        client.jobs[-1].done(EvaluateResult({"tolerances_mm": [1.0, 2.0], "labels": [label]}))
+
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(mask))
+    measure()
+    session.segment("model")
+    liver = LabelTable.from_names(["GTV", "liver"])
+    answer = ct().with_array(np.full(SHAPE, 2, np.uint8))
+    client.jobs[-1].done(SegmentResult(answer, liver, {"GTV": 0.0, "liver": 9.0}, {}, None, "cpu", 1.0))
+    measure()
+    session.undo_result()
+    measure()
+    (row,) = session.rows
+    assert (row.structure, row.values["DSC"]) == ("GTV", 0.9)
+    assert row.values["ml"] == pytest.approx(6 * ct().voxel_ml)
+    session.write_result(session.primary.identity, tmp_path / "again.seg.nrrd")
+    found, table = read_segmentation(tmp_path / "again.seg.nrrd")
+    np.testing.assert_array_equal(found.array, mask)
+    assert table.names == ("GTV",)
+    session.undo_result()
+    assert session.results == {} and session.rows == []
+    assert not session.workflow.can_undo
 
 
 def test_background_is_proposed_into_the_strokes(session: Session, client: FakeClient) -> None:

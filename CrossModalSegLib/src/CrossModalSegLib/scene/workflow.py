@@ -471,6 +471,7 @@ class Workflow:
         table: LabelTable,
         *,
         tolerances_mm: tuple[float, ...] = (1.0, 2.0),
+        undoable: bool = True,
     ) -> Task:
         """Measure a segmentation against a mask: DSC, ASD and NSD on the grid of a volume.
 
@@ -480,6 +481,7 @@ class Workflow:
             reference: the volume.
             table: the classes; those that one of the two has no segment of are left out.
             tolerances_mm: at which NSD is given.
+            undoable: whether `undo` takes the table back before the segmentation.
 
         Returns:
             A task whose result is a table node.
@@ -497,7 +499,7 @@ class Workflow:
         )
 
         def write(result: EvaluateResult) -> vtkMRMLTableNode:
-            with self._step() as change:
+            with self._step() if undoable else Change(self.scene) as change:
                 return write_agreement(self.scene, reference, result.report, change)
 
         return self._start([segmentation, mask, reference], Plan(request, write))

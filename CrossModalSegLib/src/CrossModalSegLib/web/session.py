@@ -17,7 +17,7 @@ from CrossModalSegLib.labels import UNLABELLED, Label, LabelTable
 from CrossModalSegLib.placement import Placement
 from CrossModalSegLib.scene.alignment import alignment
 from CrossModalSegLib.scene.brush import brushed
-from CrossModalSegLib.scene.classes import remove_class, rename_class, with_class
+from CrossModalSegLib.scene.classes import classes_of, remove_class, rename_class, with_class
 from CrossModalSegLib.scene.drawing import Drawing
 from CrossModalSegLib.scene.geometry import ijk_to_ras, to_lps
 from CrossModalSegLib.scene.hierarchy import remove_with_item
@@ -532,12 +532,24 @@ class Session:
         """Take the last result back."""
         self._require_idle()
         if self.workflow.undo():
-            self.rows = []
             self._forget_gone()
+            self._describe_results()
             if self.drawing is not None:
                 self.drawing.refresh()
             self._on_result()
             self._on_change()
+
+    def _describe_results(self) -> None:
+        """Tell of the results that are there again."""
+        self.rows = []
+        for identity, node in self.results.items():
+            image = self.image(identity)
+            self.result_table = classes_of(node)
+            mask = read_mask(node, image.node, self.result_table)
+            for label in self.result_table.labels:
+                milliliters = float(np.count_nonzero(mask.array == label.value)) * mask.voxel_ml
+                self.rows.append(Row(image.name, label.name, label.color, {"ml": milliliters}))
+        self.evaluate()
 
     def set_3d(self, is_shown: bool) -> None:
         """Show surfaces of the results, or not."""
@@ -607,7 +619,9 @@ class Session:
         for identity, mask in self.masks.items():
             if identity in self.results and self.scene.IsNodePresent(mask):
                 image = self.image(identity)
-                task = self.workflow.evaluate(self.results[identity], mask, image.node, self.result_table)
+                task = self.workflow.evaluate(
+                    self.results[identity], mask, image.node, self.result_table, undoable=False
+                )
                 self._start_measuring(task, image.name)
 
     def _start_measuring(self, task: Task, name: str) -> None:
