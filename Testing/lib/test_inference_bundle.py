@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,3 +105,11 @@ def test_the_metadata_names_what_is_needed(model, tmp_path):
     assert all(name.startswith("network.") for name in state)
     with pytest.raises(OutputError):
         export_bundle(model, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(("licence", "told"), [("CC BY 4.0", "CC BY 4.0"), ("", "not stated")])
+def test_the_text_of_a_bundle_tells_the_licence(licence, told, model, tmp_path):
+    trained = load_model(model)
+    folder = save_model(tmp_path / "other", trained.network, replace(trained.card, licence=licence))
+    text = (export_bundle(folder, tmp_path / "bundle") / "docs" / "README.md").read_text(encoding="utf-8")
+    assert text.endswith(f"Licence of the weights:\n{told}.\n")

@@ -145,5 +145,6 @@ Needs `pip install CrossModalSegLib fire`. Put each case into a folder of its ow
 
     python -m monai.bundle run --meta_file configs/metadata.json --config_file configs/inference.json
 
-`eval/<case>.seg.nrrd` then holds the segmentation on the images' own grid. Licence of the weights: {card.licence}
+`eval/<case>.seg.nrrd` then holds the segmentation on the images' own grid. Licence of the weights:
+{card.licence or "not stated"}.
 """
