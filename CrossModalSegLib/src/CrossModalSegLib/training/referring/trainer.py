@@ -121,11 +121,7 @@ def train_referring(
     check_output(out, working, resume)
     members = choose_members(cohorts, config.fold, config.validation_share, config.seed)
     config = _completed(config, members)
-    if config.method == "crossmr" and config.encoder_rate == 0 and not _gives_encoder(start, config):
-        logger.warning(
-            "The encoder is kept as it is, but its weights are random: give weights of the encoder, or a model to "
-            "start from."
-        )
+    _warn_of_random_encoder(config, start)
     precision = choose_precision(config.precision, choose_accelerator(accelerator))
     with isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
         fabric = build_fabric(
@@ -170,8 +166,17 @@ def train_referring(
     return out
 
 
-def _gives_encoder(start: Start, config: ReferringConfig) -> bool:
-    return start.model is not None or (start.encoder_weights is not None and config.use_encoder_weights)
+def _warn_of_random_encoder(config: ReferringConfig, start: Start) -> None:
+    """Say so where an encoder without weights to start from learns less than the rest, or nothing."""
+    gives_encoder = start.model is not None or (start.encoder_weights is not None and config.use_encoder_weights)
+    if config.method != "crossmr" or config.encoder_rate >= 1 or gives_encoder:
+        return
+    how = f"learns at {config.encoder_rate:g} of the rate" if config.encoder_rate else "is kept as it is"
+    logger.warning(
+        "The encoder %s, but its weights are random: give weights of the encoder, or a model to start from, or train "
+        "from scratch.",
+        how,
+    )
 
 
 def _completed(config: ReferringConfig, members: Members) -> ReferringConfig:
