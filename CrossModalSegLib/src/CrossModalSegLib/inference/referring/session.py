@@ -242,7 +242,7 @@ class ReferSession:
         reference = self._checked_reference(scribbles, table)
         positions = {name: _positions(volume, reference, slices) for name, volume in self._volumes().items()}
         unseen = unseen_organs(table, self._card.labels)
-        warn_of_unseen(unseen, self._card)
+        warn_of_unseen(unseen, self._card, tune_seconds > 0)
         network, tuning = self._tuned(reference, scribbles, table, options, progress, cancel)
         with torch.no_grad(), self._autocast():
             masks = _stroke_masks(reference, scribbles, table)

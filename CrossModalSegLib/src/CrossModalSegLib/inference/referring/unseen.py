@@ -24,15 +24,16 @@ def unseen_organs(asked: LabelTable, known: LabelTable) -> tuple[str, ...]:
     return tuple(name for name in asked.names if not _NO_NAME.fullmatch(name) and _words(name) not in found)
 
 
-def warn_of_unseen(unseen: tuple[str, ...], card: ModelCard) -> None:
+def warn_of_unseen(unseen: tuple[str, ...], card: ModelCard, is_tuned: bool) -> None:
     """Tell the person who drew them; such answers of the model that ships were mostly wrong without tuning."""
     if unseen:
         logger.warning(
             "The model %s was not trained on %s, but on %s. What it marks as organs that it was not trained on may be "
-            "something else: tune it on the strokes, and look at every slice.",
+            "something else: %slook at every slice.",
             card.name,
             ", ".join(unseen),
             ", ".join(card.labels.names),
+            "" if is_tuned else "tune it on the strokes, and ",
         )
 
 
