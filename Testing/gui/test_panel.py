@@ -263,7 +263,7 @@ def test_from_structures_to_background_with_the_real_worker(panel, phantom, tmp_
     panel.ui.backgroundButton.click()
     assert panel.work.is_busy
     until(lambda: not panel.work.is_busy, 200)
-    assert panel.ui.workLabel.text == "One background voxel was drawn."
+    assert panel.ui.workLabel.text == "6 background voxels were drawn."
     panel.scribbles.show_counts()
     assert "liver 4, Background" in panel.ui.countsLabel.text
     picture(panel, "scribbles", tmp_path)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from functools import partial
 
 import pytest
 
@@ -33,7 +34,8 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
 
 @pytest.mark.parametrize("number", STOPPING[1:])
-def test_the_systems_wish_to_terminate_and_the_end_of_the_terminal_are_cancellations(number):
+def test_the_systems_wish_to_terminate_and_the_end_of_the_terminal_are_cancellations(number, request):
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))  # nohup ignores one
     with InterruptGuard() as guard:
         send(number)
         with pytest.raises(Cancelled, match="resume"):

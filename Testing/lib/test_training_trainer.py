@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -122,7 +123,9 @@ def test_a_cancel_token_stops_after_a_complete_step(cohort, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no hang-up")
-def test_the_end_of_the_terminal_is_no_end_of_the_checkpoint(cohort, tmp_path, monkeypatch):
+def test_the_end_of_the_terminal_is_no_end_of_the_checkpoint(cohort, tmp_path, monkeypatch, request):
+    # As in a terminal: nohup, under which the tests may run, ignores it.
+    request.addfinalizer(partial(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL)))
     update = TrainingRun.update_weights
 
     def hang_up(run, batch):
