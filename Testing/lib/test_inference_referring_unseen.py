@@ -15,7 +15,7 @@ from CrossModalSegLib.labels import LabelTable
         (["Kidney_left", "LIVER"], ()),
         (["left-kidney", "left ventricle"], ("left ventricle",)),
         (["kidney"], ("kidney",)),
-        (["label 1", "2"], ()),
+        (["label 1", "2", "Structure 1", "Segment_4"], ()),
         (["Leber"], ("Leber",)),
     ],
 )

@@ -11,8 +11,8 @@ from CrossModalSegLib.labels import LabelTable
 logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W_]+")
-# What organs are called whose scribbles tell no names.
-_NO_NAME = re.compile(r"(label )?\d+")
+# What organs are called to which nobody gave a name: in label maps, on the page, and in 3D Slicer.
+_NO_NAME = re.compile(r"((label|structure|segment)[ _])?\d+", re.IGNORECASE)
 
 
 def unseen_organs(asked: LabelTable, known: LabelTable) -> tuple[str, ...]:
