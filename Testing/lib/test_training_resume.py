@@ -62,8 +62,8 @@ def note(text):
         stream.write(text + "\\n")
 
 
-def run(self):
-    run_to_the_end(self)
+def run(self, checkpoint):
+    run_to_the_end(self, checkpoint)
     weights = torch.cat([p.detach().flatten() for p in self.training.network.parameters()])
     note(f"weights {hashlib.sha256(weights.numpy().tobytes()).hexdigest()}")
     note(f"patches {self.training.stream.state_dict()['state']['state']}")

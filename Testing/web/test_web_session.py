@@ -223,6 +223,23 @@ def test_a_fit_without_background_is_refused(session: Session) -> None:
         session.fit(1.0)
 
 
+MEASURED = EvaluateResult(
+    {
+        "tolerances_mm": [1.0, 2.0],
+        "labels": [{"name": "GTV", "volume_ml": 1.5, "dsc": 0.9, "asd_mm": 0.4, "nsd@1mm": 0.8, "nsd@2mm": None}],
+    }
+)
+
+
+def add_mask(session: Session, folder: Path) -> np.ndarray:
+    """Six voxels of GTV as the true mask, written to a file and taken in."""
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2, 2:4, 3:6] = 1
+    write_segmentation(ct().with_array(mask), LabelTable.from_names(["GTV"]), folder / "mask.seg.nrrd")
+    session.add_mask(folder / "mask.seg.nrrd", "mask.seg.nrrd")
+    return mask
+
+
 def test_a_result_is_taken_back(session: Session, client: FakeClient) -> None:
     pair(session)
     scribble(session)
@@ -237,15 +254,11 @@ def test_a_run_is_taken_back_at_once_though_it_was_measured(
 ) -> None:
     pair(session)
     scribble(session)
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[2, 2:4, 3:6] = 1
-    write_segmentation(ct().with_array(mask), LabelTable.from_names(["GTV"]), tmp_path / "mask.seg.nrrd")
-    session.add_mask(tmp_path / "mask.seg.nrrd", "mask.seg.nrrd")
+    mask = add_mask(session, tmp_path)
 
     def measure() -> None:
         assert isinstance(client.jobs[-1].request, EvaluateRequest)
-        label = {"name": "GTV", "volume_ml": 1.5, "dsc": 0.9, "asd_mm": 0.4, "nsd@1mm": 0.8, "nsd@2mm": None}
-        client.jobs[-1].done(EvaluateResult({"tolerances_mm": [1.0, 2.0], "labels": [label]}))
+        client.jobs[-1].done(MEASURED)
 
     session.fit(0.0)
     client.jobs[-1].done(fit_result(mask))
@@ -324,17 +337,13 @@ def test_nothing_is_no_download(session: Session, tmp_path: Path) -> None:
 def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_path: Path) -> None:
     pair(session)
     scribble(session)
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[2, 2:4, 3:6] = 1
-    write_segmentation(ct().with_array(mask), LabelTable.from_names(["GTV"]), tmp_path / "mask.seg.nrrd")
-    session.add_mask(tmp_path / "mask.seg.nrrd", "mask.seg.nrrd")
+    mask = add_mask(session, tmp_path)
     session.fit(0.0)
     client.jobs[-1].done(fit_result(mask))
     request = client.jobs[-1].request
     assert isinstance(request, EvaluateRequest)
     np.testing.assert_array_equal(request.mask.array, mask)
-    label = {"name": "GTV", "volume_ml": 1.5, "dsc": 0.9, "asd_mm": 0.4, "nsd@1mm": 0.8, "nsd@2mm": None}
-    client.jobs[-1].done(EvaluateResult({"tolerances_mm": [1.0, 2.0], "labels": [label]}))
+    client.jobs[-1].done(MEASURED)
     shown = picture(session, Choices())
     assert shown["columns"] == ["ml", "DSC", "ASD", "NSD 1", "NSD 2"]
     assert shown["rows"][0]["values"] == ["1.5", "0.900", "0.40", "0.800", "–"]

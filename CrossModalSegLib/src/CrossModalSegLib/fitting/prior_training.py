@@ -30,9 +30,15 @@ from CrossModalSegLib.inference.model_folder import save_model
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
-from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
+from CrossModalSegLib.progress import CancelToken, Progress
 from CrossModalSegLib.training.batches import PlannedStream
-from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
+from CrossModalSegLib.training.devices import (
+    Accelerator,
+    build_fabric,
+    choose_accelerator,
+    choose_precision,
+    progress_of_first,
+)
 from CrossModalSegLib.training.ema import WeightAverage
 from CrossModalSegLib.training.export import model_name
 from CrossModalSegLib.training.interrupt import InterruptGuard
@@ -202,7 +208,7 @@ def train_prior(
     precision = choose_precision("bf16", choose_accelerator(accelerator))
     with isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
         fabric = build_fabric(accelerator=accelerator, precision=precision)
-        progress = progress if progress is not None and fabric.global_rank == 0 else SilentProgress()
+        progress = progress_of_first(fabric, progress)
         description = _describe(cohorts, config, init, fabric)
         checkpoint = open_working_folder(working, description, fabric, resume)
         volumes, content = _load(cohorts, guard)
@@ -215,9 +221,7 @@ def train_prior(
                 progress=progress,
                 guard=guard,
             )
-            if checkpoint is not None:
-                loop.resume(checkpoint)
-            loop.run()
+            loop.run(checkpoint)
         if fabric.global_rank == 0:
             save_model(out, run.average.network, _card(out, cohorts, run, licence, init), weights="bfloat16")
             remove_working_folder(working)

@@ -10,6 +10,7 @@ import torch
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.inference.predictor import Precision, native_bf16
+from CrossModalSegLib.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -63,6 +64,11 @@ def build_fabric(
     )
     fabric.launch()
     return fabric
+
+
+def progress_of_first(fabric: Fabric, progress: Progress | None) -> Progress:
+    """The progress in the first process; all others are silent."""
+    return progress if progress is not None and fabric.global_rank == 0 else SilentProgress()
 
 
 def choose_accelerator(accelerator: Accelerator) -> str:

@@ -66,12 +66,18 @@ class StepLoop:
         self._begin = self._saved = time.monotonic()
         self._seconds_before = 0.0
 
-    def run(self) -> None:
+    def run(self, checkpoint: Path | None = None) -> None:
         """Train to the end.
 
+        Args:
+            checkpoint: Where to continue; None begins.
+
         Raises:
+            InputError, ModelError: As in `resume`.
             KeyboardInterrupt, Cancelled: On request; a checkpoint was written.
         """
+        if checkpoint is not None:
+            self.resume(checkpoint)
         try:
             while True:
                 self.training.seconds = self._seconds()

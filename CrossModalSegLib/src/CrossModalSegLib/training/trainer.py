@@ -17,11 +17,17 @@ from CrossModalSegLib.cohort import Cohort
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.data.cache import remove_cache
 from CrossModalSegLib.data.patches import PatchSampler
-from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
+from CrossModalSegLib.progress import CancelToken, Progress
 from CrossModalSegLib.training.batches import BatchStream
 from CrossModalSegLib.training.cases import TrainingCases, arrange_cases, check_annotations, prepare_cases
 from CrossModalSegLib.training.config import TrainingConfig
-from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
+from CrossModalSegLib.training.devices import (
+    Accelerator,
+    build_fabric,
+    choose_accelerator,
+    choose_precision,
+    progress_of_first,
+)
 from CrossModalSegLib.training.export import export_model
 from CrossModalSegLib.training.interrupt import InterruptGuard
 from CrossModalSegLib.training.loop import TrainingLoop
@@ -103,7 +109,7 @@ def train(
             precision=precision,
             find_unused_parameters=leaves_parameters_unused(config),
         )
-        progress = progress if progress is not None and fabric.global_rank == 0 else SilentProgress()
+        progress = progress_of_first(fabric, progress)
         description = _describe(cohort, split, config, fabric)
         checkpoint = open_working_folder(working, description, fabric, resume)
         cases = _load_cases(cohort, split, config, fabric, cache_dir or working / "cache", resample, progress, guard)
@@ -119,9 +125,7 @@ def train(
                 progress=progress,
                 guard=guard,
             )
-            if checkpoint is not None:
-                loop.resume(checkpoint)
-            loop.run()
+            loop.run(checkpoint)
         if fabric.global_rank == 0:
             remove_cache(working / "cache")  # makes room for the model
             export_model(out, run, cohort, description=description["cases"], validated_on=cases.kind)

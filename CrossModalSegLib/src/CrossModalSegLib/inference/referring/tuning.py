@@ -132,7 +132,7 @@ def tune(
         logger.warning("Nothing is tuned: %s", note)
         return network, TuningReport(0, None, None, False, note=note)
     tuner = _Tuner(network, features_of, judge, organs, autocast, rng)
-    before = best = tuner.agreement()
+    before = best = tuner.before
     weights, steps, worse = None, 0, 0
     total, begun = max(1, round(seconds)), cancel.clock()
     while cancel.clock() - begun < seconds and worse < PATIENCE:
@@ -158,6 +158,7 @@ class _Tuner:
     Attributes:
         answering: The network with the weights that answer.
         new: Values of the organs that are new to it.
+        before: Agreement at the start.
     """
 
     def __init__(
@@ -177,7 +178,9 @@ class _Tuner:
         self._features = {index: features_of([index]) for index in slices}
         self._strokes = strokes(judge.shown)
         self._learnt = [index for index in slices if (judge.shown[index] != UNLABELLED).any()]
-        self.new = tuple(value for value, score in self._agreements().items() if score < NEW_BELOW)
+        agreements = self._agreements()
+        self.before = float(np.mean(list(agreements.values())))
+        self.new = tuple(value for value, score in agreements.items() if score < NEW_BELOW)
         self._known = [index for index in range(organs) if index + 1 not in self.new]
         self._pace = BOLD if self.new else CAUTIOUS
         parameters = [each for name in TUNED_PARTS for each in getattr(self._tuned, name).parameters()]
@@ -188,7 +191,9 @@ class _Tuner:
         index = self._learnt[self._rng.integers(len(self._learnt))]
         other = int(self._rng.integers(len(self._judge.shown)))
         prompts = self._random_prompts()
-        features = Features.cat([self._features[index], self._features_of([other])])
+        features = self._features[index]
+        if self._known:  # which are held on another slice as well
+            features = Features.cat([features, self._features_of([other])])
         after = self._answer(self._tuned, features, prompts)
         scribbles = torch.from_numpy(self._judge.shown[index])
         loss = stroke_loss(after, scribbles, self._pace.counter_examples) + presence_loss(after, scribbles, self.new)

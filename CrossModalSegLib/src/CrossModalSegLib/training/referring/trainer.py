@@ -27,9 +27,15 @@ from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.models.crossmr import CrossMR
 from CrossModalSegLib.models.focalnet_weights import load_public_weights
 from CrossModalSegLib.models.unet2d import UNet2d, UNet2dConfig
-from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
+from CrossModalSegLib.progress import CancelToken, Progress
 from CrossModalSegLib.training.batches import PlannedStream
-from CrossModalSegLib.training.devices import Accelerator, build_fabric, choose_accelerator, choose_precision
+from CrossModalSegLib.training.devices import (
+    Accelerator,
+    build_fabric,
+    choose_accelerator,
+    choose_precision,
+    progress_of_first,
+)
 from CrossModalSegLib.training.export import best_network, model_name, run_facts, write_training
 from CrossModalSegLib.training.interrupt import InterruptGuard
 from CrossModalSegLib.training.referring.config import ReferringConfig
@@ -130,7 +136,7 @@ def train_referring(
             precision=precision,
             find_unused_parameters=True,  # organs that no pair of a process asks for
         )
-        progress = progress if progress is not None and fabric.global_rank == 0 else SilentProgress()
+        progress = progress_of_first(fabric, progress)
         if fabric.global_rank == 0:
             share = {"validation_share": config.validation_share}
             tell_if_none_validates(bool(members.validation), config.fold, share)
@@ -152,9 +158,7 @@ def train_referring(
                 progress=progress,
                 guard=guard,
             )
-            if checkpoint is not None:
-                loop.resume(checkpoint)
-            loop.run()
+            loop.run(checkpoint)
         if fabric.global_rank == 0:
             network = best_network(run)
             card = _card(out, network, run, members, start, description)
