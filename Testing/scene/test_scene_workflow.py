@@ -552,6 +552,35 @@ def test_after_new_strokes_only_the_strokes_are_sent(workflow, client, ct, mr, s
     assert isinstance(client.jobs[4].request, ReferRequest)
 
 
+def test_targets_whose_names_were_exchanged_are_sent_again(scene, workflow, client, ct, mr, scribbles):
+    """The worker knows them by their names: each would get the other's organs."""
+    twin = add_volume(scene, np.zeros(OTHER_SHAPE, np.float32), np.diag([2.0, 2, 2, 1]), "in phase")
+    workflow.refer(ct, [mr, twin], scribbles, TABLE)
+    client.jobs[0].done(refer_result({"reference": ct, "MR": mr, "in phase": twin}, 1))
+    mr.SetName("in phase")
+    twin.SetName("MR")
+    workflow.refer(ct, [mr, twin], scribbles, TABLE)
+    request = client.jobs[1].request
+    assert isinstance(request, ReferRequest)
+    np.testing.assert_array_equal(request.targets["MR"].array, read_volume(twin).array)
+
+
+def test_after_other_images_were_sent_in_vain_the_images_are_sent_again(workflow, client, ct, mr, scribbles):
+    """The worker may have looked at them before it was stopped, and have another model or other targets since."""
+    volumes = {"reference": ct, "MR": mr}
+    workflow.refer(ct, [mr], scribbles, TABLE)
+    client.jobs[0].done(refer_result(volumes, 1))
+    workflow.refer(ct, [], scribbles, TABLE, model="other")
+    client.jobs[1].fail("cancelled", "The job was stopped.")
+    workflow.refer(ct, [mr], scribbles, TABLE)
+    assert isinstance(client.jobs[2].request, ReferRequest)
+    # Also where others wait in the queue when the answer comes.
+    workflow.refer(ct, [], scribbles, TABLE)
+    client.jobs[2].done(refer_result(volumes, 2))
+    workflow.refer(ct, [mr], scribbles, TABLE)
+    assert isinstance(client.jobs[4].request, ReferRequest)
+
+
 def test_a_worker_that_was_restarted_gets_the_images_again(workflow, client, ct, mr, scribbles):
     volumes = {"reference": ct, "MR": mr}
     workflow.refer(ct, [mr], scribbles, TABLE)

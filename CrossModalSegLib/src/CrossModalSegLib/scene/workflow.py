@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -75,6 +75,19 @@ if TYPE_CHECKING:
 _CASE_ATTRIBUTE = "CrossModalSeg.Case"
 
 
+@dataclass(eq=False)
+class _Shown:
+    """The images that were last sent for a session of the worker.
+
+    Attributes:
+        state: what they were, and what else a session depends on.
+        is_known: whether the worker has answered since, so that it has the features of all of them.
+    """
+
+    state: tuple[object, ...]
+    is_known: bool = False
+
+
 class Workflow:
     """The functions on nodes of one scene.
 
@@ -88,7 +101,7 @@ class Workflow:
         self.scene, self.client = scene, client
         self.curve: Curve | None = None
         self._changes: list[Change] = []
-        self._referred: dict[str, tuple[object, ...]] = {}
+        self._shown: dict[str, _Shown] = {}
 
     # --- undo ---
 
@@ -373,10 +386,14 @@ class Workflow:
         _require_different(*volumes.values())
         strokes = copy_complete_scribbles(scribbles, reference, table, background=False)
         before = {name: Snapshot(node) for name, node in volumes.items()}
-        session, state = _case(reference), (model, device, *(_state(node) for node in volumes.values()))
+        session, state = _case(reference), (model, device, *volumes, *(_state(node) for node in volumes.values()))
+        shown = self._shown.get(session)
 
         def whole() -> Callable[[], ReferRequest]:
+            nonlocal shown
             lent = LentImages(volumes)
+            # From now on the worker may have other images than before, also where this is cancelled.
+            shown = self._shown[session] = _Shown(state)
 
             def request() -> ReferRequest:
                 images = lent.volumes()
@@ -402,11 +419,12 @@ class Workflow:
             return whole() if error.kind == "session" else None
 
         def write(result: ReferResult) -> Segmented:
-            self._referred[session] = state
+            shown.is_known = True
             with self._step() as change:
                 return write_referred(self.scene, before, table, show_3d, result, change)
 
-        request = strokes_only if self._referred.get(session) == state else whole()
+        is_known = shown is not None and shown.is_known and shown.state == state
+        request = strokes_only if is_known else whole()
         plan = Plan(request, write, sent=partial(require_same_voxels, before.values()), again=again)
         return self._start([*volumes.values(), scribbles], plan)
 
