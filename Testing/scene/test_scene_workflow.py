@@ -32,6 +32,7 @@ from CrossModalSegLib.worker.messages import (
     EvaluateResult,
     FitRequest,
     FitResult,
+    ModelInfoResult,
     ReferRequest,
     ReferResult,
     ReferStrokesRequest,
@@ -254,6 +255,28 @@ def test_what_fails_or_is_cancelled_leaves_the_scene_as_it_was(
     job.tell(loss=1.0)
     job.log("late")
     assert scene.GetNumberOfNodes() == before
+
+
+def test_a_result_that_comes_after_cancelling_is_dropped(scene, workflow, client, ct, mr, scribbles):
+    """The worker was done before it heard of it, or the large arrays of its answer were still being read."""
+    before = scene.GetNumberOfNodes()
+    fit = workflow.fit({"ct": ct}, scribbles, TABLE)
+    client.jobs[0].preview(read_grid(ct).with_array(random_labels(1)))
+    refer = workflow.refer(ct, [mr], scribbles, TABLE)
+    results = fit_result(ct, random_labels(2)), refer_result({"reference": ct, "MR": mr}, 1)
+    for task, job, result in zip((fit, refer), client.jobs, results, strict=True):
+        task.cancel()
+        job.done(result)
+        assert (task.state, task.error, task.result) == ("cancelled", "The job was stopped.", None)
+    assert scene.GetNumberOfNodes() == before
+    assert not workflow.can_undo
+
+
+def test_a_model_that_was_finished_before_it_was_cancelled_is_there(workflow, client, tmp_path):
+    task = workflow.train(tmp_path / "cohort.json", tmp_path / "model")
+    task.cancel()
+    client.jobs[0].done(ModelInfoResult("the model", 7))
+    assert (task.state, task.result) == ("done", "the model")
 
 
 def test_waiting_gives_the_result_or_raises(workflow, client, ct, scribbles):

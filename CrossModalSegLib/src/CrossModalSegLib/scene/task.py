@@ -209,6 +209,9 @@ class Task:
         if self.has_ended:
             self._plan.release()
             return
+        if self._is_cancelled and self._nodes:  # what has no nodes is about files, which are there by now
+            self._fail("cancelled", "The job was stopped.")
+            return
         try:
             require_present(self._scene, *self._nodes)
             request = self._plan.more(result)
