@@ -7,9 +7,12 @@ import pytest
 from scene_support import TABLE, add_volume, segment_named
 
 from CrossModalSegLib.errors import LabelError
-from CrossModalSegLib.scene.classes import classes_of, remove_class, rename_class, with_class
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.scene.classes import classes_of, classes_of_result, remove_class, rename_class, with_class
 from CrossModalSegLib.scene.drawing import Drawing
 from CrossModalSegLib.scene.scribbles import prepare_scribbles, read_scribbles
+from CrossModalSegLib.scene.segmentations import write_segmentation
+from CrossModalSegLib.scene.volumes import read_grid
 
 
 @pytest.fixture
@@ -28,6 +31,18 @@ def test_the_classes_of_scribbles_are_read_back(drawing: Drawing) -> None:
     assert classes_of(node).names == TABLE.names
     node.GetSegmentation().AddEmptySegment("extra", "spleen ")
     assert classes_of(node).names == (*TABLE.names, "spleen")
+
+
+def test_the_classes_of_a_result_are_in_the_order_of_their_values(scene: object) -> None:
+    volume = add_volume(scene, np.zeros((3, 4, 5), dtype=np.int16), np.eye(4))
+    labels = read_grid(volume).with_array(np.arange(60, dtype=np.uint8).reshape(3, 4, 5) % 3)
+    node = write_segmentation(scene, labels, LabelTable.from_names(["liver", "spleen"]), volume, "R")
+    assert classes_of_result(node) == LabelTable.from_names(["liver", "spleen"])
+    # The segment of a class that came later is the last.
+    write_segmentation(scene, labels, LabelTable.from_names(["tumor", "spleen"]), volume, "R", node)
+    assert [classes_of(node).names, classes_of_result(node).names] == [("spleen", "tumor"), ("tumor", "spleen")]
+    with pytest.raises(LabelError, match="no segment that was computed"):
+        classes_of_result(prepare_scribbles(scene, volume, TABLE))
 
 
 def test_scribbles_without_classes_or_with_one_twice_are_refused(scene: object) -> None:

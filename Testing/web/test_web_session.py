@@ -282,6 +282,47 @@ def test_a_run_is_taken_back_at_once_though_it_was_measured(
     assert not session.workflow.can_undo
 
 
+def test_a_result_keeps_its_classes_whatever_happens_to_the_others(
+    session: Session, client: FakeClient, said: Said, tmp_path: Path
+) -> None:
+    pair(session)
+    scribble(session)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1] = 1
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(mask))
+    of_ct = session.primary.identity
+    session.rename_class("GTV", "liver")
+
+    def written() -> tuple[tuple[str, ...], list[int]]:
+        session.write_result(of_ct, tmp_path / "ct.seg.nrrd")
+        found, table = read_segmentation(tmp_path / "ct.seg.nrrd")
+        return table.names, np.unique(found.array).tolist()
+
+    session.fit(30.0)
+    client.jobs[-1].preview(ct().with_array(np.ones(SHAPE, np.uint8)))
+    session.cancel()
+    client.jobs[-1].fail("cancelled", "The job was stopped.")
+    assert written() == (("GTV",), [0, 1]), "a cancelled run of other classes"
+    session.set_role(of_ct, "none")
+    scribble(session)
+    session.fit(0.0)
+    labels = mr().with_array(mask)
+    client.jobs[-1].done(FitResult(labels, {"liver": 1.5}, {}, None, {}, (), False, True, "cpu", 1.0))
+    assert written() == (("GTV",), [0, 1]), "a run of other classes on another image"
+    assert said.errors == []
+
+
+def test_an_image_that_comes_during_a_run_gets_nothing_of_it(session: Session, client: FakeClient) -> None:
+    session.add_image(mr(), "m")
+    scribble(session)
+    session.fit(30.0)
+    session.add_image(ct(), "c")
+    client.jobs[-1].preview(mr().with_array(np.ones(SHAPE, np.uint8)))
+    assert session.primary.name == "c"
+    assert [session.image(identity).name for identity in session.results] == ["m"]
+
+
 def test_background_is_proposed_into_the_strokes(session: Session, client: FakeClient) -> None:
     pair(session).drawing.draw(1, np.array([3]))
     session.auto_background()
@@ -347,6 +388,45 @@ def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_pa
     shown = picture(session, Choices())
     assert shown["columns"] == ["ml", "DSC", "ASD", "NSD 1", "NSD 2"]
     assert shown["rows"][0]["values"] == ["1.5", "0.900", "0.40", "0.800", "–"]
+
+
+def test_a_mask_takes_no_strokes_of_other_images_away(headless: HeadlessScene, tmp_path: Path) -> None:
+    headless.scene.Clear(0)
+    session = pair(Session(headless.scene, FakeClient()))
+    scribble(session)
+    session.set_mode("refer")
+    add_mask(session, tmp_path)
+    session.set_mode("fit")
+    assert session.counts() == {"Structure 1": 2, "Background": 1}
+
+
+def test_a_mask_of_other_classes_is_told_and_the_result_stays(
+    session: Session, client: FakeClient, said: Said, tmp_path: Path
+) -> None:
+    pair(session)
+    scribble(session)
+    table = LabelTable.from_names(["liver"])
+    write_segmentation(ct().with_array(np.ones(SHAPE, np.uint8)), table, tmp_path / "mask.seg.nrrd")
+    session.add_mask(tmp_path / "mask.seg.nrrd", "mask.seg.nrrd")
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(np.ones(SHAPE)))
+    assert [row.values["ml"] for row in session.rows] == [1.5]
+    assert len(said.errors) == 1 and "rename its segments to GTV" in said.errors[0]
+
+
+@pytest.mark.parametrize("action", ["undo_result", "remove_image"])
+def test_what_is_gone_is_not_measured_any_more(
+    session: Session, client: FakeClient, said: Said, tmp_path: Path, action: str
+) -> None:
+    pair(session)
+    scribble(session)
+    mask = add_mask(session, tmp_path)
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(mask))
+    measuring = client.jobs[-1]
+    getattr(session, action)(*([session.primary.identity] if action == "remove_image" else []))
+    measuring.done(MEASURED)
+    assert said.errors == [] and session.rows == []
 
 
 def test_a_mask_of_another_grid_is_refused(session: Session, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The classes of scribbles: which there are; adding, renaming and removing them while strokes are there."""
+"""The classes of scribbles and results: which there are; adding, renaming and removing them while strokes are there."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .layers import alone
 from .nodes import require_segmentation
 from .segments import (
     BACKGROUND,
+    RESULT_TAG,
     SCRIBBLE_TAG,
     mark,
     marked_class,
@@ -47,6 +48,26 @@ def classes_of(scribbles: vtkMRMLSegmentationNode) -> LabelTable:
     if not named:
         raise LabelError(f"'{scribbles.GetName()}' has no segment but background; prepare the scribbles with classes.")
     return LabelTable(tuple(_label(value, *each) for value, each in enumerate(named.items(), start=1)))
+
+
+def classes_of_result(node: vtkMRMLSegmentationNode) -> LabelTable:
+    """The classes that `segmentations.write_segmentation` wrote last, by their values, with the colours that are shown.
+
+    Raises:
+        LabelError: it wrote none.
+        InputError: the node is no segmentation.
+    """
+    segmentation, named = require_segmentation(node).GetSegmentation(), []
+    for identity in segment_ids(node):
+        segment = segmentation.GetSegment(identity)
+        name = marked_class(segment, identity, RESULT_TAG)
+        if name is not None:
+            named.append((segment.GetLabelValue(), name, segment))
+    if not named:
+        raise LabelError(f"'{node.GetName()}' has no segment that was computed; segment again.")
+    # Not in the order of the segments: of a class that came later, such as a renamed one, it is the last.
+    named.sort(key=lambda each: each[0])
+    return LabelTable(tuple(_label(value, *each[1:]) for value, each in enumerate(named, start=1)))
 
 
 def _label(value: int, name: str, segment: vtkSegment) -> Label:

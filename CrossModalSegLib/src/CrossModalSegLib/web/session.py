@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.errors import CrossModalSegError, InputError
 from CrossModalSegLib.io.image_io import fits_nifti
 from CrossModalSegLib.io.segmentation_io import read_segmentation, write_segmentation
 from CrossModalSegLib.labels import UNLABELLED, Label, LabelTable
 from CrossModalSegLib.placement import Placement
 from CrossModalSegLib.scene.alignment import alignment
 from CrossModalSegLib.scene.brush import brushed
-from CrossModalSegLib.scene.classes import classes_of, remove_class, rename_class, with_class
+from CrossModalSegLib.scene.classes import classes_of_result, remove_class, rename_class, with_class
 from CrossModalSegLib.scene.drawing import Drawing
 from CrossModalSegLib.scene.geometry import ijk_to_ras, to_lps
 from CrossModalSegLib.scene.hierarchy import remove_with_item
@@ -171,8 +171,8 @@ class Session:
         self.run: Run | None = None
         self.rows: list[Row] = []
         self.results: dict[str, vtkMRMLSegmentationNode] = {}
-        self.result_table = self.table
         self.masks: dict[str, vtkMRMLSegmentationNode] = {}
+        self._measuring: dict[str, Task] = {}
         self.models: list[Model] = []
         self.model_problem: str | None = None
         self._start_model = model
@@ -211,6 +211,7 @@ class Session:
         for node in nodes:
             if node is not None:
                 remove_with_item(self.scene, node)
+        self._measuring.pop(identity, None)
         self.rows = [row for row in self.rows if row.image != image.name]
         remove_with_item(self.scene, image.node)
         self._follow_images()
@@ -468,15 +469,15 @@ class Session:
             raise InputError(f"{self.run.title} is still going on. Wait for it, or cancel it first.")
 
     def _start(self, title: str, task: Task, done: Callable[[Any], None], can_finish: bool = False) -> None:
-        run = self.run = Run(title, task, can_finish)
+        run, reference = Run(title, task, can_finish), self.primary.identity
+        self.run = run
 
         def progress(_done: int, _total: int, _message: str, values: Mapping[str, float]) -> None:
             run.follow(values)
             self._on_change()
 
         def preview(node: vtkMRMLSegmentationNode) -> None:
-            self.results[self.primary.identity] = node
-            self.result_table = self.table
+            self.results[reference] = node
             self._on_result()
 
         def finished(result: Any) -> None:
@@ -509,7 +510,7 @@ class Session:
 
     def _segmented(self, result: Segmented) -> None:
         self.results |= result.segmentations
-        self.result_table = getattr(result.answer, "table", self.table)
+        table = getattr(result.answer, "table", self.table)
         milliliters = result.answer.milliliters
         names = [self.image(identity).name for identity in result.segmentations]
         is_several = bool(milliliters) and isinstance(next(iter(milliliters.values())), dict)
@@ -517,7 +518,7 @@ class Session:
         self.rows = [
             Row(image, label.name, label.color, {"ml": found[label.name]})
             for image, found in by_image.items()
-            for label in self.result_table.labels
+            for label in table.labels
             if label.name in found
         ]
         self._on_result()
@@ -544,9 +545,9 @@ class Session:
         self.rows = []
         for identity, node in self.results.items():
             image = self.image(identity)
-            self.result_table = classes_of(node)
-            mask = read_mask(node, image.node, self.result_table)
-            for label in self.result_table.labels:
+            table = classes_of_result(node)
+            mask = read_mask(node, image.node, table)
+            for label in table.labels:
                 milliliters = float(np.count_nonzero(mask.array == label.value)) * mask.voxel_ml
                 self.rows.append(Row(image.name, label.name, label.color, {"ml": milliliters}))
         self.evaluate()
@@ -580,7 +581,7 @@ class Session:
         self.masks[image.identity] = node
         if former is not None and former is not node:
             remove_with_item(self.scene, former)
-        if not self._has_own_labels and not any(self.counts().values()):
+        if not self._has_own_labels and not self._is_drawn:
             self._rename_all(table)
         self.evaluate()
         self._on_change()
@@ -588,11 +589,16 @@ class Session:
     def _table_for(self, classes: int, name: str) -> LabelTable:
         if classes <= len(self.table):
             return self.table
-        if self._has_own_labels or any(self.counts().values()):
+        if self._has_own_labels or self._is_drawn:
             raise InputError(
                 f"'{name}' holds {classes} classes, but there are {len(self.table)}. Add the others first."
             )
         return LabelTable.from_names([f"Structure {number}" for number in range(1, classes + 1)])
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Whether there are strokes, also on images that are not drawn on now."""
+        return any(drawing.counts().any() for drawing in self._drawings.values())
 
     def _rename_all(self, table: LabelTable) -> None:
         """Take another table, where nothing is drawn."""
@@ -616,26 +622,40 @@ class Session:
 
     def evaluate(self) -> None:
         """Measure a result against its mask, where there are both."""
+        self._measuring = {}
         for identity, mask in self.masks.items():
-            if identity in self.results and self.scene.IsNodePresent(mask):
-                image = self.image(identity)
-                task = self.workflow.evaluate(
-                    self.results[identity], mask, image.node, self.result_table, undoable=False
-                )
-                self._start_measuring(task, image.name)
+            if identity in self.results:
+                image, node = self.image(identity), self.results[identity]
+                try:
+                    task = self.workflow.evaluate(node, mask, image.node, classes_of_result(node), undoable=False)
+                except CrossModalSegError as error:
+                    self._on_error(str(error))
+                else:
+                    self._measuring[identity] = task
+                    self._follow_measuring(task, image)
 
-    def _start_measuring(self, task: Task, name: str) -> None:
+    def _follow_measuring(self, task: Task, image: Image) -> None:
+        # Of a result that was replaced or taken back since, nobody wants the measures, nor to hear that there are none.
+        def is_wanted() -> bool:
+            return self._measuring.get(image.identity) is task
+
         def done(table: vtkMRMLTableNode) -> None:
+            if not is_wanted():
+                return
             found = _table_rows(table)
             self.rows = [
                 Row(row.image, row.structure, row.color, {**row.values, **found.get(row.structure, {})})
-                if row.image == name
+                if row.image == image.name
                 else row
                 for row in self.rows
             ]
             self._on_change()
 
-        task.on_done, task.on_error = done, self._on_error
+        def failed(sentence: str) -> None:
+            if is_wanted():
+                self._on_error(sentence)
+
+        task.on_done, task.on_error = done, failed
 
     # --- models ---
 
@@ -673,8 +693,9 @@ class Session:
         if identity not in self.results:
             raise InputError("There is no segmentation of this image.")
         image = self.image(identity)
-        labels = read_mask(self.results[identity], image.node, self.result_table)
-        write_segmentation(_own(labels, image), self.result_table, path)
+        table = classes_of_result(self.results[identity])
+        labels = read_mask(self.results[identity], image.node, table)
+        write_segmentation(_own(labels, image), table, path)
 
     def write_scribbles(self, path: Path) -> None:
         """Write the strokes as a .seg.nrrd that `fit`, `refer` and Slicer take again.
