@@ -195,4 +195,4 @@ def test_who_cancels_between_two_cases_gets_no_more_of_them(scene, workflow, tmp
     task.cancel()
     with pytest.raises(Cancelled):
         task.wait(60)
-    assert first.state == "done" and task.job is not first and not (tmp_path / "deep").exists()
+    assert first.state == "done" and task.job is first and not (tmp_path / "deep").exists()
