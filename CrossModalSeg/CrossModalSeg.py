@@ -352,8 +352,8 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
         shared = NodeFunctions._workflow
         return shared is not None and shared.can_undo
 
-    def measure(self, segmentation, mask, **callbacks):
-        """`evaluate` on the grid of the volume that was segmented.
+    def measure(self, segmentation, mask, **options):
+        """`evaluate` on the grid of the volume that was segmented, with its options and callbacks.
 
         Raises:
             CrossModalSegError: the segmentation belongs to no volume, or as `evaluate`.
@@ -368,7 +368,7 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
                     name=segmentation.GetName()
                 )
             )
-        return self.evaluate(segmentation, mask, volume, **callbacks)
+        return self.evaluate(segmentation, mask, volume, **options)
 
     def showSurfaces(self, segmentation, isShown: bool) -> None:
         """Show a segmentation in 3D views, or hide it there."""

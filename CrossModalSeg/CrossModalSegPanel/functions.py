@@ -322,7 +322,7 @@ class NodeFunctions:
 
     # --- evaluation ---
 
-    def evaluate(self, segmentation, mask, volume, labels=None, tolerancesMm=(1.0, 2.0), **callbacks):
+    def evaluate(self, segmentation, mask, volume, labels=None, tolerancesMm=(1.0, 2.0), undoable=True, **callbacks):
         """Measure a segmentation against a mask: DSC, ASD and NSD on the grid of a volume.
 
         Args:
@@ -332,6 +332,7 @@ class NodeFunctions:
             labels: as in `prepareScribbles`; None takes those of the segmentation. Structures that one of the two has
                 no segment of are left out.
             tolerancesMm: at which NSD is given.
+            undoable: whether `undo` takes the table back by itself; else it goes with the result before it.
             callbacks: see the top of this file.
 
         Returns:
@@ -347,6 +348,7 @@ class NodeFunctions:
             volume,
             _table_for(segmentation, labels),
             tolerances_mm=tuple(tolerancesMm),
+            undoable=undoable,
         )
         return self._run(begin, callbacks)
 

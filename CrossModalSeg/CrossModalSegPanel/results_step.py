@@ -54,7 +54,7 @@ class ResultsStep:
         self._ui.resultsTable.setVisible(node is not None)
 
     def _measure(self, *_args, step=None, text: str | None = None) -> None:
-        parameters = self._panel.parameters
+        parameters, is_of_run = self._panel.parameters, text is not None
 
         def done(table) -> str:
             self._show_table(table)
@@ -63,7 +63,9 @@ class ResultsStep:
         self._panel.work.start(
             step or self._ui.resultsStep,
             _("Measuring …"),
-            lambda **callbacks: self._logic.measure(parameters.result, parameters.mask, **callbacks),
+            lambda **callbacks: self._logic.measure(
+                parameters.result, parameters.mask, undoable=not is_of_run, **callbacks
+            ),
             done,
         )
 

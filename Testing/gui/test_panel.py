@@ -578,8 +578,12 @@ def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn,
     assert panel.ui.resultsTable.mrmlTableNode() is not None
     panel.ui.surfacesButton.click()
     assert result.GetDisplayNode().GetVisibility3D()
-    panel.ui.undoButton.click()  # the measurement
-    panel.ui.undoButton.click()  # the fit
+    panel.ui.measureButton.click()
+    until(lambda: not panel.work.is_busy, 60)
+    panel.ui.undoButton.click()  # what was measured by hand
+    assert slicer.mrmlScene.IsNodePresent(result)
+    panel.ui.undoButton.click()  # the fit, with what was measured after it
+    assert slicer.util.getNodesByClass("vtkMRMLTableNode") == [panel.logic.workflow().curve.table]
     assert not slicer.mrmlScene.IsNodePresent(result) and not panel.ui.undoButton.enabled
     assert panel.ui.resultsTable.mrmlTableNode() is None and strokes_of(panel) == before
 

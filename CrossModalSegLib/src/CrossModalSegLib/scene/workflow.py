@@ -499,7 +499,7 @@ class Workflow:
             reference: the volume.
             table: the classes; those that one of the two has no segment of are left out.
             tolerances_mm: at which NSD is given.
-            undoable: whether `undo` takes the table back before the segmentation.
+            undoable: whether `undo` takes the table back by itself; else it goes with the result before it.
 
         Returns:
             A task whose result is a table node.
@@ -517,7 +517,8 @@ class Workflow:
         )
 
         def write(result: EvaluateResult) -> vtkMRMLTableNode:
-            with self._step() if undoable else Change(self.scene) as change:
+            last = self._changes[-1] if self._changes else None
+            with self._step() if undoable else Change(self.scene, part_of=last) as change:
                 return write_agreement(self.scene, reference, result.report, change)
 
         return self._start([segmentation, mask, reference], Plan(request, write))
