@@ -226,6 +226,28 @@ def test_pause_finish_cancel(workflow, client, ct, scribbles):
     assert client.jobs[0].asked == ["pause", "resume", "finish"]
 
 
+def test_a_segmentation_that_takes_no_result_is_named_before_any_work(scene, workflow, client, ct, mr, scribbles):
+    result = write_segmentation(
+        scene, read_grid(mr).with_array(random_labels(1, OTHER_SHAPE)), TABLE, mr, "MR segmentation"
+    )
+    assert result.GetSegmentation().CreateRepresentation("Closed surface")
+    result.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    for begin in (
+        lambda: workflow.refer(ct, [mr], scribbles, TABLE),
+        lambda: workflow.segment({"mr": mr}, "model"),
+        lambda: workflow.fit({"ct": ct}, scribbles, TABLE, into=result),
+    ):
+        with pytest.raises(InputError, match="'MR segmentation' holds surfaces"):
+            begin()
+    for begin in (
+        lambda: workflow.segment({"ct": ct}, "model", into=scribbles),
+        lambda: workflow.fit({"ct": ct}, scribbles, TABLE, into=scribbles),
+    ):
+        with pytest.raises(InputError, match="'Scribbles' holds scribbles, which are never overwritten"):
+            begin()
+    assert client.jobs == []
+
+
 @pytest.mark.parametrize("kind", ["cancelled", "crash", "memory"])
 @pytest.mark.parametrize("had_result", [False, True])
 def test_what_fails_or_is_cancelled_leaves_the_scene_as_it_was(

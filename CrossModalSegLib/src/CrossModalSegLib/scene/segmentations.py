@@ -124,6 +124,23 @@ def require_on_grid(labels: Volume, reference: vtkMRMLVolumeNode) -> None:
         )
 
 
+def require_writable(node: vtkMRMLSegmentationNode) -> None:
+    """Check that a result can be written into a segmentation; to be asked before the work that it comes from.
+
+    Raises:
+        InputError: it is none, holds scribbles, or surfaces in place of voxels.
+    """
+    if role(require_segmentation(node)) == SCRIBBLES:
+        raise InputError(
+            f"'{node.GetName()}' holds scribbles, which are never overwritten; choose another segmentation."
+        )
+    if not node.GetSegmentation().IsSourceRepresentationImageData():
+        raise InputError(
+            f"'{node.GetName()}' holds surfaces; a segmentation of voxels is needed. Choose another one, or make its "
+            "binary labelmap the source representation (module Segmentations)."
+        )
+
+
 def has_3d(node: vtkMRMLSegmentationNode) -> bool:
     """Whether a segmentation has surfaces."""
     return require_segmentation(node).GetSegmentation().ContainsRepresentation(SURFACE)
@@ -223,15 +240,7 @@ def _new(scene: vtkMRMLScene, reference: vtkMRMLVolumeNode, name: str, change: C
 
 
 def _accepted(node: vtkMRMLSegmentationNode, change: Change) -> vtkMRMLSegmentationNode:
-    if role(require_segmentation(node)) == SCRIBBLES:
-        raise InputError(
-            f"'{node.GetName()}' holds scribbles, which are never overwritten; choose another segmentation."
-        )
-    if not node.GetSegmentation().IsSourceRepresentationImageData():
-        raise InputError(
-            f"'{node.GetName()}' holds surfaces; a segmentation of voxels is needed. Choose another one, or make its "
-            "binary labelmap the source representation (module Segmentations)."
-        )
+    require_writable(node)
     node.CreateDefaultDisplayNodes()
     change.changed(node, _former(node))
     return node

@@ -59,7 +59,7 @@ from .preview import Compared
 from .preview import Preview as ShownResult
 from .results import Segmented, last_result, result_name, write_agreement, write_beside, write_referred
 from .scribbles import add_auto_background, copy_complete_scribbles, copy_scribbles, prepare_scribbles
-from .segmentations import named_classes, read_mask, write_segmentation
+from .segmentations import named_classes, read_mask, require_writable, write_segmentation
 from .snapshot import Snapshot, require_same_voxels
 from .task import Plan, Task
 
@@ -258,7 +258,8 @@ class Workflow:
         set_images(scribbles, images)
         before, case = next(iter(lent.snapshots.values())), _case(reference)
         name = name or result_name(reference)
-        shown = ShownResult(self.scene, table, reference, name, into or last_result(self.scene, reference, name))
+        target = self._target(reference, name, into)
+        shown = ShownResult(self.scene, table, reference, name, target)
 
         def request() -> FitRequest:
             shown.make_room()
@@ -334,6 +335,7 @@ class Workflow:
         lent = LentImages(images)
         before = next(iter(lent.snapshots.values()))
         name = name or result_name(reference)
+        self._target(reference, name, into)
 
         def request() -> SegmentRequest:
             return SegmentRequest(
@@ -341,7 +343,7 @@ class Workflow:
             )
 
         def write(result: SegmentResult) -> Segmented:
-            labels, target = before.now(result.labels), into or last_result(self.scene, reference, name)
+            labels, target = before.now(result.labels), self._target(reference, name, into)
             with self._step() as change:
                 node = write_segmentation(self.scene, labels, result.table, reference, name, target, show_3d, change)
                 return write_beside(self.scene, before, node, name, result, change)
@@ -384,6 +386,8 @@ class Workflow:
         volumes = dict(zip(_names([reference, *targets]), [reference, *targets], strict=True))
         require_present(self.scene, *volumes.values(), scribbles)
         _require_different(*volumes.values())
+        for node in volumes.values():
+            self._target(node, result_name(node))
         strokes = copy_complete_scribbles(scribbles, reference, table, background=False)
         before = {name: Snapshot(node) for name, node in volumes.items()}
         session, state = _case(reference), (model, device, *volumes, *(_state(node) for node in volumes.values()))
@@ -540,6 +544,19 @@ class Workflow:
         require_present(self.scene, *nodes)
         _require_different(*nodes)
         return nodes[0], nodes
+
+    def _target(
+        self, volume: vtkMRMLVolumeNode, name: str, into: vtkMRMLSegmentationNode | None = None
+    ) -> vtkMRMLSegmentationNode | None:
+        """The segmentation that a result of a volume will go into; None for a new one.
+
+        Raises:
+            InputError: it cannot be written to, which should be known before the work.
+        """
+        target = into or last_result(self.scene, volume, name)
+        if target is not None:
+            require_writable(target)
+        return target
 
     def _forget_moot(self) -> None:
         """What was deleted by hand, or went with its scene, cannot be taken back."""
