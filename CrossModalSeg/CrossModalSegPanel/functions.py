@@ -411,7 +411,7 @@ class NodeFunctions:
         Args:
             model: folder or name.
             out: a .zip file for "zip", which `importModel` takes again, or a folder for "bundle".
-            form: "zip", or "bundle" for a MONAI bundle.
+            form: "zip", or "bundle" for a MONAI bundle of a model for segmenting.
             overwrite: whether `out` may be replaced.
             callbacks: see the top of this file.
 

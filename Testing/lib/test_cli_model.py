@@ -16,7 +16,7 @@ from CrossModalSegLib.cohort import Case, Cohort, write_cohort
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.inference.model_card import ModelCard
-from CrossModalSegLib.inference.model_folder import save_model
+from CrossModalSegLib.inference.model_folder import save_model, shipped_models_folder
 from CrossModalSegLib.io import read_segmentation, read_volume, write_segmentation, write_volume
 from CrossModalSegLib.labels import LabelTable, ScribbleConvention
 from CrossModalSegLib.models.factory import build_network, network_config
@@ -203,6 +203,19 @@ def test_segment_says_what_does_not_fit(
     assert content(tmp_path) == before
 
 
+@pytest.mark.parametrize(("shipped", "needs"), [("abdomen-mr", "reference image"), ("scribble-prior", "scribbles")])
+def test_a_model_that_needs_scribbles_neither_segments_nor_becomes_a_bundle(
+    shipped: str, needs: str, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(tmp_path)
+    image = tmp_path / "Fälle 1" / "mr.nii.gz"
+    words = ("segment", "--model", shipped, "--out", tmp_path / "o", "--quiet")
+    assert needs in run(capsys, *words, "--image", image).error
+    assert needs in run(capsys, *words, "--cohort", cohort).error
+    assert needs in run(capsys, "model", "export", "--model", shipped, "--out", tmp_path / "bundle").error
+    assert content(tmp_path) == before
+
+
 @pytest.mark.parametrize("spoil", ["missing", "foreign", "corrupt", "empty"])
 def test_unusable_models_are_refused(
     spoil: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -283,7 +296,11 @@ def test_model_import_list_info_export(
 ) -> None:
     monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "installed"))
     archive = shutil.make_archive(str(tmp_path / "zip"), "zip", model)
-    assert run(capsys, "model", "import", "--model", archive, "--name", "liver-1").code == 0
+    result = run(capsys, "model", "import", "--model", archive, "--name", "liver-1")
+    assert result.code == 0 and "use it: crossmodalseg segment --model liver-1" in result.out
+    shipped = shipped_models_folder() / "abdomen-mr"
+    result = run(capsys, "model", "import", "--model", shipped, "--name", "organs")
+    assert result.code == 0 and "use it: crossmodalseg refer --model organs" in result.out
     assert "liver-1" in run(capsys, "model", "list").out
     info = run(capsys, "model", "info", "--model", "liver-1")
     assert info.code == 0

@@ -12,7 +12,8 @@ EXAMPLE = "crossmodalseg model export --model models/liver --out liver_bundle"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write a model as a MONAI bundle, which `python -m monai.bundle run` runs where CrossModalSegLib is installed.
+    """Write a model of `segment` as a MONAI bundle, which `python -m monai.bundle run` runs where CrossModalSegLib is
+    installed. Models of `fit` and `refer` need scribbles, too; share their folder, or a zip of it, for `model import`.
 
     Attributes:
         model: model folder, or name of an installed model.

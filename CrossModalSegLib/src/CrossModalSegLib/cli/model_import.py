@@ -31,8 +31,11 @@ class Arguments:
 
 def run(args: Arguments) -> None:
     """Check and copy."""
+    from CrossModalSegLib.inference.model_folder import read_card
     from CrossModalSegLib.inference.model_import import import_model
 
     folder = import_model(args.model, args.into, args.name, overwrite=args.overwrite)
     say(f"installed: {folder}")
-    say(f"use it: crossmodalseg segment --model {folder.name if args.into is None else folder} …")
+    task = read_card(folder).task
+    if task is not None:
+        say(f"use it: crossmodalseg {task} --model {folder.name if args.into is None else folder} …")

@@ -183,15 +183,11 @@ def _position(name: str, modalities: tuple[str, ...]) -> int:
 
 def _model(args: Arguments) -> LoadedModel:
     from CrossModalSegLib.cli.devices import choose_device
-    from CrossModalSegLib.errors import ModelError
+    from CrossModalSegLib.inference.model_card import check_segments
     from CrossModalSegLib.inference.model_folder import load_model
 
     model = load_model(args.model, choose_device(args.device))
-    if model.card.network.get("prompt_channels"):
-        raise ModelError(
-            f"The model {model.card.name} reads scribbles beside the images, so it cannot segment without them. Use "
-            "`crossmodalseg fit`, or choose a model that `crossmodalseg train cmfnet` made."
-        )
+    check_segments(model.card)
     return model
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from CrossModalSegLib import __version__
-from CrossModalSegLib.inference.model_card import ModelCard
+from CrossModalSegLib.inference.model_card import ModelCard, check_segments
 from CrossModalSegLib.inference.model_folder import find_model, load_model
 from CrossModalSegLib.output import atomic_folder, write_json
 
@@ -33,10 +33,11 @@ def export_bundle(folder: str | Path, out: str | Path, *, overwrite: bool = Fals
         `out`.
 
     Raises:
-        ModelError: The model is not usable.
+        ModelError: The model is not usable, or needs more than images, which a bundle has no place for.
         OutputError: `out` exists, holds the model, or cannot be written.
     """
     model = load_model(folder)
+    check_segments(model.card)
     out = Path(out)
     with atomic_folder(out, overwrite=overwrite, inputs=(find_model(folder),)) as temporary:
         for name in ("configs", "models", "docs"):
@@ -102,7 +103,7 @@ def _metadata(card: ModelCard) -> dict[str, Any]:
         "required_packages_version": {"CrossModalSegLib": __version__},
         "name": card.name,
         "task": f"Segmentation of {', '.join(card.labels.names)} in {' + '.join(m.upper() for m in card.modalities)}",
-        "description": f"{card.architecture} trained from scribbles with CrossModalSegLib.",
+        "description": f"{card.architecture} trained with CrossModalSegLib.",
         "authors": "CrossModalSeg",
         "copyright": card.licence,
         "intended_use": "Research only; not for clinical use.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from CrossModalSegLib.config import from_dict, to_dict
 from CrossModalSegLib.data.preprocess import Preprocessing
@@ -65,6 +65,15 @@ class ModelCard:
         if not 0.0 <= self.least_presence <= 1.0:
             raise ModelError(f"A model's least presence is a probability within 0 and 1; got {self.least_presence}.")
 
+    @property
+    def task(self) -> Literal["segment", "fit", "refer"] | None:
+        """What the model is for; None for those that were only made to be compared with."""
+        if self.architecture == "crossmr":
+            return "refer"
+        if self.slices is not None:
+            return None
+        return "fit" if self.network.get("prompt_channels") else "segment"
+
     def to_json(self) -> dict[str, Any]:
         """The card as plain dicts and lists, with the format's name first."""
         data: dict[str, Any] = {"format": FORMAT}
@@ -113,6 +122,17 @@ class _PlainFields:
     versions: dict[str, str]
     weights_sha256: str | None
     least_presence: float = LEAST_PRESENCE
+
+
+def check_segments(card: ModelCard) -> None:
+    """ModelError unless a model segments volumes from their images alone."""
+    if card.task == "segment":
+        return
+    needs = {
+        "fit": "scribbles beside the images: it is one for `fit`",
+        "refer": "a scribbled reference image: it is one for `refer`",
+    }.get(card.task, "single slices: it was made for comparisons")
+    raise ModelError(f"The model {card.name} needs {needs}. Choose another one to segment images alone.")
 
 
 def check_model_name(name: str) -> None:

@@ -15,6 +15,7 @@ from CrossModalSegLib.data.preprocess import (
     restore_probabilities,
     to_source_grid,
 )
+from CrossModalSegLib.inference.model_card import check_segments
 from CrossModalSegLib.inference.model_folder import LoadedModel, check_inputs
 from CrossModalSegLib.inference.predictor import Precision, Shape3, Slab, predict, predict_slabs
 from CrossModalSegLib.inference.uncertainty import normalized_entropy
@@ -65,10 +66,11 @@ def segment_case(
         cache_dir: Where prepared images are kept; None keeps none.
 
     Raises:
-        ModelError: The case lacks an image that the model needs.
+        ModelError: The model needs more than images, or the case lacks one of them.
         CrossModalSegError: Even the smallest window does not fit into memory.
         Cancelled: The cancel token was set.
     """
+    check_segments(model.card)
     check_inputs(model.card, loaded)
     prepared = prepare_case(loaded, model.card.preprocessing, modalities=model.card.modalities, cache_dir=cache_dir)
     options = {

@@ -26,7 +26,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -42,7 +42,7 @@ VIEW_AXES = {"axial": AXIAL, "coronal": CORONAL, "sagittal": SAGITTAL}
 View = Literal["axial", "coronal", "sagittal"]
 Shift = tuple[int, int, int]
 Spacing = Sequence[float] | Sequence[Sequence[float]] | Tensor
-MessagePass = Callable[[Tensor, "KernelTerms", tuple["PairOffset", ...]], tuple[Tensor, Tensor]]
+Energy = Callable[[Tensor, "KernelTerms", "Windows"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,41 @@ class PairOffset:
     squared_distance: float
 
 
-def half_offsets(config: CrfConfig, spacing: Sequence[float] | None = None) -> tuple[PairOffset, ...]:
-    """The offsets of the windows of all views, each pair of voxels once.
+@dataclass(frozen=True)
+class Windows:
+    """The windows around a voxel in all views.
+
+    Attributes:
+        views: The planes.
+        steps: Edge lengths of a voxel along (k, j, i), in the unit of the configuration.
+        reach: Voxels to either side along (k, j, i).
+    """
+
+    views: tuple[View, ...]
+    steps: tuple[float, float, float]
+    reach: tuple[int, int, int]
+
+    @cached_property
+    def half_offsets(self) -> tuple[PairOffset, ...]:
+        """The offsets of all windows, each pair of voxels once."""
+        counts: dict[Shift, int] = {}
+        for view in self.views:
+            first, second = VIEW_AXES[view]
+            for p in range(-self.reach[first], self.reach[first] + 1):
+                for q in range(-self.reach[second], self.reach[second] + 1):
+                    shift = [0, 0, 0]
+                    shift[first], shift[second] = p, q
+                    key = (shift[0], shift[1], shift[2])
+                    if key > (0, 0, 0):
+                        counts[key] = counts.get(key, 0) + 1
+        return tuple(
+            PairOffset(shift, views, sum((n * s) ** 2 for n, s in zip(shift, self.steps, strict=True)))
+            for shift, views in counts.items()
+        )
+
+
+def crf_windows(config: CrfConfig, spacing: Sequence[float] | None = None) -> Windows:
+    """The windows of a CRF.
 
     Args:
         config: The CRF.
@@ -151,30 +184,16 @@ def half_offsets(config: CrfConfig, spacing: Sequence[float] | None = None) -> t
     Raises:
         InputError: The spacing is not three positive numbers, or missing while the unit is mm.
     """
-    return _half_offsets(config, _steps(config, spacing))
+    return _windows(config, _steps(config, spacing))
 
 
 @lru_cache(maxsize=64)
-def _half_offsets(config: CrfConfig, step: tuple[float, ...]) -> tuple[PairOffset, ...]:
-    """The offsets for voxels with edges of `step` (k, j, i), in the unit of the configuration."""
-    reach = [max(1, int(config.radius / s + 1e-6)) for s in step]
-    counts: dict[Shift, int] = {}
-    for view in config.views:
-        first, second = VIEW_AXES[view]
-        for p in range(-reach[first], reach[first] + 1):
-            for q in range(-reach[second], reach[second] + 1):
-                shift = [0, 0, 0]
-                shift[first], shift[second] = p, q
-                key = (shift[0], shift[1], shift[2])
-                if key > (0, 0, 0):
-                    counts[key] = counts.get(key, 0) + 1
-    return tuple(
-        PairOffset(shift, views, sum((n * s) ** 2 for n, s in zip(shift, step, strict=True)))
-        for shift, views in counts.items()
-    )
+def _windows(config: CrfConfig, steps: tuple[float, float, float]) -> Windows:
+    k, j, i = (max(1, int(config.radius / step + 1e-6)) for step in steps)
+    return Windows(config.views, steps, (k, j, i))
 
 
-def _steps(config: CrfConfig, spacing: Sequence[float] | None) -> tuple[float, ...]:
+def _steps(config: CrfConfig, spacing: Sequence[float] | None) -> tuple[float, float, float]:
     """Edge lengths of a voxel along (k, j, i) in the unit of `config`."""
     if spacing is None:
         if config.unit == "mm":
@@ -218,8 +237,7 @@ def multi_view_crf(
         total = y.new_zeros(())
         for samples, sample_spacing in _spacing_groups(spacing, y.shape[0]):
             terms = _kernel_terms(images[samples], image_weights, config)
-            offsets = half_offsets(config, sample_spacing)
-            total = total + _PairwiseEnergy.apply(y[samples], terms, offsets)
+            total = total + _energy_on(y)(y[samples], terms, crf_windows(config, sample_spacing))
         return total / (len(config.views) * y.shape[0] * y[0, 0].numel())
 
 
@@ -322,13 +340,34 @@ def _largest_square(features: Tensor) -> float:
     return float(high - low) ** 2
 
 
+def _energy_on(y: Tensor) -> Energy:
+    """The way to the energy that is fastest for y."""
+    is_fused = y.is_cuda and y.dtype == torch.float32
+    return (is_fused and _fused_energy(y.device)) or _PairwiseEnergy.apply
+
+
+@cache
+def _fused_energy(device: torch.device) -> Energy | None:
+    """That of Triton, tried on two voxels; None where it does not work: it needs a compiler, and a recent GPU."""
+    config = CrfConfig()
+    try:
+        from CrossModalSegLib.losses.crf_triton import FusedPairwiseEnergy
+
+        y = torch.full((1, 2, 1, 1, 2), 0.5, device=device)
+        FusedPairwiseEnergy.apply(y, _kernel_terms(y[:, :1], (1.0,), config), crf_windows(config))
+    except Exception as error:  # noqa: BLE001 - of many kinds: the import's, the compiler's, the driver's
+        logger.info("The CRF runs without Triton: %s: %s", type(error).__name__, error)
+        return None
+    return FusedPairwiseEnergy.apply
+
+
 class _PairwiseEnergy(torch.autograd.Function):
     """sum over ordered pairs of K_ij (1 - <y_i, y_j>), for y (N, C, k, j, i) that sums to 1 over C."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...]) -> Tensor:
+    def forward(ctx: Any, y: Tensor, terms: KernelTerms, windows: Windows) -> Tensor:
         z = _coordinates(y.detach())
-        message, kernel_sum = _message_pass(z)(z, terms, offsets)
+        message, kernel_sum = _pass_messages(z, terms, windows.half_offsets)
         ctx.save_for_backward(message)
         # Each pair of voxels is two ordered ones.
         return (2.0 * (1.0 - 1.0 / y.shape[1]) * kernel_sum - _inner_product(message, z)).to(y.dtype)
@@ -366,27 +405,6 @@ def _inner_product(a: Tensor, b: Tensor) -> Tensor:
     for x, y in zip(a.flatten(0, 1), b.flatten(0, 1), strict=True):
         total += (x * y).sum(dtype=torch.float64)
     return total
-
-
-def _message_pass(z: Tensor) -> MessagePass:
-    """The way to pass messages that is fastest for z."""
-    is_fused = z.is_cuda and z.dtype == torch.float32
-    return (is_fused and _fused_message_pass(z.device)) or _pass_messages
-
-
-@cache
-def _fused_message_pass(device: torch.device) -> MessagePass | None:
-    """That of Triton, tried on two voxels; None where it does not work: it needs a compiler, and a recent GPU."""
-    config = CrfConfig()
-    try:
-        from CrossModalSegLib.losses.crf_triton import pass_messages
-
-        images = torch.zeros((1, 1, 1, 1, 2), device=device)
-        pass_messages(images, _kernel_terms(images, (1.0,), config), half_offsets(config))
-    except Exception as error:  # noqa: BLE001 - of many kinds: the import's, the compiler's, the driver's
-        logger.info("The CRF runs without Triton: %s: %s", type(error).__name__, error)
-        return None
-    return pass_messages
 
 
 def _pass_messages(z: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...]) -> tuple[Tensor, Tensor]:

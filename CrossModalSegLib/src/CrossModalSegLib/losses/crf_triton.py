@@ -1,94 +1,123 @@
-"""The message pass of the multi-view CRF as one kernel, for GPUs that Triton compiles for.
+"""The energy of the multi-view CRF as one kernel, for GPUs that Triton compiles for.
 
-Each voxel gathers from the whole window, so that nothing is written twice: the result does not depend on the order in
+Each voxel gathers from its whole windows, so that nothing is written twice: the result does not depend on the order in
 which the GPU works. PyTorch's CUDA builds bring Triton along on Linux; where it is missing, or cannot compile here,
 `crf` goes on with PyTorch's own operations.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from triton import language as tl
 
 if TYPE_CHECKING:
-    from CrossModalSegLib.losses.crf import KernelTerms, KernelWeights, PairOffset
+    from CrossModalSegLib.losses.crf import KernelTerms, KernelWeights, Windows
 
-BLOCK = 128  # voxels of one program
+BLOCK, WARPS = 256, 2  # voxels and warps of one program
+VIEWS = ("axial", "coronal", "sagittal")
 
 
-def pass_messages(z: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...]) -> tuple[Tensor, Tensor]:
-    """sum_j K_ij z_j for every voxel, and the sum of K over unordered pairs.
+class FusedPairwiseEnergy(torch.autograd.Function):
+    """sum over ordered pairs of K_ij (1 - <y_i, y_j>), for y (N, C, k, j, i) float32 on a GPU."""
 
-    Args:
-        z: (N, C, k, j, i) float32 on a GPU, what is passed.
-        terms: The kernels.
-        offsets: The half of the window.
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, terms: KernelTerms, windows: Windows) -> Tensor:
+        y, features = y.detach().contiguous(), terms.features.contiguous()
+        samples, channels, *grid = y.shape
+        message = torch.empty_like(y)
+        programs = triton.cdiv(y[0, 0].numel(), BLOCK)
+        energies = y.new_empty((samples, programs))
+        _gather[(programs, samples)](
+            y, features, *_tables(terms.kernels, y.device), message, energies, *grid, *windows.steps, *windows.reach,
+            *(view in windows.views for view in VIEWS),
+            terms=len(terms.kernels.weights), spatials=len(terms.kernels.spatial),
+            channels=channels, padded=triton.next_power_of_2(channels), block=BLOCK, num_warps=WARPS,
+        )  # fmt: skip
+        ctx.save_for_backward(message)
+        return energies.sum(dtype=torch.float64).to(y.dtype)
 
-    Returns:
-        The messages, shaped as `z`, and a scalar in fp64.
-    """
-    z, features = z.contiguous(), terms.features.contiguous()
-    samples, channels, *grid = z.shape
-    shifts, log_weights, constants = _tables(offsets, terms.kernels, z.device)
-    message = torch.empty_like(z)
-    programs = triton.cdiv(z[0, 0].numel(), BLOCK)
-    sums = z.new_empty((samples, programs))
-    _gather[(programs, samples)](
-        z, features, shifts, log_weights, constants, message, sums, len(shifts), *grid,
-        terms=len(terms.kernels.weights), channels=channels, padded=triton.next_power_of_2(channels), block=BLOCK,
-    )  # fmt: skip
-    return message, sums.sum(dtype=torch.float64) / 2.0
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (message,) = ctx.saved_tensors
+        # Twice the sum over ordered pairs of the derivative, since K is symmetric.
+        return message * (-2.0 * gradient), None, None
 
 
 @lru_cache(maxsize=64)
-def _tables(
-    offsets: tuple[PairOffset, ...], kernels: KernelWeights, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all offsets, both ways: shifts (O, 3) int32, weights (O, T) to base 2, and purely spatial kernels (O,)."""
-    half = torch.tensor([offset.shift for offset in offsets], dtype=torch.int32, device=device)
-    log_weights = torch.tensor([kernels.logarithms(offset) for offset in offsets], device=device)
-    constants = torch.tensor([kernels.constant(offset) for offset in offsets], device=device)
-    return torch.cat((half, -half)), log_weights.repeat(2, 1), constants.repeat(2)
+def _tables(kernels: KernelWeights, device: torch.device) -> tuple[Tensor, ...]:
+    """log2 of the weights and decays per squared step of the (image, kernel) pairs, and of the spatial kernels."""
+    spatial_weights, spatial_decays = zip(*kernels.spatial, strict=True) if kernels.spatial else ((), ())
+    rows = (
+        [math.log2(weight) for weight in kernels.weights],
+        [decay / math.log(2) for decay in kernels.decays],
+        [math.log2(weight) for weight in spatial_weights],
+        [decay / math.log(2) for decay in spatial_decays],
+    )
+    return tuple(torch.tensor(row, dtype=torch.float32, device=device) for row in rows)
 
 
 @triton.jit
 def _gather(
-    z, features, shifts, log_weights, constants, message, sums, offsets, depth, rows, columns,
-    terms: tl.constexpr, channels: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
+    y, features, weights, decays, spatial_weights, spatial_decays, message, energies,
+    depth, rows, columns, step_k, step_j, step_i,
+    reach_k: tl.constexpr, reach_j: tl.constexpr, reach_i: tl.constexpr,
+    axial: tl.constexpr, coronal: tl.constexpr, sagittal: tl.constexpr,
+    terms: tl.constexpr, spatials: tl.constexpr, channels: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """The messages to `block` voxels of one sample, and the sum of their kernels."""
+    """sum_j K_ij y_j of `block` voxels i of one sample, and their energy."""
     sample = tl.program_id(1).to(tl.int64)
     samples = tl.num_programs(1)
     voxels = depth * rows * columns
     here = tl.program_id(0) * block + tl.arange(0, block)
     is_voxel = here < voxels
-    k, j, i = here // (rows * columns), here // columns % rows, here % columns
     channel = tl.arange(0, padded)
-    planes = ((sample * channels + channel) * voxels)[:, None]
-    is_channel = (channel < channels)[:, None]
+    planes = (channel * voxels)[:, None]
+    is_mine = (channel < channels)[:, None] & is_voxel[None, :]
+    y += sample * channels * voxels
+    message += sample * channels * voxels
     received = tl.zeros((padded, block), tl.float32)
-    weights = tl.zeros((block,), tl.float32)
-    for number in range(offsets):
-        dk = tl.load(shifts + 3 * number)
-        dj = tl.load(shifts + 3 * number + 1)
-        di = tl.load(shifts + 3 * number + 2)
-        is_inside = is_voxel & (k + dk >= 0) & (k + dk < depth) & (j + dj >= 0) & (j + dj < rows)
-        is_inside = is_inside & (i + di >= 0) & (i + di < columns)
-        there = here + (dk * rows + dj) * columns + di
-        weight = tl.zeros((block,), tl.float32) + tl.load(constants + number)
-        for term in tl.static_range(terms):
-            image = features + (term * samples + sample) * voxels
-            difference = tl.load(image + there, mask=is_inside, other=0.0)
-            difference -= tl.load(image + here, mask=is_voxel, other=0.0)
-            weight += tl.exp2(tl.load(log_weights + number * terms + term) - difference * difference)
-        weight = tl.where(is_inside, weight, 0.0)
-        weights += weight
-        theirs = tl.load(z + planes + there[None, :], mask=is_channel & is_inside[None, :], other=0.0)
-        received += weight[None, :] * theirs
-    tl.store(message + planes + here[None, :], received, mask=is_channel & is_voxel[None, :])
-    tl.store(sums + sample * tl.num_programs(0) + tl.program_id(0), tl.sum(weights, 0))
+    total = tl.zeros((block,), tl.float32)
+    for view in tl.static_range(3):
+        if (view == 0 and axial) or (view == 1 and coronal) or (view == 2 and sagittal):
+            # The axes of its plane: (j, i), (k, i) or (k, j).
+            if view == 0:
+                p, p_size, p_stride, p_step, p_reach = here // columns % rows, rows, columns, step_j, reach_j
+            else:
+                p, p_size, p_stride, p_step, p_reach = here // (rows * columns), depth, rows * columns, step_k, reach_k
+            if view == 2:
+                q, q_size, q_stride, q_step, q_reach = here // columns % rows, rows, columns, step_j, reach_j
+            else:
+                q, q_size, q_stride, q_step, q_reach = here % columns, columns, 1, step_i, reach_i
+            for dp in range(-p_reach, p_reach + 1):
+                is_row = is_voxel & (p + dp >= 0) & (p + dp < p_size)
+                for dq in range(-q_reach, q_reach + 1):
+                    is_other = is_row & (q + dq >= 0) & (q + dq < q_size) & ((dp != 0) | (dq != 0))
+                    there = here + dp * p_stride + dq * q_stride
+                    squared = (dp * p_step) * (dp * p_step) + (dq * q_step) * (dq * q_step)
+                    kernel = tl.zeros((block,), tl.float32)
+                    for term in tl.static_range(terms):
+                        image = features + (term * samples + sample) * voxels
+                        difference = tl.load(image + there, mask=is_other, other=0.0)
+                        difference -= tl.load(image + here, mask=is_voxel, other=0.0)
+                        exponent = tl.load(weights + term) - tl.load(decays + term) * squared
+                        kernel += tl.exp2(exponent - difference * difference)
+                    for term in tl.static_range(spatials):
+                        kernel += tl.exp2(tl.load(spatial_weights + term) - tl.load(spatial_decays + term) * squared)
+                    kernel = tl.where(is_other, kernel, 0.0)
+                    total += kernel
+                    theirs = tl.load(
+                        y + planes + there[None, :], mask=(channel < channels)[:, None] & is_other[None, :], other=0.0
+                    )
+                    received += kernel[None, :] * theirs
+    tl.store(message + planes + here[None, :], received, mask=is_mine)
+    mine = tl.load(y + planes + here[None, :], mask=is_mine, other=0.0)
+    energy = tl.sum(total - tl.sum(received * mine, 0), 0)
+    tl.store(energies + sample * tl.num_programs(0) + tl.program_id(0), energy)

@@ -37,12 +37,17 @@ class Change:
         if part_of is None and scene.GetUndoFlag():
             scene.SaveStateForUndo()
 
-    def created(self, node: vtkMRMLNode) -> None:
-        """Note a node that has just been added to the scene: undoing removes it."""
+    def created(self, node: vtkMRMLNode, remove: Callable[[], None] | None = None) -> None:
+        """Note a node that has just been added to the scene: undoing removes it.
+
+        Args:
+            node: the node.
+            remove: how it is removed; None removes it whatever it holds by then.
+        """
         if self._scene.GetUndoFlag():
             node.SetUndoEnabled(True)
         self._nodes.append(node)
-        self._steps.append(lambda: remove_with_item(self._scene, node))
+        self._steps.append(remove or (lambda: remove_with_item(self._scene, node)))
 
     def changed(self, node: vtkMRMLNode, restore: Callable[[], None]) -> None:
         """Note how a node is brought back to what it was; skipped where it is gone by then."""

@@ -15,7 +15,7 @@ from CrossModalSegLib.volume import Volume, place_on_grid, resample_like, same_g
 
 from .change import Change
 from .geometry import affine_in, from_first_voxel, parent_to_world, to_lps
-from .hierarchy import place_beside
+from .hierarchy import place_beside, remove_with_item
 from .images import oriented_affine, oriented_image, voxels
 from .layers import alone
 from .nodes import RESULT, SCRIBBLES, drawn_on, require_present, require_segmentation, role, set_role
@@ -231,12 +231,25 @@ def named_classes(node: vtkMRMLSegmentationNode, table: LabelTable) -> tuple[str
 
 def _new(scene: vtkMRMLScene, reference: vtkMRMLVolumeNode, name: str, change: Change) -> vtkMRMLSegmentationNode:
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    change.created(node)
+    change.created(node, lambda: _take_away(scene, node))
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
     place_beside(scene, node, reference)
     set_role(node, RESULT)
     return node
+
+
+def _take_away(scene: vtkMRMLScene, node: vtkMRMLSegmentationNode) -> None:
+    """Remove a result; what the person drew beside it stays, in the same node."""
+    owned = tuple(_owned(node).values())
+    if not scene.IsNodePresent(node) or len(owned) == len(segment_ids(node)):
+        remove_with_item(scene, node)
+        return
+    has_surfaces = has_3d(node)
+    alone(node, owned)
+    for identity in owned:
+        _remove(node, identity)
+    make_surfaces(node, show_3d=False, had_surfaces=has_surfaces)
 
 
 def _accepted(node: vtkMRMLSegmentationNode, change: Change) -> vtkMRMLSegmentationNode:

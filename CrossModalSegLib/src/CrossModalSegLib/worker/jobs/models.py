@@ -7,10 +7,8 @@ import secrets
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Literal
 
 from CrossModalSegLib.errors import ModelError, OutputError, TakenError
-from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import (
     CARD_FILE,
     WEIGHTS_FILE,
@@ -105,15 +103,6 @@ def delete(request: DeleteModelRequest, context: Context) -> ModelsResult:
     return _listed()
 
 
-def task_of(card: ModelCard) -> Literal["segment", "fit", "refer"] | None:
-    """What a model is for; None for those that were only made to be compared with."""
-    if card.architecture == "crossmr":
-        return "refer"
-    if card.slices is not None:
-        return None
-    return "fit" if card.network.get("prompt_channels") else "segment"
-
-
 def _listed() -> ModelsResult:
     found = sorted(list_models().items())
     return ModelsResult(tuple(_model(name, folder) for name, folder in found), models_folder())
@@ -125,16 +114,15 @@ def _model(name: str, folder: Path) -> Model:
         card = read_card(folder)
     except ModelError as error:
         return Model(name, folder, _is_shipped(folder), size, str(error))
-    task = task_of(card)
     return Model(
         name=name,
         folder=folder,
         is_shipped=_is_shipped(folder),
         bytes=size,
         problem=None
-        if task
+        if card.task
         else f"It is a {card.architecture} of single slices, for comparisons; nothing here uses it.",
-        task=task,
+        task=card.task,
         architecture=card.architecture,
         modalities=card.modalities,
         labels=card.labels,

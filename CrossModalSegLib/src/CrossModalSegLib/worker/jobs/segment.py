@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from CrossModalSegLib.cli.devices import choose_device
-from CrossModalSegLib.errors import InputError, ModelError
+from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.inference.memory import on_device_or_cpu
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import CARD_FILE, WEIGHTS_FILE, LoadedModel, find_model, load_model
@@ -16,7 +16,6 @@ from CrossModalSegLib.inference.segment import SegmentationResult, segment_case
 from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.worker.context import Context
 from CrossModalSegLib.worker.jobs.case import by_class, case_of, milliliters
-from CrossModalSegLib.worker.jobs.models import task_of
 from CrossModalSegLib.worker.messages import SegmentRequest, SegmentResult
 from CrossModalSegLib.worker.store import Store
 
@@ -49,7 +48,6 @@ def _segment(
     request: SegmentRequest, context: Context, device: torch.device
 ) -> tuple[tuple[SegmentationResult, LoadedModel], torch.device]:
     model = warm_model(request.model, device, context.store)
-    _check_task(model.card)
     result = segment_case(
         model,
         case_of(_named_for(model.card, request.images)),
@@ -95,11 +93,3 @@ def _named_for(card: ModelCard, images: dict[str, Volume]) -> dict[str, Volume]:
     if len(images) == len(card.modalities) == 1:
         return {card.modalities[0]: next(iter(images.values()))}
     return images
-
-
-def _check_task(card: ModelCard) -> None:
-    task = task_of(card)
-    if task == "segment":
-        return
-    needs = {"fit": "scribbles beside the images", "refer": "a scribbled reference image"}.get(task, "single slices")
-    raise ModelError(f"The model {card.name} needs {needs}, so it cannot segment these images. Choose another one.")
