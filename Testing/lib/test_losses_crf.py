@@ -10,7 +10,7 @@ import torch
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses import crf
-from CrossModalSegLib.losses.crf import CrfConfig, CrfKernel, half_offsets, multi_view_crf
+from CrossModalSegLib.losses.crf import CrfConfig, CrfKernel, crf_windows, multi_view_crf
 
 SHAPE = (3, 4, 5)
 THREE_KERNELS = (CrfKernel(0.7, 2.0, 0.1), CrfKernel(0.4, 3.0, 0.5), CrfKernel(0.3, 1.5, None))
@@ -141,7 +141,7 @@ def test_every_sample_may_have_its_own_spacing():
 
 
 def test_half_offsets_cover_each_pair_once():
-    offsets = half_offsets(CrfConfig(radius=5))
+    offsets = crf_windows(CrfConfig(radius=5)).half_offsets
     # 60 of 120 neighbours in each of 3 views; the 15 along the axes are shared by two views.
     assert len(offsets) == 165
     assert sum(o.views for o in offsets) == 180
@@ -149,7 +149,7 @@ def test_half_offsets_cover_each_pair_once():
 
 
 def test_thick_slices_get_a_window_of_the_same_millimetres():
-    offsets = half_offsets(CrfConfig(radius=5, unit="mm"), (2.5, 1.0, 1.0))
+    offsets = crf_windows(CrfConfig(radius=5, unit="mm"), (2.5, 1.0, 1.0)).half_offsets
     assert max(o.shift[0] for o in offsets) == 2
     assert max(o.shift[1] for o in offsets) == 5
     assert next(o for o in offsets if o.shift == (1, 0, 1)).squared_distance == pytest.approx(2.5**2 + 1)

@@ -65,9 +65,9 @@ def without_tf32():
 @pytest.mark.parametrize("classes", [2, 8])
 def test_the_crf_has_the_same_value_and_gradient(classes, is_fused, monkeypatch):
     if is_fused:
-        assert crf._fused_message_pass(torch.device("cuda", 0)) is not None
+        assert crf._fused_energy(torch.device("cuda", 0)) is not None
     else:
-        monkeypatch.setattr(crf, "_fused_message_pass", lambda device: None)
+        monkeypatch.setattr(crf, "_fused_energy", lambda device: None)
     generator = torch.Generator().manual_seed(classes)
     logits = torch.randn(2, classes, 8, 20, 24, generator=generator)
     images = torch.rand(2, 2, 8, 20, 24, generator=generator)
