@@ -292,6 +292,27 @@ def test_one_undo_takes_a_new_result_away(scene):
     assert (scene.GetNumberOfNodes(), hierarchy.GetNumberOfItems()) == (before, items)
 
 
+@pytest.mark.parametrize("has_surfaces", [False, True])
+def test_what_was_drawn_beside_a_new_result_stays_when_that_is_taken_away(scene, has_surfaces):
+    ct = add_ct(scene, add_transform(scene, MOVE))
+    labels = random_labels(0)
+    change = Change(scene)
+    node = write_segmentation(scene, on(ct, labels), TABLE, ct, "Result", show_3d=has_surfaces, change=change)
+    segmentation = node.GetSegmentation()
+    identity = segmentation.AddEmptySegment("mine", "by hand")  # shares the image of the result
+    paint(node, identity, labels == 0, OBLIQUE)
+    change.undo()
+    assert segmentation.GetSegmentIDs() == (identity,)
+    np.testing.assert_array_equal(slicer_says(node, identity, ct), labels == 0)
+    assert segmentation.ContainsRepresentation("Closed surface") == has_surfaces
+    change.undo()
+    assert scene.IsNodePresent(node)
+    again = random_labels(1)
+    write_segmentation(scene, on(ct, again), TABLE, ct, "Result", node)
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, again)
+    np.testing.assert_array_equal(slicer_says(node, identity, ct), labels == 0)
+
+
 def test_one_undo_brings_the_former_result_back_and_keeps_what_was_drawn_beside_it(scene):
     ct = add_ct(scene, add_transform(scene, MOVE))
     mr = add_ct(scene, name="mr")
