@@ -527,6 +527,23 @@ def test_previews_survive_what_the_person_does(scene):
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
 
 
+def test_what_is_drawn_beside_a_preview_outlives_the_next_one(scene):
+    """Segment Editor puts it into the image of the preview."""
+    ct = add_ct(scene, add_transform(scene, MOVE))
+    preview, free = Preview(scene, TABLE, ct, "Result"), random_labels(1) == 0
+    node = preview.show(on(ct, random_labels(1)))
+    identity = node.GetSegmentation().AddEmptySegment("mine", "by hand")
+    paint(node, identity, free, OBLIQUE)
+    for seed in (2, 3):
+        answer = on(ct, random_labels(seed))
+        assert preview.show(answer, preview.compare(answer)) is node
+        np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, answer.array)
+        np.testing.assert_array_equal(slicer_says(node, identity, ct), free)
+    preview.cancel()
+    assert node.GetSegmentation().GetSegmentIDs() == (identity,)
+    np.testing.assert_array_equal(slicer_says(node, identity, ct), free)
+
+
 # --- reading masks ----------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from CrossModalSegLib.volume import Volume
 from .change import Change
 from .geometry import affine_in
 from .images import WHOLE, differing_box, empty_image, oriented_affine, set_voxels, voxels
+from .layers import sharing
 from .nodes import require_present
 from .segmentations import has_3d, labels_on_grid, make_surfaces, require_on_grid, result_image, write_voxels
 from .volumes import read_grid
@@ -136,6 +137,7 @@ class Preview:
             return False
         return (
             result_image(self.node, self._table) is self._image
+            and len(sharing(self.node, self._image)) == len(self._table)
             and voxels(self._image).shape == read_grid(self._reference).shape
             and np.allclose(oriented_affine(self._image), affine_in(self.node, self._reference), rtol=0, atol=_SAME_MM)
         )
