@@ -38,7 +38,7 @@ from CrossModalSegLib.inference.predictor import native_bf16
 from CrossModalSegLib.inference.referring import ReferSession
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.models.crossmr import PRESETS, CrossMR, CrossMRConfig, choose
-from CrossModalSegLib.training.batches import PlannedStream
+from CrossModalSegLib.training.batches import PlannedStream, batch_workers
 from CrossModalSegLib.training.devices import build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.referring.config import preset
 from CrossModalSegLib.training.referring.run import ReferringRun
@@ -153,7 +153,8 @@ def training_run(name: str) -> ReferringRun:
     fabric = build_fabric(accelerator=accelerator, precision=choose_precision(config.precision, accelerator))
     stacks = [made_up_stack(number, config.preprocessing) for number in range(2)]
     sampler = PairSampler(stacks, config.pairs, seed=0)
-    stream = PlannedStream(sampler, sampler.make_batch, config.batch_size)
+    workers = batch_workers(config.num_workers, fabric.device)
+    stream = PlannedStream(sampler, sampler.make_batch, config.batch_size, workers=workers)
     torch.manual_seed(0)
     return ReferringRun(fabric, CrossMR(config.network), stream, config, len(TABLE) + 1, 1000)
 
@@ -193,7 +194,7 @@ def training_step(name: str, blocks: int, steps: int) -> bool:
     bare, whole = [], []
     for _ in range(blocks):
         bare.append(cost(lambda: bare_step(run, batch), device, steps))
-        cost(lambda: whole_step(run), device, 2)
+        cost(lambda: whole_step(run), device, 2 * max(1, run.stream.workers))
         whole.append(cost(lambda: whole_step(run), device, steps))
     run.stream.close()
     times = [statistics.median(judged(each, device) for each in costs) for costs in (bare, whole)]

@@ -25,7 +25,7 @@ import torch
 
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.data.preprocess import PreparedCase
-from CrossModalSegLib.training.batches import BatchStream
+from CrossModalSegLib.training.batches import BatchStream, batch_workers
 from CrossModalSegLib.training.config import PRESETS, TrainingConfig, preset
 from CrossModalSegLib.training.devices import build_fabric, choose_accelerator, choose_precision
 from CrossModalSegLib.training.methods.factory import build_method
@@ -66,7 +66,7 @@ def make_run(config: TrainingConfig, num_classes: int) -> TrainingRun:
         sampler,
         config.augmentation,
         config.batch_size,
-        workers=config.num_workers,
+        workers=batch_workers(config.num_workers, fabric.device),
         pin_memory=accelerator == "cuda",
     )
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument("--classes", type=int, default=2)
     parser.add_argument("--precision", choices=["bf16", "fp32"])
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch on the CPU")
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="processes that make batches")
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6, help="measured steps of each kind in a block")
     options = parser.parse_args()
@@ -163,7 +163,7 @@ def main() -> int:
     bare, whole = [], []
     for _ in range(options.blocks):
         bare.append(cost(lambda: bare_step(run, images), device, options.steps))
-        cost(lambda: whole_step(run), device, max(1, options.workers) + 1)
+        cost(lambda: whole_step(run), device, 2 * max(1, run.stream.workers) + 1)
         whole.append(cost(lambda: whole_step(run), device, options.steps))
     ratios = {}
     for kind in ("clock", "processor"):

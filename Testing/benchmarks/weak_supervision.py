@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, nargs=3, default=[16, 96, 96], help="voxels (k, j, i)")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--augmentation", default="default", choices=["none", "light", "default"])
-    parser.add_argument("--workers", type=int, default=0, help="processes that prepare patches")
+    parser.add_argument("--workers", type=int, help="processes that prepare patches")
     parser.add_argument("--base-channels", type=int, default=8)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--full-loss", choices=["ce", "dice_ce"], default="ce", help="of FullySup")

@@ -7,7 +7,7 @@ import torch
 
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.data.preprocess import PreparedCase
-from CrossModalSegLib.training.batches import BatchStream, patch_margin
+from CrossModalSegLib.training.batches import BatchStream, batch_workers, patch_margin
 from CrossModalSegLib.training.interrupt import STOPPING
 from CrossModalSegLib.volume import Volume
 
@@ -55,6 +55,25 @@ def test_a_batch_has_the_documented_shapes_and_types(streams):
 def test_the_number_of_workers_changes_nothing(streams):
     thread, processes = streams(0), streams(2)
     assert all(same(thread.next(), processes.next()) for _ in range(6))
+
+
+@pytest.mark.parametrize(
+    ("device", "system", "cores", "local", "workers"),
+    [
+        ("cpu", "linux", 16, "1", 0),
+        ("cuda", "linux", 16, "1", 8),
+        ("cuda", "linux", 4, "1", 3),
+        ("cuda", "linux", 16, "4", 3),
+        ("cuda", "linux", 1, "1", 0),
+        ("cuda", "win32", 16, "1", 0),
+    ],
+)
+def test_a_gpu_gets_as_many_workers_as_there_are_cores_for(device, system, cores, local, workers, monkeypatch):
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    assert batch_workers(None, torch.device(device)) == workers
+    assert batch_workers(5, torch.device(device)) == 5
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -44,7 +44,8 @@ class Arguments:
         seed: of everything random.
         validate_every: steps between validations.
         checkpoint_minutes: minutes between checkpoints.
-        workers: processes that prepare batches; without any, a thread does.
+        workers: processes that prepare batches; with 0, a thread does. By default several beside
+            a GPU on Linux, 0 elsewhere.
         config: JSON file with further settings in the form of the training.json of a trained model; options given here
             come before it, and it before the preset.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.

@@ -49,7 +49,8 @@ class Arguments:
         precision: "bf16" computes with bfloat16 where the device does so natively.
         seed: of everything random.
         checkpoint_minutes: minutes between checkpoints.
-        workers: processes that prepare batches; without any, a thread does.
+        workers: processes that prepare batches; with 0, a thread does. By default several beside
+            a GPU on Linux, 0 elsewhere.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         devices: number of GPUs (or processes on the CPU).
         licence: of the weights, for the model card.

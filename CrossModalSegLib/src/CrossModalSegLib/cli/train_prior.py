@@ -31,7 +31,8 @@ class Arguments:
         resume: continue a training that was stopped.
         licence: of the weights, for the model card.
         seed: of weights and samples.
-        workers: processes that make the samples; without any, a thread does.
+        workers: processes that make the samples; with 0, a thread does. By default several beside
+            a GPU on Linux, 0 elsewhere.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         quiet: show no progress.
     """
@@ -47,7 +48,7 @@ class Arguments:
     resume: bool = False
     licence: str = ""
     seed: int = 0
-    workers: int = 0
+    workers: int | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     quiet: bool = False
 

@@ -31,7 +31,7 @@ from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.full_supervision import full_supervision
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.progress import CancelToken, Progress
-from CrossModalSegLib.training.batches import PlannedStream
+from CrossModalSegLib.training.batches import PlannedStream, batch_workers
 from CrossModalSegLib.training.devices import (
     Accelerator,
     build_fabric,
@@ -95,6 +95,8 @@ class PriorConfig:
             raise InputError(
                 "Steps and batch size of a prior's training are at least 1, the learning rate more than 0."
             )
+        if self.minutes is not None and self.minutes <= 0:
+            raise InputError(f"A prior is trained for more than 0 minutes, got {self.minutes:g}.")
 
     def rate(self, step: int, seconds: float = 0.0) -> float:
         """The learning rate of a step, counted from 0, after so many seconds of training."""
@@ -169,7 +171,7 @@ def train_prior(
     init: str | Path | None = None,
     resume: bool = False,
     licence: str = "",
-    workers: int = 0,
+    workers: int | None = None,
     accelerator: Accelerator = "auto",
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
@@ -186,7 +188,7 @@ def train_prior(
         init: A prior to start from.
         resume: Continue a training that was stopped; without one, begin.
         licence: Of the weights, for the model card.
-        workers: Processes that make the samples; with 0 a thread of this process does.
+        workers: Processes that make the samples; 0 takes a thread instead, None what suits the device.
         accelerator: "cpu", "cuda", "mps", or "auto" for the best there is.
         progress: Called after each step, with the loss as a value.
         cancel: Looked at between steps.
@@ -296,7 +298,7 @@ def _describe(
 
 @contextmanager
 def _open_run(
-    volumes: list[LabelledVolume], config: PriorConfig, init: str | Path | None, workers: int, fabric: Fabric
+    volumes: list[LabelledVolume], config: PriorConfig, init: str | Path | None, workers: int | None, fabric: Fabric
 ) -> Iterator[PriorRun]:
     """A new training, ready for its first step."""
     seed_everything(config.seed)
@@ -305,7 +307,7 @@ def _open_run(
         SampleSource(config.seed, fabric.global_rank),
         SampleMaker(volumes, config.synthesis),
         config.batch_size,
-        workers=workers,
+        workers=batch_workers(workers, fabric.device),
         pin_memory=fabric.device.type == "cuda",
     )
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,8 @@ from CrossModalSegLib.data.augment import LEVELS, Augmentation, AugmentationConf
 from CrossModalSegLib.data.patches import Patch, PatchPlan, PatchSampler, Shape3, stack_patches
 from CrossModalSegLib.training.interrupt import STOPPING
 
+# More processes than this compete for the memory.
+MOST_WORKERS = 8
 # Patches are cut this much larger, as a share of their size and on each side, where the augmentation rotates or scales.
 MARGIN_SHARE = 0.2
 
@@ -95,6 +99,20 @@ class MovableBatch(Protocol):
 BatchMaker = Callable[[Sequence[Any]], MovableBatch]
 
 
+def batch_workers(asked: int | None, device: torch.device) -> int:
+    """Processes that make batches: those asked for, or as many as suit the device.
+
+    A GPU would wait for batches that one thread makes. On a CPU, processes would take its cores from the network; and
+    only on Linux they share the images with the program that starts them.
+    """
+    if asked is not None:
+        return asked
+    if device.type != "cuda" or sys.platform != "linux":
+        return 0
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(0, min(MOST_WORKERS, cores - 1))
+
+
 class PlannedStream:
     """An endless stream of batches, prepared while the network trains.
 
@@ -124,7 +142,7 @@ class PlannedStream:
         self.sampler = sampler
         self.batch_size = batch_size
         self.make = make
-        self._workers, self._pin_memory = workers, pin_memory
+        self.workers, self._pin_memory = workers, pin_memory
         self._batches: _ThreadBatches | _ProcessBatches | None = None
         self._states: deque[dict[str, Any]] = deque()
         self._state = sampler.state_dict()
@@ -155,9 +173,9 @@ class PlannedStream:
         self._states.clear()
 
     def _begin(self) -> _ThreadBatches | _ProcessBatches:
-        if self._workers == 0:
+        if self.workers == 0:
             return _ThreadBatches(self.make, self._plans(), self._pin_memory)
-        return _ProcessBatches(self.make, self._plans(), self._pin_memory, self._workers)
+        return _ProcessBatches(self.make, self._plans(), self._pin_memory, self.workers)
 
     def _plans(self) -> Iterator[list[Any]]:
         while True:

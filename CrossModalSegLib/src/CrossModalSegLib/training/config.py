@@ -58,7 +58,7 @@ class TrainingConfig:
         validation_share: Without a fold, the share of the cases that validates, rounded down.
         scribble_share: Without validation cases, the share of the scribbled slices that validates, rounded down.
         checkpoint_minutes: Between two checkpoints.
-        num_workers: Processes that prepare batches; 0 takes a thread instead.
+        num_workers: Processes that prepare batches; 0 takes a thread instead, None what suits the device.
     """
 
     method: MethodName = "cmfnet"
@@ -97,7 +97,7 @@ class TrainingConfig:
     validation_share: float = 0.2
     scribble_share: float = 0.1
     checkpoint_minutes: float = 10.0
-    num_workers: int = 0
+    num_workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(MethodName):
@@ -135,8 +135,8 @@ class TrainingConfig:
     def _check_numbers(self) -> None:
         counts = ("batch_size", "epochs", "steps", "validate_every")
         limits = [(name, 1, None) for name in counts if getattr(self, name) is not None]
-        limits += [(name, 0, None) for name in ("warm_up_steps", "num_workers", "weight_decay", "dice_weight", "seed")]
-        limits += [("checkpoint_minutes", 0, None)]
+        amounts = ("warm_up_steps", "num_workers", "weight_decay", "dice_weight", "seed", "checkpoint_minutes")
+        limits += [(name, 0, None) for name in amounts if getattr(self, name) is not None]
         limits += [(name, 0, 1) for name in ("foreground", "validation_share", "scribble_share", "momentum")]
         for name, low, high in limits:
             value = getattr(self, name)

@@ -18,7 +18,7 @@ from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.data.cache import remove_cache
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.progress import CancelToken, Progress
-from CrossModalSegLib.training.batches import BatchStream
+from CrossModalSegLib.training.batches import BatchStream, batch_workers
 from CrossModalSegLib.training.cases import TrainingCases, arrange_cases, check_annotations, prepare_cases
 from CrossModalSegLib.training.config import TrainingConfig
 from CrossModalSegLib.training.devices import (
@@ -205,7 +205,11 @@ def _open_run(cohort: Cohort, cases: TrainingCases, config: TrainingConfig, fabr
     )
     is_cuda = fabric.device.type == "cuda"
     stream = BatchStream(
-        sampler, config.augmentation, config.batch_size, workers=config.num_workers, pin_memory=is_cuda
+        sampler,
+        config.augmentation,
+        config.batch_size,
+        workers=batch_workers(config.num_workers, fabric.device),
+        pin_memory=is_cuda,
     )
     benchmark_before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = is_cuda  # patches have one size: looking for the fastest kernels pays off

@@ -65,7 +65,7 @@ class ReferringConfig:
         fold: Cases of this fold validate.
         validation_share: Without a fold, the share of the cases that validates, rounded down.
         checkpoint_minutes: Between two checkpoints.
-        num_workers: Processes that prepare batches; 0 takes a thread instead.
+        num_workers: Processes that prepare batches; 0 takes a thread instead, None what suits the device.
     """
 
     method: ReferringMethod = "crossmr"
@@ -97,7 +97,7 @@ class ReferringConfig:
     fold: int | None = None
     validation_share: float = 0.1
     checkpoint_minutes: float = 10.0
-    num_workers: int = 0
+    num_workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(ReferringMethod):
@@ -130,7 +130,7 @@ class ReferringConfig:
     def _check_numbers(self) -> None:
         limits = [(name, 1, None) for name in ("batch_size", "points", "validations", "validation_pairs")]
         names = ("warm_up_steps", "num_workers", "weight_decay", "seed", "checkpoint_minutes", "absent_weight")
-        limits += [(name, 0, None) for name in names]
+        limits += [(name, 0, None) for name in names if getattr(self, name) is not None]
         limits += [(name, 0, 1) for name in ("encoder_rate", "validation_share")]
         for name, low, high in limits:
             value = getattr(self, name)

@@ -28,7 +28,7 @@ from CrossModalSegLib.models.crossmr import CrossMR
 from CrossModalSegLib.models.focalnet_weights import load_public_weights
 from CrossModalSegLib.models.unet2d import UNet2d, UNet2dConfig
 from CrossModalSegLib.progress import CancelToken, Progress
-from CrossModalSegLib.training.batches import PlannedStream
+from CrossModalSegLib.training.batches import PlannedStream, batch_workers
 from CrossModalSegLib.training.devices import (
     Accelerator,
     build_fabric,
@@ -237,7 +237,7 @@ def _open_run(
         sampler,
         sampler.make_batch,
         config.batch_size,
-        workers=config.num_workers,
+        workers=batch_workers(config.num_workers, fabric.device),
         pin_memory=fabric.device.type == "cuda",
     )
     try:

@@ -40,5 +40,7 @@ def _config(request: TrainRequest) -> TrainingConfig:
     changes: dict[str, Any] = dict(request.settings)
     if request.steps is not None:
         changes |= {"steps": request.steps, "epochs": None}
-    settings = merged(to_dict(preset(request.preset, changes.get("method", "cmfnet"))), changes)
+    # This process talks with the application: processes that are copies of it could answer in its place.
+    start = to_dict(preset(request.preset, changes.get("method", "cmfnet"))) | {"num_workers": 0}
+    settings = merged(start, changes)
     return from_dict(TrainingConfig, settings)
