@@ -189,6 +189,15 @@ def test_register_refuses_a_transform_of_unknown_format(tmp_path: Path, capsys: 
     assert not (tmp_path / "o.nii.gz").exists()
 
 
+@pytest.mark.parametrize("threads", [-1, 0, 10**10])
+def test_register_refuses_numbers_of_threads_that_there_cannot_be(
+    threads: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_case(tmp_path)
+    words = ("--fixed", paths["ct"], "--moving", paths["mr"], "--out", tmp_path / "o.nii.gz", "--threads", threads)
+    assert f"got {threads}" in run(capsys, "register", *words, "--quiet").error
+
+
 def test_inputs_are_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write_case(tmp_path)
     before = {name: path.read_bytes() for name, path in paths.items()}

@@ -137,6 +137,8 @@ def test_an_empty_mask_is_refused_since_no_sample_could_ever_be_drawn_there(tmp_
 def test_settings_are_checked():
     with pytest.raises(InputError, match="at least 1"):
         PriorConfig(steps=0)
+    with pytest.raises(InputError, match="more than 0 minutes, got 0"):
+        PriorConfig(minutes=0)
 
 
 def test_the_schedule_can_follow_the_clock():

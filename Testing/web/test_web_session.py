@@ -464,6 +464,12 @@ def test_removed_images_take_their_strokes_and_results_along(session: Session, c
         session.image("vtkMRMLScalarVolumeNode99")
 
 
+def test_a_list_of_models_that_cannot_be_had_says_why(session: Session, client: FakeClient) -> None:
+    session.look_for_models()
+    client.jobs[-1].fail("output", "The folder of models cannot be read.")
+    assert picture(session, Choices())["model_hint"] == "The folder of models cannot be read."
+
+
 def test_without_images_nothing_can_be_started(session: Session) -> None:
     with pytest.raises(InputError, match="Load an image first"):
         session.fit(1.0)

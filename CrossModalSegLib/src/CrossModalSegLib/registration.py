@@ -39,6 +39,7 @@ _LEAST_FILLED = 0.005
 _LEAST_AIR = 0.03
 _ALIGNMENT_BINS = 32
 _TRANSFORM_SUFFIXES = (".tfm", ".txt", ".h5", ".hdf5")
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +104,16 @@ def register(
             "geometry" (middle on middle), "moments" (centre of mass on centre of mass); "auto" or None takes the one
             of these with the best mutual information and wants volumes that overlap in patient space.
         seed: Of the points at which the metric is sampled, not negative.
-        threads: For the metric; None takes SimpleITK's default.
+        threads: For the metric, at least 1; None takes SimpleITK's default.
         progress: Told about each optimiser step.
         cancel: Looked at after each optimiser step.
 
     Raises:
         GeometryError: The volumes do not overlap.
-        InputError: Unknown kind or start, a constant or too small image, or the optimiser lost the overlap.
+        InputError: Unknown kind or start, no threads, a constant or too small image, or the optimiser lost the overlap.
         Cancelled: The work was stopped.
     """
-    _check_arguments(kind, initial, seed)
+    _check_arguments(kind, initial, seed, threads)
     run = _Run(
         _prepared(fixed, "fixed"), _prepared(moving, "moving"), seed, threads, progress or SilentProgress(), cancel
     )
@@ -127,16 +128,21 @@ def register(
     return Registration(transform, resampled, metric, before, kind, start, run.iterations)
 
 
+def check_transform_suffix(path: Path) -> None:
+    """InputError unless a transform can be written to a file of this name."""
+    if path.suffix.lower() not in _TRANSFORM_SUFFIXES:
+        raise InputError(f"A transform is written to {', '.join(_TRANSFORM_SUFFIXES)}, got '{path.name}'; rename it.")
+
+
 def write_transform(transform: sitk.Transform, path: str | Path) -> None:
-    """Write a transform (.tfm, .txt, .h5) in ITK's form, which 3D Slicer reads, complete or not at all.
+    """Write a transform (.tfm, .txt, .h5, .hdf5) in ITK's form, which 3D Slicer reads, complete or not at all.
 
     Raises:
         InputError: The file's ending is none of these.
         OutputError: The file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in _TRANSFORM_SUFFIXES:
-        raise InputError(f"A transform is written to {', '.join(_TRANSFORM_SUFFIXES)}, got '{path.name}'; rename it.")
+    check_transform_suffix(path)
     with atomic_path(path) as temporary:
         sitk.WriteTransform(transform, str(temporary))
 
@@ -285,7 +291,7 @@ def _failure_message(text: str) -> str:
     return f"SimpleITK could not register the images ({text.strip().splitlines()[-1]}); check that they are sound."
 
 
-def _check_arguments(kind: str, initial: object, seed: int) -> None:
+def _check_arguments(kind: str, initial: object, seed: int, threads: int | None) -> None:
     if kind not in get_args(Kind):
         raise InputError(f"The kind of registration must be one of {', '.join(get_args(Kind))}, got {kind!r}.")
     if isinstance(initial, str) and initial not in get_args(Start):
@@ -296,6 +302,8 @@ def _check_arguments(kind: str, initial: object, seed: int) -> None:
         )
     if seed < 0:
         raise InputError(f"The seed must not be negative, got {seed}.")
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise InputError(f"The number of threads should be from 1 to {_MOST_THREADS}, got {threads}.")
 
 
 def _resampled(moving: Volume, fixed: Volume, transform: sitk.Transform) -> Volume:

@@ -136,7 +136,7 @@ def require_same_geometry(**named: Volume) -> None:
         if not same_geometry(first, other):
             raise GeometryError(
                 f"'{first_name}' and '{name}' should share one grid but do not: '{first_name}' has {describe(first)}; "
-                f"'{name}' has {describe(other)}. Resample one onto the other first, or add --resample to do it here."
+                f"'{name}' has {describe(other)}. Resample one first (some commands do so with --resample)."
             )
 
 

@@ -19,7 +19,7 @@ class Arguments:
         fixed: image that stays where it is.
         moving: image that is aligned.
         out: aligned image, on the grid of the fixed one.
-        transform: file for the transform (.tfm, .txt, .h5), which 3D Slicer reads.
+        transform: file for the transform (.tfm, .txt, .h5, .hdf5), which 3D Slicer reads.
         kind: "rigid", "affine", or "bspline" for a free deformation after a rigid alignment.
         start: "identity" trusts the files' positions, "geometry" and "moments" lay middle on middle or centre of mass
             on centre of mass, "auto" takes the best of them.
@@ -45,15 +45,14 @@ def run(args: Arguments) -> None:
     """Register and write."""
     from CrossModalSegLib.cli.numbers import check_seed
     from CrossModalSegLib.cli.outputs import check_format, check_new_file
-    from CrossModalSegLib.errors import OutputError
     from CrossModalSegLib.io import read_volume, write_volume
-    from CrossModalSegLib.registration import register, write_transform
+    from CrossModalSegLib.registration import check_transform_suffix, register, write_transform
 
     check_seed(args.seed)
     for path in filter(None, (args.out, args.transform)):
         check_new_file(path, args.overwrite, (args.fixed, args.moving))
-    if args.transform is not None and args.transform.suffix.lower() not in (".tfm", ".txt", ".h5", ".hdf5"):
-        raise OutputError(f"A transform is written to .tfm, .txt or .h5, got '{args.transform.name}'. Rename it.")
+    if args.transform is not None:
+        check_transform_suffix(args.transform)
     fixed, moving = read_volume(args.fixed), read_volume(args.moving)
     check_format(args.out, fixed)
     with progress_bar(args.quiet) as progress:

@@ -165,7 +165,8 @@ def _choice(session: Session, state: State, missing: Sequence[str]) -> dict[str,
     return {
         "models": [{"value": name, "title": PurePath(name).name} for name in names],
         "model": chosen,
-        "model_hint": f"No model is installed; train one with `crossmodalseg train {train}`, or start with --model.",
+        "model_hint": session.model_problem
+        or f"No model is installed; train one with `crossmodalseg train {train}`, or start with --model.",
         "can_start": can,
         "start_title": "Refer" if task == "refer" and session.mode == "refer" else "Fit" if is_fit else "Segment",
     }
