@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -43,6 +44,35 @@ def test_all_of_it_goes(tmp_path: Path):
 
 def test_a_missing_base_is_made(tmp_path: Path):
     assert make_jobs_folder(tmp_path / "a" / "b").path.is_dir()
+
+
+def test_what_the_system_cleaned_up_is_made_again(tmp_path: Path):
+    folder = make_jobs_folder(tmp_path)
+    for clean in ((folder.path / OWNER_FILE).unlink, lambda: shutil.rmtree(folder.path)):
+        clean()
+        assert folder.make(JOB).is_dir()
+        assert folder.is_ours and not folder.is_stale
+        if os.name == "posix":
+            assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+
+
+def test_what_was_removed_on_purpose_stays_away(tmp_path: Path):
+    folder = make_jobs_folder(tmp_path)
+    folder.remove()
+    with pytest.raises(FileNotFoundError):
+        folder.make(JOB)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="links are for administrators on Windows")
+def test_a_link_in_the_place_of_a_cleaned_folder_is_not_written_to(tmp_path: Path):
+    folder = make_jobs_folder(tmp_path)
+    shutil.rmtree(folder.path)
+    (tmp_path / "theirs").mkdir()
+    folder.path.symlink_to(tmp_path / "theirs", target_is_directory=True)
+    with pytest.raises(PermissionError):
+        folder.make(JOB)
+    assert list((tmp_path / "theirs").iterdir()) == []
 
 
 def test_only_what_is_ours_is_removed(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -26,13 +27,21 @@ class JobsFolder:
     def __init__(self, path: Path) -> None:
         """Take a folder that exists; see `make_jobs_folder`."""
         self.path = path
+        self._is_removed = False
 
     def of(self, job: str) -> Path:
         """The folder of a job, whether it exists or not."""
         return self.path / job
 
     def make(self, job: str) -> Path:
-        """The folder of a job, made if it is missing."""
+        """The folder of a job, made if it is missing.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        # Systems clean their folders of temporary files after days, though a program may still use what is there.
+        if not self._is_removed and not (self.path / OWNER_FILE).exists():
+            self._restore()
         folder = self.of(job)
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
@@ -43,6 +52,7 @@ class JobsFolder:
 
     def remove(self) -> None:
         """Delete all of it; a folder that is not one of ours is left alone."""
+        self._is_removed = True
         if not self.is_ours:
             return
         for each in self.path.iterdir():
@@ -51,6 +61,12 @@ class JobsFolder:
         with suppress(OSError):
             (self.path / OWNER_FILE).unlink(missing_ok=True)
             self.path.rmdir()
+
+    def _restore(self) -> None:
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.is_ours:
+            raise PermissionError(errno.EACCES, "it belongs to someone else", str(self.path))
+        _sign(self.path)
 
     @property
     def is_ours(self) -> bool:
@@ -86,8 +102,7 @@ def make_jobs_folder(base: Path | None = None) -> JobsFolder:
     base.mkdir(parents=True, exist_ok=True)
     remove_stale(base)
     folder = JobsFolder(Path(tempfile.mkdtemp(prefix=PREFIX, dir=base)).resolve())
-    owner = {"pid": os.getpid(), "created": created(os.getpid())}
-    (folder.path / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
+    _sign(folder.path)
     return folder
 
 
@@ -98,6 +113,12 @@ def remove_stale(base: Path) -> None:
         with suppress(OSError):  # another program may be deleting it as well
             if folder.is_stale:
                 folder.remove()
+
+
+def _sign(folder: Path) -> None:
+    """Say which program a folder belongs to."""
+    owner = {"pid": os.getpid(), "created": created(os.getpid())}
+    (folder / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
 
 
 def _delete(folder: Path) -> None:
