@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from CrossModalSegLib.cli.commands import COMMANDS
+from CrossModalSegLib.versions import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "CrossModalSegLib"
@@ -108,14 +109,21 @@ def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert Path("overlay.png").is_file()
 
 
-def requirements() -> list[Requirement]:
+def requirements(extras: bool = True) -> list[Requirement]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
-    return [Requirement(text) for text in texts]
+    groups = project["optional-dependencies"].values() if extras else ()
+    return [Requirement(text) for group in (project["dependencies"], *groups) for text in group]
+
+
+def test_every_dependency_is_in_the_table_and_its_version_is_kept() -> None:
+    table = README.split("## Dependencies")[1]
+    for requirement in requirements():
+        assert requirement.name.lower() in table.lower(), requirement.name
+    assert {each.name for each in requirements(extras=False)} == set(PACKAGES)
 
 
 def pins(name: str) -> dict[str, list[Requirement]]:

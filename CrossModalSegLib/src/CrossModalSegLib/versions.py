@@ -10,8 +10,10 @@ from CrossModalSegLib import __version__
 PACKAGES = (
     "torch",
     "monai",
+    "einops",
     "lightning",
     "numpy",
+    "contourpy",
     "scipy",
     "SimpleITK",
     "safetensors",

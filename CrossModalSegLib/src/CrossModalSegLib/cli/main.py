@@ -1,7 +1,7 @@
 """The command `crossmodalseg`: find the command, read its arguments, run it, turn errors into sentences.
 
 Exit codes: 0 done, 1 `doctor` found something wrong or some cases of `segment --cohort` failed, 2 wrong arguments or
-inputs, 130 stopped by Ctrl-C.
+inputs, 130 stopped by Ctrl-C, 143 by the system.
 """
 
 from __future__ import annotations

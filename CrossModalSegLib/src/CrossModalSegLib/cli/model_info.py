@@ -55,5 +55,5 @@ def _lines(card: ModelCard, parameters: int) -> list[tuple[str, str]]:
         ("licence", card.licence or "not stated"),
     ]
     for what, content in (("metrics", card.metrics), ("provenance", card.provenance), ("versions", card.versions)):
-        lines += [(f"{what}", f"{key}: {json.dumps(value, ensure_ascii=False)}") for key, value in content.items()]
+        lines += [(what, f"{key}: {json.dumps(value, ensure_ascii=False)}") for key, value in content.items()]
     return lines

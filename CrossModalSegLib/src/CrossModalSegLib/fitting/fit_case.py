@@ -148,6 +148,7 @@ def fit_case(
         on_preview: Called with the labels of each best answer so far, on the case's own grid.
 
     Raises:
+        InputError: The case has no scribbles, or more than two images.
         LabelError: A class or the background has no scribble, or a scribble has no class.
         ModelError: The prior is missing, damaged, or not a prompted model; or `start` is another network.
         Cancelled: The cancel token was set.

@@ -63,8 +63,8 @@ class FitRequest:
         scribbles: uint8, 0 background, 1..K classes, 255 unlabelled.
         labels: the classes.
         case: any text that stays the same for one case, such as a node's id. The worker keeps the last fit of each.
-        resume: go on from the last fit of this case where the worker has one of the same method, modalities and number
-            of classes.
+        resume: go on from the last fit of this case where the worker has one of the same method, start, modalities and
+            names of classes.
         start: model folder or name to start from; the fit of `case` goes before it. None is the prior that ships.
         method: as in `fitting.fit_case.FitConfig`.
         seconds: for tuning; 0 stops at the first answer.
@@ -218,7 +218,8 @@ class AutoBackgroundRequest:
 
     Attributes:
         scribbles: uint8, 0 background, 1..K classes, 255 unlabelled.
-        image: on the same grid; background is proposed on the body that it shows. None allows the whole grid.
+        image: brought onto the grid of the scribbles; background is proposed on the body that it shows. None allows the
+            whole grid.
         margin_mm: distance that stays free around the scribbled classes.
         coverage: share of the pixels of a slice to draw; None is the paper's.
         seed: of every random choice.

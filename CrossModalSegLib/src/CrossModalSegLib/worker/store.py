@@ -55,7 +55,7 @@ class KeptFit:
     """The end of a fit, to go on from.
 
     Attributes:
-        settings: what has to be equal to go on: method, start, modalities, number of classes.
+        settings: what has to be equal to go on: method, start, modalities, names of the classes.
         network: with its weights, on the CPU.
     """
 
