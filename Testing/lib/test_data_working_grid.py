@@ -94,6 +94,64 @@ def test_respacing_keeps_the_centre_of_the_field_of_view():
     np.testing.assert_allclose(target.spacing, (2, 2, 2))
 
 
+def test_rounding_errors_add_no_slice():
+    source = Grid((3, 4, 4), np.diag([1.0, 1.0, 3.0, 1.0]))
+    assert working_grid(source, (0.6, 1.0, 1.0), "native").shape == (15, 4, 4)  # 3 / (0.6 / 3) is above 15
+
+
+def test_an_oblique_grid_turned_round_has_the_same_voxels():
+    source = oblique_grid()
+    target = working_grid(source, None, "lps")
+    assert target.shape != source.shape
+    assert is_reordering(source, target)
+    part = Grid((source.shape[0] - 1, *source.shape[1:]), source.affine)
+    assert not is_reordering(source, part)
+
+
+def line(values: list, step: float = 1.0, first: float = 0.0, dtype: type = np.float32) -> tuple[np.ndarray, Grid]:
+    """Values along i, `step` mm apart from `first` on."""
+    affine = np.diag([step, 1.0, 1.0, 1.0])
+    affine[0, 3] = first
+    return np.array([[values]], dtype), Grid((1, 1, len(values)), affine)
+
+
+def test_nearest_goes_up_half_way_as_scribbles_do():
+    array, source = line([1, 2, 3, 4], dtype=np.uint8)
+    _, target = line([0, 0], step=2.0, first=0.5)
+    assert resample_aligned(array, source, target, "nearest").tolist() == [[[2, 4]]]
+
+
+def test_bytes_are_interpolated_without_overflow():
+    array, source = line([200, 100], dtype=np.uint8)
+    _, target = line([0, 0, 0], step=0.5)
+    assert resample_aligned(array, source, target, "linear").tolist() == [[[200, 150, 100]]]
+
+
+@pytest.mark.parametrize(("step", "first"), [(3.0, 1.0), (-3.0, 13.0)])
+def test_larger_voxels_blur_by_a_gaussian_of_half_what_they_are_larger(step: float, first: float):
+    """A voxel of 15, three of which go into one of the target: a standard deviation of one voxel."""
+    array, source = line([0] * 7 + [1] + [0] * 7)
+    _, target = line([0] * 5, step, first)
+    result = resample_aligned(array, source, target, "linear")[0, 0]
+    curve = np.exp(-0.5 * np.array([6.0, 3, 0, 3, 6]) ** 2)
+    np.testing.assert_allclose(result, curve / np.exp(-0.5 * np.arange(-4, 5) ** 2).sum(), atol=2e-4)
+
+
+def test_larger_voxels_keep_a_constant_image_up_to_its_border():
+    array, source = line([7] * 9)
+    _, target = line([0] * 3, step=3.0, first=1.0)
+    np.testing.assert_allclose(resample_aligned(array, source, target, "linear"), 7, rtol=1e-6)
+
+
+def test_axes_that_are_turned_a_little_are_refused():
+    """By a hundredth of a voxel at the end of the grid."""
+    array, source = line([0] * 11)
+    affine = source.affine.copy()
+    affine[1, 0] = 0.001
+    with pytest.raises(GeometryError, match="do not share their axes"):
+        resample_aligned(array, source, Grid(source.shape, affine), "nearest")
+
+
 def test_other_axes_are_refused():
     with pytest.raises(GeometryError, match="do not share their axes"):
         resample_aligned(np.zeros((11, 24, 20)), oblique_grid(seed=3), oblique_grid(seed=4), "linear")
@@ -135,3 +193,9 @@ def test_without_thick_slices_they_are_axial():
     grid, axial = working_grid(source, None, "slices"), working_grid(source, None, "lps")
     assert grid.shape == axial.shape == (6, 7, 5)
     np.testing.assert_array_equal(grid.affine, axial.affine)
+
+
+def test_slices_are_thick_beside_both_sides_of_their_voxels():
+    """A coronal stack of 3.1 mm whose voxels are 3 mm long in one direction is not one of thick slices."""
+    affine = np.array([[1.0, 0, 0, 0], [0, 0, 3.1, 0], [0, 3.0, 0, 0], [0, 0, 0, 1]])
+    assert working_grid(Grid((4, 5, 6), affine), None, "slices").shape == (5, 4, 6)

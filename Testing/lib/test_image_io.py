@@ -269,6 +269,16 @@ def test_a_fourth_axis_of_length_one_is_dropped(tmp_path: Path, suffix: str):
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_fourth_axis_of_length_one_does_not_turn_the_image(tmp_path: Path, suffix: str):
+    volume = noise(dtype=np.float32)
+    image = sitk.JoinSeries([volume_to_itk(volume)])
+    sitk.WriteImage(image, str(tmp_path / f"x{suffix}"))
+    back = read_volume(tmp_path / f"x{suffix}")
+    assert same_geometry(back, volume)
+    assert np.array_equal(back.array, volume.array)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_2d_and_colour_images(tmp_path: Path, suffix: str):
     sitk.WriteImage(sitk.Image([4, 5], sitk.sitkInt16), str(tmp_path / f"flat{suffix}"))
     with pytest.raises(InputError, match="is 2D"):

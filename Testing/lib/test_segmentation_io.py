@@ -130,6 +130,15 @@ def test_segments_of_other_values_are_numbered_in_order(tmp_path: Path):
     assert table.labels[0].terminology is None
 
 
+def test_eleven_segments_are_in_the_order_of_their_numbers(tmp_path: Path):
+    """Not of their texts, in which 10 comes before 2."""
+    segments = [{"ID": f"s{n}", "Name": f"part {n}", "LabelValue": 20 + n} for n in range(11)]
+    foreign(tmp_path / "s.seg.nrrd", np.array([[[22, 30]]]), segments)
+    volume, table = read_segmentation(tmp_path / "s.seg.nrrd")
+    assert volume.array.tolist() == [[[3, 11]]]
+    assert table.names == tuple(f"part {n}" for n in range(11))
+
+
 def test_stored_values_are_kept_where_they_are_1_to_k(tmp_path: Path):
     segments = [{"ID": "a", "Name": "spleen", "LabelValue": 2}, {"ID": "b", "Name": "x", "LabelValue": 1}]
     foreign(tmp_path / "s.seg.nrrd", np.array([[[0, 1, 2]]]), segments)
@@ -160,12 +169,19 @@ def test_files_of_old_slicers_have_a_layer_a_segment_and_do_not_name_it(tmp_path
     assert table.names == ("liver", "spleen")
 
 
+def test_layers_of_old_slicers_are_counted_without_the_gaps_in_the_numbers(tmp_path: Path):
+    segments = [{}, {"ID": "a", "Name": "liver"}, {"ID": "b", "Name": "spleen"}]
+    foreign(tmp_path / "old.seg.nrrd", np.array([[[[1, 0], [0, 1], [0, 0]]]]), segments)
+    assert read_segmentation(tmp_path / "old.seg.nrrd")[0].array.tolist() == [[[1, 2, 0]]]
+
+
 @pytest.mark.parametrize(
     ("segments", "error", "message"),
     [
         ([{"ID": "a", "Name": "x", "LabelValue": "one"}], InputError, "damaged: the segment 'a' has no value"),
         ([{"ID": "a", "Name": "x", "LabelValue": 0}], InputError, "damaged: the segment 'a' has the value 0"),
         ([{"ID": "a", "Name": "x", "Layer": 3}], InputError, "damaged: the segment 'a' is in layer 3"),
+        ([{"ID": "a", "Name": "x", "Layer": 1}], InputError, "damaged: the segment 'a' is in layer 1"),
         ([{"ID": "a", "Name": "x"}, {"ID": "b", "Name": "X", "LabelValue": 2}], LabelError, "appear twice: x"),
     ],
 )

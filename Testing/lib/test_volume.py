@@ -62,6 +62,10 @@ def test_properties_have_the_documented_axis_order():
     assert volume.voxel_ml == pytest.approx(0.004)
 
 
+def test_a_left_handed_grid_has_a_positive_voxel_volume():
+    assert Volume(np.zeros((1, 1, 1)), np.diag([-1.0, 2, 3, 1])).voxel_ml == pytest.approx(0.006)
+
+
 def test_affine_is_a_read_only_copy():
     affine = np.eye(4)
     volume = Volume(np.zeros((1, 1, 1)), affine)
@@ -94,6 +98,7 @@ def test_bad_arrays(array: np.ndarray, message: str):
         (np.diag([1, 1, 0, 1]), "not invertible"),
         (np.diag([1e300, 1e-300, 1, 1]), "not invertible"),
         ([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], "two axes point the same way"),
+        ([[1, 1, 0, 0], [0, 1e-8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], "two axes point the same way"),
         (np.eye(4) + np.eye(4)[:, ::-1][3] * np.eye(4)[3][:, None], "last row"),
         ("nonsense", "4 by 4 matrix of numbers"),
     ],
@@ -132,6 +137,7 @@ def test_affine_is_where_itk_says_a_voxel_is(volume: Volume, data: st.DataObject
         (bool, np.uint8),
         (np.float16, np.float32),
         (np.float64, np.float64),
+        (np.longdouble, np.float64),
         (np.int64, np.int64),
         (">i2", np.int16),
         (np.uint8, np.uint8),
@@ -250,6 +256,11 @@ def test_resampling_keeps_the_dtype_and_rounds():
     assert result.array.item() == 2  # 1.65
 
 
+def test_large_integers_are_interpolated_exactly():
+    volume = Volume(np.full((1, 1, 2), 2**24 + 1, np.int32), np.eye(4))  # float32 would give 2**24
+    assert resample_like(volume, volume).array.ravel().tolist() == [2**24 + 1, 2**24 + 1]
+
+
 def test_resampling_a_bool_mask_gives_a_bool_mask():
     volume = Volume(np.ones((2, 2, 2), bool), np.eye(4))
     assert resample_like(volume, volume, "nearest").array.dtype == bool
@@ -266,6 +277,8 @@ def test_bad_interpolation_and_fill():
         resample_like(box(), box(), "cubic")
     with pytest.raises(InputError, match="fill value -1000 does not fit the type uint8"):
         resample_like(box(dtype=np.uint8), box(), fill=-1000)
+    with pytest.raises(InputError, match="fill value -40000 does not fit the type int16"):
+        resample_like(box(dtype=np.int16), box(), fill=-40000)
 
 
 @given(volumes(), spacings)
@@ -320,9 +333,27 @@ def _interior(shape: tuple) -> np.ndarray:
     return array
 
 
-@given(volumes())
-def test_an_orthogonal_volume_is_left_alone_by_it(volume: Volume):
-    assume(np.linalg.det(volume.direction) > 0)
+def test_a_tilted_gantry_by_hand():
+    """Slices 2 mm apart, each 1 mm lower along j than the one before: rows 0 to 1 of slice 2 are rows -2 to -1."""
+    affine = np.eye(4)
+    affine[:3, 2] = (0, -1, 2)
+    affine[:3, 3] = (10, 20, 30)
+    result = resample_orthogonal(Volume(np.array([[[1], [2]], [[3], [4]], [[5], [6]]], np.int16), affine))
+    assert result.spacing == (2, 1, 1)
+    assert result.origin == (10, 18, 30)
+    assert result.array[:, :, 0].tolist() == [[1, 1, 1, 2], [1, 3, 4, 1], [5, 6, 1, 1]]
+
+
+def test_a_tilted_gantry_loses_no_corner():
+    affine = np.eye(4)
+    affine[1, 2] = 0.5  # the second slice has rows 0.5 and 1.5
+    assert resample_orthogonal(Volume(np.zeros((2, 2, 1)), affine)).shape == (2, 3, 1)
+
+
+@given(volumes(), st.booleans())
+def test_an_orthogonal_volume_is_left_alone_by_it(volume: Volume, mirrored: bool):
+    if mirrored:
+        volume = Volume(volume.array, volume.affine @ np.diag([1, 1, -1, 1]))
     assert resample_orthogonal(volume) is volume
 
 
@@ -383,6 +414,20 @@ def test_ties_on_a_coarse_grid():
     assert resample_scribbles(fine, coarse).array.ravel().tolist() == [2, 255, 1, 0]
 
 
+@pytest.mark.parametrize(("place", "voxel"), [(0.5, 1), (0.5 - 1e-9, 1), (1.5 + 5e-5, 1), (-0.5 - 5e-5, 0)])
+def test_rounding_errors_of_affines_move_no_stroke(place: float, voxel: int):
+    """Half-way goes up, and just outside of the grid is its outermost voxel."""
+    stroke = Volume(np.ones((1, 1, 1), np.uint8), grid_affine((1, 1, 1), (0, 0, 0), (place, 0, 0)))
+    result = resample_scribbles(stroke, Volume(np.zeros((1, 1, 2)), np.eye(4)))
+    assert np.argwhere(result.array == 1).tolist() == [[0, 0, voxel]]
+
+
+def test_without_any_stroke_no_grid_is_wrong():
+    nothing = Volume(np.full((2, 2, 2), 255, np.uint8), np.eye(4))
+    far = Volume(np.zeros((1, 1, 3)), grid_affine((1, 1, 1), (0, 0, 0), (500, 0, 0)))
+    assert resample_scribbles(nothing, far).array.tolist() == [[[255, 255, 255]]]
+
+
 def test_a_stroke_thinner_than_a_slice_survives():
     """A one-voxel stroke across thin slices is not lost on thick ones that nearest neighbour would skip."""
     thin = np.full((20, 4, 4), 255, np.uint8)
@@ -423,6 +468,13 @@ def test_a_cropped_box_goes_back_exactly(affine: np.ndarray, shape: tuple, data:
     placed = place_on_grid(Volume(array[box_slices], cropped_affine), full)
     assert placed is not None
     assert np.array_equal(placed.array, array)
+
+
+def test_a_placed_box_keeps_its_type_and_fills_the_rest():
+    stroke = Volume(np.array([[[1, 255]]], np.uint8), grid_affine((1, 1, 1), (0, 0, 0), (1, 0, 0)))
+    placed = place_on_grid(stroke, Volume(np.zeros((1, 1, 4), np.float32), np.eye(4)), fill=255)
+    assert placed.array.dtype == np.uint8
+    assert placed.array.tolist() == [[[255, 1, 255, 255]]]
 
 
 def test_boxes_that_do_not_coincide_are_not_placed():
