@@ -320,8 +320,8 @@ def test_a_job_that_waits_is_cancelled_and_the_running_one_is_not(client):
 
 def test_a_job_is_cancelled_before_it_was_sent(client, base, monkeypatch):
     go_on = threading.Event()
-    save = np.save
-    monkeypatch.setattr(volume_files.np, "save", lambda *each, **more: (go_on.wait(PATIENCE), save(*each, **more)))
+    write = volume_files._write
+    monkeypatch.setattr(volume_files, "_write", lambda *each: (go_on.wait(PATIENCE), write(*each)))
     job = client.submit(AutoBackgroundRequest(Volume(np.zeros((1, 2, 3), np.uint8), np.eye(4))))
     cancelled_within(job, 0.5)
     go_on.set()
@@ -505,11 +505,11 @@ def test_a_worker_of_another_version(tmp_path):
 
 
 def test_a_full_disk_is_told_and_nothing_is_left(client, base, monkeypatch):
-    def save(stream: object, *more: object, **options: object) -> None:
+    def write(*each: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(volume_files.np, "save", save)
+        patched.setattr(volume_files, "_write", write)
         job = client.submit(AutoBackgroundRequest(Volume(np.zeros((1, 2, 3), np.uint8), np.eye(4))))
         assert job.wait(PATIENCE)
     assert (job.state, job.error.kind) == ("failed", "disk")

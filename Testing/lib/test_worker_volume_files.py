@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,21 @@ def test_volumes_come_back_bit_by_bit(tmp_path: Path, oblique_volume: Volume):
     assert back.scribbles.array.dtype == bool
     assert back.case == "Ü"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.bool_, np.int16, np.float16, np.float32, np.float64, np.int64])
+def test_every_kind_of_number_comes_back(tmp_path: Path, kind: type):
+    array = np.arange(24).reshape(2, 3, 4).astype(kind)
+    (back,) = read_volumes(write_volumes([Volume(array, np.eye(4))], tmp_path, "in"), tmp_path)
+    assert back.array.dtype == array.dtype and np.array_equal(back.array, array)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full on this system")
+def test_a_full_disk_is_told_apart_and_named(tmp_path: Path, oblique_volume: Volume):
+    (tmp_path / "in-0.npy").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_volumes([oblique_volume], tmp_path, "in")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
 
 
 def test_volumes_are_found_at_any_depth(tmp_path: Path, oblique_volume: Volume):

@@ -36,8 +36,11 @@ def write_volumes(message: M, folder: Path, prefix: str) -> M:
         if not isinstance(value, Volume):
             return value
         name = f"{prefix}-{next(numbers)}.npy"
-        with (folder / name).open("wb") as stream:
-            np.save(stream, np.ascontiguousarray(value.array), allow_pickle=False)
+        try:
+            _write(folder / name, np.ascontiguousarray(value.array))
+        except OSError as error:
+            error.filename = str(folder)  # where there was no space
+            raise
         return VolumeFile(name, tuple(tuple(row) for row in value.affine.tolist()))
 
     return _mapped(message, write)
@@ -59,6 +62,13 @@ def read_volumes(message: M, folder: Path) -> M:
         return _read(value, folder) if isinstance(value, VolumeFile) else value
 
     return _mapped(message, read)
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    # As np.save does, but that does not say why a file could not be written.
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        stream.write(array.data)
 
 
 def _read(entry: VolumeFile, folder: Path) -> Volume:
