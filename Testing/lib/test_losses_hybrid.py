@@ -126,6 +126,26 @@ def test_nothing_labelled_still_trains():
     assert torch.isfinite(terms["total"])
 
 
+def test_padding_keeps_the_ramp():
+    logits, images, scribbles = batch()
+    inside = torch.ones(2, *SHAPE, dtype=torch.bool)
+    inside[:, -1] = False
+    full, early = (
+        hybrid_loss(logits, images, scribbles, HybridConfig(ramp_up_epochs=30), epoch=epoch, inside=inside)["imr"]
+        for epoch in (None, 0)
+    )
+    torch.testing.assert_close(early, math.exp(-5) * full)
+
+
+def test_a_detached_fused_prediction_is_not_pulled_by_the_others():
+    logits, images, scribbles = batch()
+    config = HybridConfig(ssl=False, imr=False, detach_fused=True)
+    hybrid_loss(logits, images, scribbles, config)["total"].backward()
+    assert logits["out"].grad is None
+    assert logits["ct"].grad.abs().sum() > 0
+    assert logits["mr"].grad.abs().sum() > 0
+
+
 def test_bf16_autocast_gives_finite_floats():
     logits, images, scribbles = batch()
     with torch.autocast("cpu", dtype=torch.bfloat16):

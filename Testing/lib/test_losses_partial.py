@@ -39,6 +39,11 @@ def test_class_weights_make_a_weighted_mean():
     assert loss.item() == pytest.approx(-(3 * math.log(0.8) + math.log(0.7)) / 4)
 
 
+def test_small_class_weights_make_the_same_mean_whatever_is_unlabelled():
+    loss = partial_cross_entropy(two_voxels(0.8, 0.3, 0.5), labels(1, 0, 255), torch.tensor([0.1, 0.3]))
+    assert loss.item() == pytest.approx(-(3 * math.log(0.8) + math.log(0.7)) / 4)
+
+
 @pytest.mark.parametrize("loss", [partial_cross_entropy, partial_dice])
 def test_nothing_labelled_is_zero_with_a_graph(loss):
     logits = two_voxels(0.8, 0.3)
@@ -62,6 +67,11 @@ def test_shapes_are_checked(loss):
 def test_dice_counts_labelled_voxels_only():
     loss = partial_dice(two_voxels(0.8, 0.3, 0.5), labels(1, 0, 255), smooth=0.0)
     assert loss.item() == pytest.approx(1 - 2 * 0.8 / (0.8 + 0.3 + 1))
+
+
+def test_dice_is_smoothed_in_the_denominator_alone():
+    loss = partial_dice(two_voxels(0.8, 0.3), labels(1, 0), smooth=1.0)
+    assert loss.item() == pytest.approx(1 - 2 * 0.8 / (0.8 + 0.3 + 1 + 1))
 
 
 def test_dice_with_background_is_the_mean_over_scribbled_classes():

@@ -31,6 +31,7 @@ def test_entropy_by_hand():
     p = torch.tensor([0.25, 0.75]).log().view(1, 2, 1, 1, 1)
     expected = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(2)
     assert entropy_loss(p).item() == pytest.approx(expected, rel=1e-6)
+    assert entropy_loss(p.bfloat16()).dtype == torch.float32
 
 
 def one_step(axis):
@@ -119,8 +120,9 @@ def test_full_supervision():
     axes = (0, 2, 3, 4)
     dice = 1 - 2 * (y * target).sum(axes)[1:] / (y.sum(axes) + target.sum(axes))[1:]
     torch.testing.assert_close(full_supervision(logits, mask, "dice_ce"), expected + dice.mean(), rtol=1e-4, atol=1e-5)
-    with pytest.raises(InputError, match="partial losses"):
-        full_supervision(logits, torch.full_like(mask, 255))
+    for value in (3, 255):
+        with pytest.raises(InputError, match=f"values 0..2; got {value}.*partial losses"):
+            full_supervision(logits, torch.full_like(mask, value))
     with pytest.raises(InputError, match="dice_ce"):
         full_supervision(logits, mask, "focal")
 

@@ -6,7 +6,7 @@ from scipy.ndimage import distance_transform_edt
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.scribbles import background_from_scribbles, body_mask, erosion_background, simulate_scribbles
-from CrossModalSegLib.scribbles.background import _convex_hull
+from CrossModalSegLib.scribbles.background import _convex_hull, method_background
 
 SPACING = (4.0, 1.0, 1.0)
 
@@ -53,9 +53,54 @@ def test_eroded_background_on_chosen_slices_stays_in_the_body(mask: np.ndarray) 
     assert not (lines[~body] == 0).any()
 
 
+def test_eroded_background_lies_at_three_depths_where_there_is_much_of_it(mask: np.ndarray) -> None:
+    lines = erosion_background(mask, SPACING, np.random.default_rng(0), margin_mm=8.0, coverage=0.01)[3] == 0
+    distance = distance_transform_edt(mask[3] == 0)[lines]
+    shares = [(np.abs(distance - 1.05 * depth * 8.0) < 1.5).mean() for depth in (1, 2, 4)]
+    assert 0.4 < shares[0] < 0.6
+    assert min(shares) > 0.1
+
+
+def test_eroded_background_of_a_slice_without_foreground_keeps_away_from_the_nearest_one() -> None:
+    volume = np.zeros((9, 60, 60), dtype=np.uint8)
+    volume[2, 20:40, 5:25] = volume[8, 20:40, 35:55] = 1
+    lines = erosion_background(volume, SPACING, np.random.default_rng(0), slices=np.array([0]), coverage=0.02)[0] == 0
+    assert lines.any()
+    assert distance_transform_edt(volume[2] == 0)[lines].min() > 7.0
+
+
 def test_eroded_background_of_a_mask_that_fills_the_slice_is_empty() -> None:
     lines = erosion_background(np.ones((1, 20, 20), dtype=np.uint8), SPACING, np.random.default_rng(0))
     assert (lines == 255).all()
+
+
+def test_eroded_background_is_none_where_all_is_within_half_the_margin() -> None:
+    volume = np.ones((1, 20, 20), dtype=np.uint8)
+    volume[0, :, 17:] = 0  # at most 3 mm away
+    assert (erosion_background(volume, SPACING, np.random.default_rng(0), margin_mm=8.0) == 255).all()
+    assert (erosion_background(volume, SPACING, np.random.default_rng(0), margin_mm=5.0) == 0).sum() == 1
+
+
+def test_ignored_voxels_are_no_foreground() -> None:
+    volume = np.zeros((2, 60, 60), dtype=np.uint8)
+    volume[0, 20:40, 20:40] = 255
+    volume[1, 20:40, 20:40] = 1
+    lines = erosion_background(volume, SPACING, np.random.default_rng(0))
+    assert (lines == 0).any(axis=(1, 2)).tolist() == [False, True]
+
+
+def test_the_band_around_organs_is_as_wide_as_told_in_mm_and_within_the_body() -> None:
+    """One row with voxels 2 mm apart: two on either side are within 4 mm, and one of these is outside of the body."""
+    volume = np.zeros((1, 1, 9), dtype=np.uint8)
+    volume[0, 0, 4] = 1
+    body = np.ones(volume.shape, dtype=bool)
+    body[0, 0, 6] = False
+
+    def everything_near(classes: np.ndarray) -> np.ndarray:
+        return np.where((classes == 1) & (classes == 0).any(), 1, 255).astype(np.uint8)
+
+    lines = method_background(volume, (9.0, 5.0, 2.0), everything_near, np.array([0]), body, near_mm=4.0)
+    assert lines[0, 0].tolist() == [255, 255, 0, 0, 255, 0, 255, 255, 255]
 
 
 def test_proposed_background_keeps_away_from_scribbles_in_all_directions(mask: np.ndarray) -> None:
@@ -66,6 +111,30 @@ def test_proposed_background_keeps_away_from_scribbles_in_all_directions(mask: n
     drawn = proposed == 0
     assert drawn.any(axis=(1, 2)).tolist() == foreground.any(axis=(1, 2)).tolist()
     assert distance_transform_edt(~foreground, SPACING)[drawn].min() >= 25.0
+
+
+def test_proposed_background_is_not_between_the_strokes_of_neighbouring_slices() -> None:
+    """Strokes left, in the middle and right on three slices: an organ may fill all of what lies between them."""
+    strokes = np.full((3, 80, 160), 255, dtype=np.uint8)
+    for k, column in enumerate((20, 80, 140)):
+        strokes[k, 38:42, column - 2 : column + 2] = 1
+    for margin, spacing in ((10.0, (4.0, 1.0, 1.0)), (20.0, (4.0, 2.0, 2.0))):
+        drawn = (
+            background_from_scribbles(strokes, spacing, np.random.default_rng(0), margin_mm=margin, coverage=0.02) == 0
+        )
+        assert drawn.any(axis=(1, 2)).all()
+        assert not drawn[0, 29:51, 20:80].any()
+        assert not drawn[1, 29:51, 20:140].any()
+        assert not drawn[2, 29:51, 80:140].any()
+
+
+def test_proposed_background_stays_in_the_body(mask: np.ndarray) -> None:
+    given = simulate_scribbles(mask, SPACING, every=2, background="none")
+    body = np.zeros(mask.shape, dtype=bool)
+    body[:, :, 80:] = True
+    drawn = background_from_scribbles(given, SPACING, np.random.default_rng(0), body=body, margin_mm=20.0) == 0
+    assert drawn.any()
+    assert not drawn[~body].any()
 
 
 def test_proposed_background_needs_foreground_and_room(mask: np.ndarray) -> None:
@@ -99,6 +168,7 @@ def test_body_is_the_filled_bright_object(air: float, tissue: float) -> None:
     image[expected] += tissue - air
     image[:, 25:30, 25:30] = air
     image[:, 55:57, 5:55] = tissue
+    image[:, 3:6, 5:55] = tissue
     np.testing.assert_array_equal(body_mask(image), expected)
 
 

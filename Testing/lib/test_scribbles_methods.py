@@ -9,7 +9,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt, label
 from CrossModalSegLib.scribbles import SCRIBBLE_METHODS, SEEM_BRUSH, FreeformBrush, freeform_scribbles
 from CrossModalSegLib.scribbles.contour import ARC_DEPTH_PX, contour_scribbles, level_lines, random_arc
 from CrossModalSegLib.scribbles.random_walk import random_walk_scribbles
-from CrossModalSegLib.scribbles.slices import deepest_pixel
+from CrossModalSegLib.scribbles.slices import deepest_pixel, scribble_slices
 
 SPACING = (3.0, 1.0, 1.0)
 
@@ -127,6 +127,31 @@ def test_freeform_brush_is_wider_with_the_preset_of_seem() -> None:
     assert large > small
     with pytest.raises(ValueError, match="at least 2 vertices"):
         FreeformBrush(vertices=(1, 5), diameter=(1.0, 2.0), jitter=0.0)
+
+
+def test_contour_finds_the_outline_of_a_square() -> None:
+    """Whose sides are those of its box: there has to be something beyond them."""
+    mask = np.zeros((1, 100, 100), dtype=np.uint8)
+    mask[0, 20:80, 20:80] = 1
+    for seed in range(3):
+        drawn = contour_scribbles(mask, SPACING, np.random.default_rng(seed), thickness=1)[0] == 1
+        near = drawn & (distance_transform_edt(mask[0]) <= ARC_DEPTH_PX[1] + 1)
+        assert near.sum() > 0.05 * 4 * 60
+
+
+def test_equal_slices_are_scribbled_differently() -> None:
+    mask = np.zeros((2, 60, 60), dtype=np.uint8)
+    mask[:, 5:55, 5:55] = 1
+    scribbles = contour_scribbles(mask, SPACING, np.random.default_rng(0))
+    assert (scribbles[0] != scribbles[1]).any()
+
+
+def test_a_region_in_which_nothing_was_drawn_gets_its_deepest_pixel() -> None:
+    mask = np.zeros((1, 9, 9), dtype=np.uint8)
+    mask[0, 2:7, 2:7] = 3
+    scribbles = scribble_slices(mask, np.random.default_rng(0), lambda region, *_: np.zeros_like(region))
+    assert np.argwhere(scribbles != 255).tolist() == [[0, 4, 4]]
+    assert scribbles[0, 4, 4] == 3
 
 
 def test_deepest_pixel_is_the_middle() -> None:

@@ -58,10 +58,18 @@ def test_background_is_drawn_near_the_organs_and_far_from_them(mask: np.ndarray)
     assert distances.max() > 10
 
 
-def test_background_stays_in_the_body(mask: np.ndarray) -> None:
+def test_random_walks_take_little_of_the_background(mask: np.ndarray) -> None:
+    """A tenth of a class, as they do of others, would be a tenth of the image."""
+    scribbles = simulate_scribbles(mask, SPACING, "random_walk", every=4)
+    assert 0 < (scribbles[3] == 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("background", ["method", "erosion"])
+def test_background_stays_in_the_body(mask: np.ndarray, background: str) -> None:
     body = np.zeros(mask.shape, dtype=bool)
     body[:, 8:58, 8:58] = True
-    scribbles = simulate_scribbles(mask, SPACING, body=body)
+    body[:, 8:28, 8:58] = False
+    scribbles = simulate_scribbles(mask, SPACING, background=background, body=body)
     assert (scribbles[5] == 0).any()
     assert not (scribbles[~body] == 0).any()
 
