@@ -182,7 +182,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return next((each for each in tables if each.names == chosen.names), chosen)
 
     def fill(self, selector, first: str, models, name: str = "") -> None:
-        """Offer models, after an item for none of them; keep or make the choice."""
+        """Offer models, after an item for none of them; keep or make the choice, also of one that is not there."""
         names = [model.name for model in models]
         wanted = name or self._chosen_name(selector)
         selector.blockSignals(True)
@@ -190,6 +190,10 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         selector.addItem(first, "")
         for each in names:
             selector.addItem(each, each)
+        if name and name not in names:  # of a scene from elsewhere, or deleted: it can be seen, and left
+            is_known = self.modelsFolder is not None
+            selector.addItem(_("{name} (not available)").format(name=name) if is_known else name, name)
+            names.append(name)
         selector.setCurrentIndex(names.index(wanted) + 1 if wanted in names else 0)
         selector.blockSignals(False)
 

@@ -684,6 +684,19 @@ def test_models_are_listed_used_exported_deleted_and_imported(
     picture(panel, "models", tmp_path)
 
 
+def test_a_chosen_model_that_is_not_there_is_shown_and_can_be_left(panel, phantom, installed) -> None:
+    """A scene from another computer, or a model that was deleted since."""
+    selector = panel.ui.referModelSelector
+    panel.parameters.referModel = "organs of elsewhere"
+    assert selector.itemText(selector.currentIndex) == "organs of elsewhere"
+    panel.models_step.refresh()
+    until(lambda: len(panel.models) >= 3, 200)
+    assert selector.itemText(selector.currentIndex) == "organs of elsewhere (not available)"
+    selector.setCurrentIndex(0)
+    assert panel.parameters.referModel == "" and selector.findData("organs of elsewhere") == -1
+    assert selector.itemText(selector.currentIndex) == "Default"
+
+
 def test_a_model_of_a_taken_name_is_replaced_after_asking_or_gets_another_name(
     panel, installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
