@@ -21,6 +21,7 @@ from CrossModalSegLib.volume import same_geometry
 
 SIZE = {"width": 1280, "height": 800}
 TABLE = LabelTable.from_names(["GTV"])
+PLANES = ("Axial1", "Sagittal1", "Coronal1")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,19 @@ def test_the_page_opens_with_its_images(tab: Tab) -> None:
     assert "CT and MR share a grid" in tab.text(".panel")
     assert tab.page.title() == "CrossModalSeg"
     assert tab.page.locator("#cms-start").is_disabled()
+
+
+def test_left_is_the_patients_left(tab: Tab) -> None:
+    sides = {name: tab.page.locator(f'[data-view="{name}"] .over-side').all_inner_texts() for name in PLANES}
+    assert sides == {"Axial1": [*"RLAP"], "Sagittal1": [*"APSI"], "Coronal1": [*"RLSI"]}
+    tab.tool("look")
+    for x, side in ((0.6, "L "), (0.4, "R ")):
+        tab.drag("Axial1", (x, 0.5))
+        tab.wait(lambda side=side: tab.where("Sagittal1").startswith(side), 5)
+    for y, side in ((0.4, "A "), (0.6, "P ")):
+        tab.drag("Axial1", (0.5, y))
+        tab.wait(lambda side=side: tab.where("Coronal1").startswith(side), 5)
+    tab.page.click('button[title="Show all of the images"]')
 
 
 def test_strokes_are_drawn_with_the_mouse(tab: Tab) -> None:

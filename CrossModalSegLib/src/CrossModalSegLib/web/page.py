@@ -135,7 +135,7 @@ class Page:
         )
         for name in (*FIRST, *SECOND):
             self.state.update(
-                {f"title_{name}": "", f"where_{name}": "", f"cursor_{name}": ""}
+                {f"title_{name}": "", f"where_{name}": "", f"sides_{name}": [""] * 4, f"cursor_{name}": ""}
                 | {f"low_{name}": 0, f"high_{name}": 1, f"step_{name}": 1, f"at_{name}": 0}
             )
         self.state.update(self._picture())
@@ -267,6 +267,7 @@ class Page:
             self.state.update(
                 {
                     f"where_{name}": self.viewer.where(name),
+                    f"sides_{name}": self.viewer.sides(name),
                     f"low_{name}": low,
                     f"high_{name}": high,
                     f"step_{name}": view.get_slice_step(),

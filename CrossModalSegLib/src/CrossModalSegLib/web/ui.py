@@ -8,7 +8,7 @@ from trame.ui.vuetify3 import VAppLayout
 from trame.widgets import client, html
 from trame.widgets import vuetify3 as v3
 
-from .viewer import FIRST, SECOND, SIDES, THREE_D
+from .viewer import FIRST, SECOND, THREE_D
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,12 +86,11 @@ class Actions(Protocol):
 def slice_overlay(_server: Server, name: str, _view: SliceView) -> None:
     """What lies on top of a slice: its image, sides, position and a button for the whole stage."""
     orientation = name[:-1]
-    left, right, top, bottom = _letters(orientation)
     with html.Div(classes="over"):
         html.Span(f"{{{{ title_{name} }}}}", classes="over-title")
         html.Span(f"{{{{ where_{name} }}}}", classes="over-where")
-        for place, letter in (("left", left), ("right", right), ("top", top), ("bottom", bottom)):
-            html.Span(letter, classes=f"over-side over-{place}")
+        for at, place in enumerate(("left", "right", "top", "bottom")):
+            html.Span(f"{{{{ sides_{name}[{at}] }}}}", classes=f"over-side over-{place}")
         _focus_button(name)
         html.Input(
             type="range",
@@ -112,10 +111,6 @@ def solid_overlay(_server: Server, _name: str, _view: ThreeDView) -> None:
         html.Span("3D", classes="over-title")
         html.Span("{{ solid_hint }}", classes="over-where")
         _focus_button(THREE_D)
-
-
-def _letters(orientation: str) -> str:
-    return SIDES[orientation]
 
 
 def _focus_button(name: str) -> None:

@@ -27,11 +27,10 @@ FIRST = ("Axial1", "Sagittal1", "Coronal1")
 SECOND = ("Axial2", "Sagittal2", "Coronal2")
 THREE_D = "ThreeD"
 SHOWN: dict[Layout, tuple[str, ...]] = {"four": (*FIRST, THREE_D), "side": (*FIRST, *SECOND)}
-# What is to the left, right, top and bottom.
-SIDES = {"Axial": "RLAP", "Sagittal": "APSI", "Coronal": "RLSI"}
 _BACKGROUND = "#05070a"
 _PRIORITY = 10.0  # before Slicer's own interaction
 _WINDOW_PER_PIXEL = 1 / 300
+_LEAST_PART = 0.38  # of a direction that gets a letter: it lies nearer than three quarters of a right angle
 
 
 @dataclass(frozen=True)
@@ -176,11 +175,15 @@ class Viewer:
 
     def where(self, name: str) -> str:
         """Position of a slice, for people."""
-        view = self._views[name]
-        orientation = name[:-1]
-        value = view.get_slice_value()
-        letters = {"Axial": "IS", "Sagittal": "LR", "Coronal": "PA"}[orientation]
-        return f"{letters[value >= 0]} {abs(value):.1f} mm"
+        value = self._views[name].get_slice_value()
+        normal = from_vtk(self._views[name].get_view_node().GetSliceToRAS())[:3, 2]
+        return f"{letters(-normal if value < 0 else normal)} {abs(value):.1f} mm"
+
+    def sides(self, name: str) -> list[str]:
+        """What is to the left, right, top and bottom of a slice: slices follow the voxels, which may lie obliquely."""
+        to_ras = from_vtk(self._views[name].get_view_node().GetSliceToRAS())[:3]
+        right, up = to_ras[:, 0], to_ras[:, 1]
+        return [letters(direction) for direction in (-right, right, up, -up)]
 
     def _resized(self, name: str) -> None:
         """Show all of the image in a view that has another size, in the same slice."""
@@ -273,6 +276,14 @@ class Viewer:
                 _copy_slice(self._views[name], self._views[_partner(name)])
             self._on_moved(_partner(name))
         self._on_moved(name)
+
+
+def letters(direction: np.ndarray) -> str:
+    """What of the patient lies in a direction, (3,) RAS: L for left, LA for left and less so anterior."""
+    parts = direction / np.linalg.norm(direction)
+    order = np.argsort(-np.abs(parts), kind="stable")
+    named = [axis for axis in order if abs(parts[axis]) >= _LEAST_PART]
+    return "".join(("RL", "AP", "SI")[axis][int(parts[axis] < 0)] for axis in named)
 
 
 def show_segments(node: vtkMRMLSegmentationNode, is_visible: bool, fill: float, outline: float, is_in_3d: bool) -> None:
