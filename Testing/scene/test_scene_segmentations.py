@@ -559,6 +559,15 @@ def test_masks_are_read_exactly_where_the_grids_are_one(headless, seed, own, fir
     np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, array)
 
 
+def test_a_segment_of_no_class_is_none_beside_an_empty_one(scene):
+    """All values are those of the table but the first, which is of a structure that the table does not name."""
+    ct = add_ct(scene)
+    array = random_labels(3, classes=2)
+    node = write_segmentation(scene, on(ct, array), TABLE, ct, "Result")
+    table = LabelTable.from_names(["spleen", "left kidney", "Tumör links"])
+    np.testing.assert_array_equal(read_mask(node, ct, table).array, np.where(array == 2, 2, 0))
+
+
 def test_masks_of_other_grids_are_sampled_at_the_nearest_voxel(scene):
     ct = add_ct(scene, None, np.diag([1.0, 1, 1, 1]))
     coarse = np.zeros((3, 4, 5), bool)

@@ -369,7 +369,7 @@ def _dense(node: vtkMRMLSegmentationNode, table: LabelTable) -> list[tuple[dict[
 def _classes(array: np.ndarray, class_of: dict[int, int]) -> np.ndarray:
     """The classes (k, j, i) uint8 of an image's label values; 0 where a value stands for none."""
     is_result = array.dtype == np.uint8 and all(label == value for label, value in class_of.items())
-    if is_result and int(array.max()) == len(class_of):
+    if is_result and int(array.max()) <= len(class_of) == max(class_of):  # then all values up to there are of classes
         return array.copy()
     lookup = np.zeros(max(int(array.max()), *class_of) + 1, dtype=np.uint8)
     lookup[list(class_of)] = list(class_of.values())
