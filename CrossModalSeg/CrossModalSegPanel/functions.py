@@ -498,7 +498,12 @@ class NodeFunctions:
             raise TypeError(f"There is no option {', '.join(unknown)}; callbacks are {', '.join(_CALLBACKS)}.")
         task = begin()
         if not callbacks:
-            return taken(_waited(task))
+            try:
+                return taken(_waited(task))
+            except KeyboardInterrupt:
+                task.cancel()
+                self._poll_while_there_is_work()  # a preview is taken back once the worker has stopped
+                raise
         for name, callback in callbacks.items():
             setattr(task, _CALLBACKS[name], callback)
         task.on_done = lambda result: _call(callbacks.get("onDone"), taken(result))
@@ -555,9 +560,6 @@ def _waited(task):
         except TimeoutError:
             if app is not None:
                 app.processEvents()
-        except KeyboardInterrupt:
-            task.cancel()
-            raise
 
 
 def _poll_shared() -> None:

@@ -131,6 +131,20 @@ def test_callbacks_are_called_in_order_and_the_task_can_be_cancelled(logic, phan
     assert slicer.mrmlScene.GetFirstNodeByName("Phantom CT segmentation") is None
 
 
+def test_who_stops_waiting_by_ctrl_c_is_left_without_a_preview(logic, phantom, monkeypatch) -> None:
+    def press() -> None:
+        qt.application.processEvents()
+        if slicer.mrmlScene.GetFirstNodeByName("Phantom CT segmentation") is not None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slicer.app, "processEvents", press)
+        with pytest.raises(KeyboardInterrupt):
+            logic.fit(phantom.ct, phantom.scribbles, seconds=300, previewEvery=0.5)
+    until(lambda: slicer.mrmlScene.GetFirstNodeByName("Phantom CT segmentation") is None, 20)
+    assert logic.workflow().client.jobs == ()
+
+
 def test_a_killed_worker_is_an_error_and_the_next_call_works(logic, phantom) -> None:
     logic.models()
     told: list[str] = []

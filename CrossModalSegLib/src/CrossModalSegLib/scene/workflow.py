@@ -386,10 +386,10 @@ class Workflow:
         volumes = dict(zip(_names([reference, *targets]), [reference, *targets], strict=True))
         require_present(self.scene, *volumes.values(), scribbles)
         _require_different(*volumes.values())
-        for node in volumes.values():
-            self._target(node, result_name(node))
         strokes = copy_complete_scribbles(scribbles, reference, table, background=False)
         before = {name: Snapshot(node) for name, node in volumes.items()}
+        for node in volumes.values():
+            self._target(node, result_name(node))
         session, state = _case(reference), (model, device, *volumes, *(_state(node) for node in volumes.values()))
         shown = self._shown.get(session)
 
