@@ -264,5 +264,29 @@ def test_the_program_ends_with_all_that_it_started(server: Server) -> None:
     assert "ct.nii.gz" not in server.said
 
 
+def test_a_start_with_a_bad_file_goes_on(browser: object, tmp_path: Path) -> None:
+    bad = tmp_path / "ct.nii.gz"
+    bad.write_bytes(b"\x1f\x8b\x08no image")
+    with Server(["--ct", bad], tmp_path) as server:
+        context = browser.new_context(viewport=SIZE)
+        tab = Tab(context, server.url)
+        assert "ct.nii.gz" in tab.wait(tab.error)
+        tab.page.click("text=By reference")
+        tab.wait(lambda: tab.page.locator('select[aria-label="Model"]').count() == 1)
+        tab.page.click("text=CT and MR")
+        tab.page.click("text=Add structure")
+        tab.wait(lambda: tab.page.locator(".label.chosen input").input_value() == "Structure 2")
+        tab.page.click("text=Try the phantom")
+        tab.wait_for_images()
+        # Its table has one structure, and that is chosen now.
+        tab.wait(lambda: tab.page.locator(".label.chosen input").input_value() == "GTV")
+        tab.page.click(".message .icon-button")
+        tab.tool("draw")
+        tab.drag("Axial1", (0.49, 0.46), (0.54, 0.46))
+        tab.wait(lambda: tab.counts()[0] > 0)
+        assert tab.error() == "" and tab.problems == []
+        context.close()
+
+
 def _private_folders(server: Server) -> list[Path]:
     return [path for path in server.temporary.glob("crossmodalseg-jobs-*/*") if path.is_dir()]

@@ -23,6 +23,7 @@ from CrossModalSegLib.worker.messages import (
     EvaluateResult,
     FitRequest,
     FitResult,
+    ModelsResult,
     ReferRequest,
     ReferResult,
     RegisterResult,
@@ -468,6 +469,13 @@ def test_a_list_of_models_that_cannot_be_had_says_why(session: Session, client: 
     session.look_for_models()
     client.jobs[-1].fail("output", "The folder of models cannot be read.")
     assert picture(session, Choices())["model_hint"] == "The folder of models cannot be read."
+
+
+def test_before_models_were_looked_for_nobody_says_that_there_are_none(session: Session, client: FakeClient) -> None:
+    session.look_for_models()
+    assert picture(session, Choices())["model_hint"] == "Looking for models…"
+    client.jobs[-1].done(ModelsResult((), Path("models")))
+    assert picture(session, Choices())["model_hint"].startswith("No model is installed")
 
 
 def test_without_images_nothing_can_be_started(session: Session) -> None:

@@ -151,6 +151,8 @@ class Page:
         self._is_stale = False
         with self.state:
             self.state.update(self._picture())
+            # Another table may have come, with fewer classes.
+            self.state.active = min(int(self.state.active), len(self.session.table))
         self._show_images()
 
     def _show_images(self) -> None:
@@ -411,8 +413,8 @@ class Page:
     async def load_start(self) -> None:
         """What was named on the command line."""
         for image in self.options.images:
-            await self._load(image.path, image.path.name, image.role)
-        if self.options.mask is not None:
+            await self._guarded_async(self._load(image.path, image.path.name, image.role))
+        if self.options.mask is not None and self.session.images:
             await self._guarded_async(self._load_mask(self.options.mask, self.options.mask.name))
 
     async def _load(self, path: Path, name: str, role: str | None = None) -> Image | None:
@@ -528,7 +530,7 @@ class Page:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded_async(self, work: Awaitable[None]) -> None:
+    async def _guarded_async(self, work: Awaitable[Any]) -> None:
         try:
             await work
         except CrossModalSegError as error:

@@ -161,15 +161,22 @@ def _choice(session: Session, state: State, missing: Sequence[str]) -> dict[str,
     chosen = state.model if state.model in names else (names[0] if names else "")
     is_fit = session.mode == "fit" and state.kind == "fit"
     can = session.primary is not None and (is_fit or bool(names)) and not (missing and (is_fit or task == "refer"))
-    train = "crossmr" if task == "refer" else "cmfnet"
     return {
         "models": [{"value": name, "title": PurePath(name).name} for name in names],
         "model": chosen,
-        "model_hint": session.model_problem
-        or f"No model is installed; train one with `crossmodalseg train {train}`, or start with --model.",
+        "model_hint": _model_hint(session, "crossmr" if task == "refer" else "cmfnet"),
         "can_start": can,
         "start_title": "Refer" if task == "refer" and session.mode == "refer" else "Fit" if is_fit else "Segment",
     }
+
+
+def _model_hint(session: Session, train: str) -> str:
+    """What to say where there is no model to choose."""
+    if session.model_problem:
+        return session.model_problem
+    if not session.has_looked_for_models:
+        return "Looking for models…"
+    return f"No model is installed; train one with `crossmodalseg train {train}`, or start with --model."
 
 
 def _run(run: Run | None) -> dict[str, Any]:

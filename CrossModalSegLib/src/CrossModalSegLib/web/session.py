@@ -134,6 +134,8 @@ class Session:
         rows: of the table of results.
         results: segmentation by the id of its image.
         models: that are installed, or were named at the start.
+        model_problem: why they could not be listed.
+        has_looked_for_models: whether they are known by now.
     """
 
     def __init__(
@@ -175,6 +177,7 @@ class Session:
         self._measuring: dict[str, Task] = {}
         self.models: list[Model] = []
         self.model_problem: str | None = None
+        self.has_looked_for_models = False
         self._start_model = model
         self._on_change, self._on_error, self._on_result = on_change, on_error, on_result
 
@@ -676,7 +679,12 @@ class Session:
                 on_done=lambda result: add([_by_folder(result.model)]),
                 on_error=lambda error: (fail(error), self._on_error(error.message)),
             )
-        self.client.submit(ModelsRequest(), on_done=lambda result: add(list(result.models)), on_error=fail)
+
+        def installed(models: list[Model]) -> None:
+            self.has_looked_for_models = True
+            add(models)
+
+        self.client.submit(ModelsRequest(), on_done=lambda result: installed(list(result.models)), on_error=fail)
 
     def models_for(self, task: str) -> list[Model]:
         """Those for "segment" or "refer"."""
