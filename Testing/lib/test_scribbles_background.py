@@ -118,11 +118,12 @@ def test_proposed_background_is_not_between_the_strokes_of_neighbouring_slices()
     strokes = np.full((3, 80, 160), 255, dtype=np.uint8)
     for k, column in enumerate((20, 80, 140)):
         strokes[k, 38:42, column - 2 : column + 2] = 1
-    for margin, spacing in ((10.0, (4.0, 1.0, 1.0)), (20.0, (4.0, 2.0, 2.0))):
-        drawn = (
-            background_from_scribbles(strokes, spacing, np.random.default_rng(0), margin_mm=margin, coverage=0.02) == 0
-        )
+    for mm in (1.0, 0.5):
+        spacing = (30.0, mm, mm)
+        given = background_from_scribbles(strokes, spacing, np.random.default_rng(0), margin_mm=10.0, coverage=0.02)
+        drawn = given == 0
         assert drawn.any(axis=(1, 2)).all()
+        assert distance_transform_edt(strokes == 255, spacing)[drawn].min() >= 10.0
         assert not drawn[0, 29:51, 20:80].any()
         assert not drawn[1, 29:51, 20:140].any()
         assert not drawn[2, 29:51, 80:140].any()
