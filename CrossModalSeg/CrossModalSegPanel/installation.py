@@ -155,7 +155,6 @@ class Installation:
         self._source, self._wheels = source, wheels
         self._python = python_command() if python is None else python
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._tail: list[str] = []
         self.has_ended, self.error = False, None
 
     def start(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from CrossModalSegLib.cohort import Case, Cohort, write_cohort
 from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
 from CrossModalSegLib.fitting.fit_case import load_prior
-from CrossModalSegLib.fitting.prior_training import PriorConfig, labelled_volumes, train_prior
+from CrossModalSegLib.fitting.prior_training import PriorConfig, train_prior
 from CrossModalSegLib.fitting.synthesis import SynthesisConfig
 from CrossModalSegLib.inference.model_folder import read_card
 from CrossModalSegLib.io import read_volume, write_volume
@@ -122,7 +122,7 @@ def test_a_prior_can_start_from_another(tmp_path):
 
 def test_masks_are_needed(tmp_path):
     with pytest.raises(CohortError, match="trained on masks, but no case of the cohort has one"):
-        labelled_volumes(cohort_in(tmp_path, with_mask=False))
+        cpu(cohort_in(tmp_path, with_mask=False), tmp_path / "prior")
 
 
 def test_an_empty_mask_is_refused_since_no_sample_could_ever_be_drawn_there(tmp_path):

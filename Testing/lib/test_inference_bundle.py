@@ -11,6 +11,7 @@ from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.data.preprocess import Preprocessing
 from CrossModalSegLib.errors import OutputError
 from CrossModalSegLib.inference.bundle import export_bundle
+from CrossModalSegLib.inference.bundle_run import find_cases
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model, save_model
 from CrossModalSegLib.inference.segment import segment_case
@@ -93,6 +94,14 @@ def test_monai_runs_the_bundle_and_agrees_with_segment(model, case_folder, tmp_p
     assert same_geometry(result, images["ct"])
     np.testing.assert_array_equal(result.array, expected.labels.array)
     assert table is not None and table.names == ("liver", "spleen")
+
+
+def test_a_case_that_lacks_an_image_is_named(case_folder, caplog):
+    other = case_folder.with_name("case2")
+    other.mkdir()
+    (other / "ct.nii.gz").write_bytes(b"")
+    assert [case["name"] for case in find_cases(case_folder.parent, ("ct", "mr"))] == ["case1"]
+    assert "case2 is left out: it has no image named mr" in caplog.text
 
 
 def test_the_metadata_names_what_is_needed(model, tmp_path):

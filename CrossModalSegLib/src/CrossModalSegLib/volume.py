@@ -13,11 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import GeometryError, InputError, LabelError
+from .labels import UNLABELLED
 
 Interpolation = Literal["linear", "nearest"]
 
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
-_UNLABELLED = 255
 _EDGE = 1e-4  # of a voxel: a point this close outside the grid still belongs to its outermost voxel
 _TIE = 1e-6  # of a voxel: centres half-way between two voxels go the same way, whatever the affines' rounding errors
 
@@ -239,11 +239,11 @@ def resample_scribbles(volume: Volume, like: Volume) -> Volume:
     if same_geometry(volume, like, tolerance_mm=1e-6):
         return like.with_array(volume.array.copy())
     rank_of, value_of = _scribble_ranks()
-    ranks = np.full(like.shape, rank_of[_UNLABELLED], dtype=np.uint16)
+    ranks = np.full(like.shape, rank_of[UNLABELLED], dtype=np.uint16)
     to_like = np.linalg.inv(like.affine) @ volume.affine
     scribbled = landed = 0
     for k, plane in enumerate(volume.array):
-        j, i = np.nonzero(plane != _UNLABELLED)
+        j, i = np.nonzero(plane != UNLABELLED)
         target, inside = nearest_index(to_like, np.stack([i, j, np.full_like(i, k)]), like.shape)
         np.minimum.at(ranks, tuple(target[::-1]), rank_of[plane[j[inside], i[inside]]])
         scribbled += len(i)
@@ -427,7 +427,7 @@ def _scribble_ranks() -> tuple[np.ndarray, np.ndarray]:
     """Rank of each value, smaller wins, and the value of each rank: classes, then background, then unlabelled."""
     rank_of = np.arange(256, dtype=np.uint16)
     rank_of[0] = 256
-    rank_of[_UNLABELLED] = 257
+    rank_of[UNLABELLED] = 257
     value_of = np.zeros(258, dtype=np.uint8)
     value_of[rank_of] = np.arange(256, dtype=np.uint8)
     return rank_of, value_of

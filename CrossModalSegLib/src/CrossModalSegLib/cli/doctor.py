@@ -12,6 +12,7 @@ from pathlib import Path
 
 from CrossModalSegLib.cli.console import say
 from CrossModalSegLib.versions import library_versions
+from CrossModalSegLib.worker.messages import Finding
 
 EXAMPLE = "crossmodalseg doctor --out doctor.json"
 
@@ -32,23 +33,6 @@ class Arguments:
 
     out: Path | None = None
     overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        topic: the heading it belongs to.
-        name: what was looked at.
-        value: what was found.
-        problem: what is wrong and what to do; None when all is well.
-    """
-
-    topic: str
-    name: str
-    value: str
-    problem: str | None = None
 
 
 def run(args: Arguments) -> int:

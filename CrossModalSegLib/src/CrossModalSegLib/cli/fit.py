@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -82,6 +81,7 @@ def run(args: Arguments) -> None:
     from CrossModalSegLib.cli.outputs import check_new_folder, model_paths
     from CrossModalSegLib.cli.segmentation_files import SHEARED_NOTE
     from CrossModalSegLib.io.image_io import fits_nifti
+    from CrossModalSegLib.metrics.volumes import milliliters
 
     _check_numbers(args)
     inputs = [args.ct, args.mr, args.image, args.scribbles, *model_paths(args.model)]
@@ -93,8 +93,8 @@ def run(args: Arguments) -> None:
     with _Preview(args.out, table, args.preview_every > 0) as preview:
         result, seconds = _fit(args, loaded, table, preview)
         _write(args, loaded, table, result, seconds)
-    for line in _volumes(result.labels, table):
-        say(line)
+    for name, volume in milliliters(result.labels, table).items():
+        say(f"{name}: {volume:.1f} ml")
     say(f"segmentation: {args.out / 'segmentation.seg.nrrd'}")
     say(f"to look at: {args.out / 'overlay.png'}")
 
@@ -197,11 +197,6 @@ def _write(args: Arguments, loaded: LoadedCase, table: LabelTable, result: FitRe
             "versions": library_versions(),
         }
         write_json(report, folder / "report.json")
-
-
-def _volumes(labels: Volume, table: LabelTable) -> Iterator[str]:
-    for label in table.labels:
-        yield f"{label.name}: {float((labels.array == label.value).sum()) * labels.voxel_ml:.1f} ml"
 
 
 class _Preview:

@@ -236,18 +236,8 @@ def prior_network(base_channels: int) -> CmFNetConfig:
     return CmFNetConfig(prompt_channels=PROMPT_CHANNELS, base_channels=base_channels, dropout=0.0)
 
 
-def labelled_volumes(cohort: Cohort) -> list[LabelledVolume]:
-    """Every image of every case with a mask, in [0, 1] on its own grid.
-
-    Raises:
-        CohortError: No case has a mask.
-        LabelError: A mask is empty.
-    """
-    return _load([cohort], CancelToken())[0]
-
-
 def _load(cohorts: Sequence[Cohort], cancel: CancelToken) -> tuple[list[LabelledVolume], dict[str, str]]:
-    """The volumes of all cohorts, and hashes of what the cases hold, by their names.
+    """Every image of every case with a mask, in [0, 1] on its own grid; hashes of what the cases hold, by their names.
 
     Raises:
         CohortError: No case of a cohort has a mask.

@@ -21,12 +21,11 @@ from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.predictor import Precision, Shape3, predict
 from CrossModalSegLib.inference.segment import labels_from_probabilities
 from CrossModalSegLib.io import read_volume, write_segmentation
+from CrossModalSegLib.io.image_io import READABLE
 from CrossModalSegLib.models.factory import build_network
 from CrossModalSegLib.volume import require_same_geometry
 
 logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 
 class BundleNetwork(nn.Module):
@@ -80,14 +79,20 @@ def read_bundle_card(path: str | Path) -> ModelCard:
 
 
 def find_cases(folder: str | Path, modalities: Sequence[str]) -> list[dict[str, str]]:
-    """Cases of a folder: each of its sub-folders that has an image named after every modality, such as ct.nii.gz."""
+    """Cases of a folder: each of its sub-folders that has an image named after every modality, such as ct.nii.gz.
+
+    Those that lack one are named in a warning.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         return []
     cases = []
     for each in sorted(path for path in folder.iterdir() if path.is_dir()):
         images = {name: _image_of(each, name) for name in modalities}
-        if all(images.values()):
+        missing = [name for name, path in images.items() if path is None]
+        if missing:
+            logger.warning("The case %s is left out: it has no image named %s.", each.name, ", ".join(missing))
+        else:
             cases.append({"name": each.name, **{name: str(path) for name, path in images.items()}})
     return cases
 
@@ -149,7 +154,7 @@ class BundleEvaluator:
 
 
 def _image_of(folder: Path, modality: str) -> Path | None:
-    for suffix in IMAGE_SUFFIXES:
+    for suffix in READABLE:
         path = folder / f"{modality}{suffix}"
         if path.is_file():
             return path

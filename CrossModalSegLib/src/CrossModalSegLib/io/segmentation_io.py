@@ -14,6 +14,7 @@ from .. import terminology as known
 from ..errors import InputError, LabelError
 from ..labels import (
     BACKGROUND,
+    BACKGROUND_NAME,
     MAX_CLASSES,
     UNLABELLED,
     Label,
@@ -121,7 +122,7 @@ def read_scribble_segments(path: str | Path, table: LabelTable) -> Volume:
         LabelError: a segment has an unknown name, or two overlap.
         InputError: the file cannot be read, or holds no segments.
     """
-    return _by_name(Path(path), {"background": BACKGROUND}, table, UNLABELLED)
+    return _by_name(Path(path), {BACKGROUND_NAME: BACKGROUND}, table, UNLABELLED)
 
 
 def read_mask_segments(path: str | Path, table: LabelTable, ignored: Sequence[str] = ()) -> Volume:
@@ -139,7 +140,7 @@ def read_mask_segments(path: str | Path, table: LabelTable, ignored: Sequence[st
         LabelError: a segment has an unknown name, or two overlap.
         InputError: the file cannot be read, or holds no segments.
     """
-    return _by_name(Path(path), {"background": BACKGROUND}, table, BACKGROUND, ignored)
+    return _by_name(Path(path), {BACKGROUND_NAME: BACKGROUND}, table, BACKGROUND, ignored)
 
 
 def is_slicer_segmentation(path: str | Path) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, LabelError
 from ..io.segmentation_io import read_mask_segments, read_segment_table, read_segmentation
-from ..labels import MAX_CLASSES, LabelTable
+from ..labels import BACKGROUND_NAME, MAX_CLASSES, LabelTable
 from ..volume import Volume, place_on_grid, same_geometry
 from .label_files import label_files, without_extras
 from .segmentation import (
@@ -188,7 +188,7 @@ def _require_pairs(predictions: dict[str, Path], masks: dict[str, Path], predict
 
 def _classes(table: LabelTable) -> LabelTable | None:
     """The classes of a file's table, numbered from 1 without a segment called "background"; None without any."""
-    kept = [label for label in table.labels if label.name.casefold() != "background"]
+    kept = [label for label in table.labels if label.name.casefold() != BACKGROUND_NAME]
     return LabelTable(tuple(replace(label, value=value) for value, label in enumerate(kept, start=1))) if kept else None
 
 

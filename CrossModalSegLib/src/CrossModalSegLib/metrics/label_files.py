@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import GeometryError, InputError, LabelError
+from ..io.image_io import READABLE, split_suffix
 from ..io.segmentation_io import is_slicer_segmentation, read_segmentation
 from ..volume import place_on_grid
-
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 # What is written beside a segmentation on request: beside "segmentation" without its name, else with it.
 _BESIDE = re.compile(r"(?:(?P<name>.+)_)?(?:probability_\d+_.+|uncertainty)")
@@ -43,14 +42,11 @@ def all_label_files(folder: str | Path) -> dict[str, list[Path]]:
         raise InputError(f"A folder with segmentations was expected, but {folder} is not a folder.")
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        suffix = next((ending for ending in SUFFIXES if path.name.lower().endswith(ending)), None)
-        if suffix is None or path.name.startswith(".") or not path.is_file():
-            continue
-        files.setdefault(path.name[: -len(suffix)], []).append(path)
+        name, suffix = split_suffix(path.name)
+        if suffix and not path.name.startswith(".") and path.is_file():
+            files.setdefault(name, []).append(path)
     if not files:
-        raise InputError(
-            f"{folder} holds no segmentation; files with the endings {', '.join(SUFFIXES)} are looked for."
-        )
+        raise InputError(f"{folder} holds no segmentation; {', '.join(READABLE)} files are looked for.")
     return files
 
 

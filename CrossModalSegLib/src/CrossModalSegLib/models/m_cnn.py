@@ -104,7 +104,7 @@ class MCNN(nn.Module):
 
         Returns:
             Logits "ct" and "mr", log-probabilities "out", (N, num_classes, k, j, i) each; in training also
-            "similarity", the scalar of `similarity_loss`.
+            "similarity", the contrastive loss of the metric, a scalar.
         """
         features = self._encode(images)
         predictions = self._decode(features)
@@ -114,26 +114,17 @@ class MCNN(nn.Module):
         """Only "out" of `forward`."""
         return self._decode(self._encode(images))["out"]
 
-    def similarity_loss(self, images: Tensor) -> Tensor:
-        """Contrastive loss of the metric: |e_ct - e_mr|^2 of pairs, relu(margin - |e_ct - e_mr|)^2 of non-pairs.
-
-        A pair is one place of one patient; a non-pair is the MR embedding half a feature map away in every direction
-        (of the next sample too, in a batch).
-
-        Args:
-            images: (N, modalities, k, j, i), CT first.
-
-        Returns:
-            Scalar.
-        """
-        return self._contrast(self._encode(images))
-
     def _decode(self, features: dict[str, list[Tensor]]) -> dict[str, Tensor]:
         logits = {name: self.decoders[name](features[name]) for name in BRANCH_NAMES}
         log_y = torch.stack([value.float().log_softmax(1) for value in logits.values()])
         return {"out": log_y.logsumexp(0) - math.log(len(BRANCH_NAMES)), **logits}
 
     def _contrast(self, features: dict[str, list[Tensor]]) -> Tensor:
+        """|e_ct - e_mr|^2 of pairs, relu(margin - |e_ct - e_mr|)^2 of non-pairs.
+
+        A pair is one place of one patient; a non-pair is the MR embedding half a feature map away in every direction
+        (of the next sample too, in a batch).
+        """
         ct, mr = (
             functional.normalize(self.embeddings[name](features[name][-1]).float(), dim=1) for name in BRANCH_NAMES
         )

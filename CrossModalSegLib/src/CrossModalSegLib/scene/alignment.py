@@ -61,8 +61,8 @@ def apply_transform(
     movement = movement_to_ras(_checked(lps_matrix))
     followers = [moving, *_companions(scene, moving)]
     with Change(scene, part_of=change) as step:
-        above = moving.GetParentTransformNode()
-        if above is not None and role(above) == REGISTRATION and set(nodes_under(scene, above)) <= set(followers):
+        above = registration_of(moving)
+        if above is not None and set(nodes_under(scene, above)) <= set(followers):
             _move_on(above, movement, step)
             return above
         to_world = parent_to_world(moving)

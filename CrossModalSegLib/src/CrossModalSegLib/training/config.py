@@ -16,6 +16,7 @@ from CrossModalSegLib.training.methods.ms import MsConfig
 from CrossModalSegLib.training.methods.s2l import S2LConfig
 from CrossModalSegLib.training.methods.tv import TvConfig
 from CrossModalSegLib.training.methods.ustm import UstmConfig
+from CrossModalSegLib.training.number_checks import check_numbers
 from CrossModalSegLib.training.optimizer import OptimizerName
 from CrossModalSegLib.training.pseudo_labels import SecondStage
 from CrossModalSegLib.training.schedule import ScheduleName
@@ -106,7 +107,12 @@ class TrainingConfig:
             raise InputError(f"Give either epochs or steps; got {self.epochs} epochs and {self.steps} steps.")
         if len(self.patch_size) != 3 or min(self.patch_size) < 1:
             raise InputError(f"The patch size is three positive numbers (k, j, i); got {self.patch_size}.")
-        self._check_numbers()
+        check_numbers(
+            self,
+            counts=("batch_size", "epochs", "steps", "validate_every"),
+            amounts=("warm_up_steps", "num_workers", "weight_decay", "dice_weight", "seed", "checkpoint_minutes"),
+            shares=("foreground", "validation_share", "scribble_share", "momentum"),
+        )
         if self.hybrid.dice_weight:
             raise InputError("Set the dice_weight of the training, not that of the hybrid loss.")
         if self.second_stage is not None and self.target == "mask":
@@ -131,24 +137,6 @@ class TrainingConfig:
     def steps_per_epoch(self, num_cases: int, processes: int = 1) -> int:
         """Steps in which as many patches are seen as there are training cases."""
         return max(1, -(-num_cases // (self.batch_size * processes)))
-
-    def _check_numbers(self) -> None:
-        counts = ("batch_size", "epochs", "steps", "validate_every")
-        limits = [(name, 1, None) for name in counts if getattr(self, name) is not None]
-        amounts = ("warm_up_steps", "num_workers", "weight_decay", "dice_weight", "seed", "checkpoint_minutes")
-        limits += [(name, 0, None) for name in amounts if getattr(self, name) is not None]
-        limits += [(name, 0, 1) for name in ("foreground", "validation_share", "scribble_share", "momentum")]
-        for name, low, high in limits:
-            value = getattr(self, name)
-            if not low <= value or (high is not None and not value <= high):
-                bound = f"{low} or more" if high is None else f"within {low} and {high}"
-                raise InputError(f"{name} of a training is {bound}; got {value}.")
-        for name in ("learning_rate", "gradient_clip"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} of a training is above 0; got {value}.")
-        if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
-            raise InputError(f"ema_decay lies within 0 and 1, 1 excluded; got {self.ema_decay}.")
 
 
 PAPER = TrainingConfig(

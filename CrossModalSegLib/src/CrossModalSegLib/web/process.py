@@ -51,7 +51,6 @@ class PageProcess:
         self._is_ended = False
         self._last_use = time.monotonic()
         self._reader: asyncio.Task | None = None
-        self.ready = asyncio.Event()
 
     @property
     def state(self) -> State:
@@ -108,13 +107,10 @@ class PageProcess:
         if self._reader is not None:
             await self._reader
         await asyncio.to_thread(self._folder.discard, self._name)
-        self.ready.set()
 
     async def _read(self) -> None:
         """Wait for the port, then for the end."""
         while line := await self._process.stdout.readline():
             with suppress(ValueError, KeyError, TypeError):
                 self.port = int(json.loads(line)["port"])
-                self.ready.set()
         await self._process.wait()
-        self.ready.set()

@@ -507,7 +507,7 @@ class Finding:
     topic: str
     name: str
     value: str
-    problem: str | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,3 @@ def answered_labels(answers: SliceAnswers, scribbles: np.ndarray | None) -> np.n
 def slices_with(axial: np.ndarray, table: LabelTable) -> dict[str, int]:
     """In how many of the slices (S, rows, columns) each organ is."""
     return {label.name: int((axial == label.value).any(axis=(1, 2)).sum()) for label in table.labels}
-
-
-def milliliters(labels: Volume, table: LabelTable) -> dict[str, float]:
-    """Volume of each organ."""
-    counts = np.bincount(labels.array.ravel(), minlength=table.num_classes)
-    return {label.name: float(counts[label.value]) * labels.voxel_ml for label in table.labels}

@@ -19,6 +19,7 @@ from CrossModalSegLib.inference.predictor import Precision
 from CrossModalSegLib.models.crossmr import PRESETS as NETWORKS
 from CrossModalSegLib.models.crossmr import CrossMRConfig
 from CrossModalSegLib.models.focalnet import FOCALNET
+from CrossModalSegLib.training.number_checks import check_numbers
 from CrossModalSegLib.training.schedule import ScheduleName
 
 ReferringMethod = Literal["crossmr", "unet"]
@@ -115,7 +116,12 @@ class ReferringConfig:
             )
         if self.preprocessing.image_size % 32:
             raise InputError(f"The image size of a training is a multiple of 32; got {self.preprocessing.image_size}.")
-        self._check_numbers()
+        check_numbers(
+            self,
+            counts=("batch_size", "points", "validations", "validation_pairs"),
+            amounts=("warm_up_steps", "num_workers", "weight_decay", "seed", "checkpoint_minutes", "absent_weight"),
+            shares=("encoder_rate", "validation_share"),
+        )
 
     def steps_per_epoch(self, num_slices: int, processes: int = 1) -> int:
         """Steps in which as many pairs are seen as there are slices."""
@@ -126,23 +132,6 @@ class ReferringConfig:
         if self.epochs is not None:
             return self.epochs * self.steps_per_epoch(num_slices, processes)
         return self.steps
-
-    def _check_numbers(self) -> None:
-        limits = [(name, 1, None) for name in ("batch_size", "points", "validations", "validation_pairs")]
-        names = ("warm_up_steps", "num_workers", "weight_decay", "seed", "checkpoint_minutes", "absent_weight")
-        limits += [(name, 0, None) for name in names if getattr(self, name) is not None]
-        limits += [(name, 0, 1) for name in ("encoder_rate", "validation_share")]
-        for name, low, high in limits:
-            value = getattr(self, name)
-            if not low <= value or (high is not None and not value <= high):
-                bound = f"{low} or more" if high is None else f"within {low} and {high}"
-                raise InputError(f"{name} of a training is {bound}; got {value}.")
-        for name in ("learning_rate", "gradient_clip"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} of a training is above 0; got {value}.")
-        if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
-            raise InputError(f"ema_decay lies within 0 and 1, 1 excluded; got {self.ema_decay}.")
 
 
 PAPER = ReferringConfig(

@@ -34,12 +34,6 @@ def case_of(images: Mapping[str, Volume], scribbles: Volume | None = None) -> Lo
     return LoadedCase(CASE_NAME, on_first_grid(dict(images)), scribbles, None)
 
 
-def milliliters(labels: Volume, table: LabelTable) -> dict[str, float]:
-    """The volume of each class, by name."""
-    counts = np.bincount(labels.array.ravel(), minlength=table.num_classes)
-    return {label.name: float(counts[label.value]) * labels.voxel_ml for label in table.labels}
-
-
 def by_class(probabilities: np.ndarray | None, grid: Volume, table: LabelTable) -> dict[str, Volume]:
     """Probabilities (K + 1, k, j, i) as one volume a class, without the background; nothing for None."""
     if probabilities is None:

@@ -6,14 +6,13 @@ import platform
 
 from CrossModalSegLib.cli.doctor import examine
 from CrossModalSegLib.worker.context import Context
-from CrossModalSegLib.worker.messages import Device, DoctorRequest, DoctorResult, Finding
+from CrossModalSegLib.worker.messages import Device, DoctorRequest, DoctorResult
 
 
 def run(request: DoctorRequest, context: Context) -> DoctorResult:  # noqa: ARG001 - every job has the same form
     """Look at everything."""
     context.progress(0, 0, "looking around")
-    findings = tuple(Finding(each.topic, each.name, each.value, each.problem) for each in examine())
-    return DoctorResult(findings, tuple(_devices()))
+    return DoctorResult(tuple(examine()), tuple(_devices()))
 
 
 def _devices() -> list[Device]:
