@@ -41,6 +41,20 @@ def test_classes_are_drawn_evenly_whatever_their_size():
     assert abs(counts[0] - 0.2) < 0.06 and abs(counts[1] - 0.4) < 0.06 and abs(counts[2] - 0.4) < 0.06
 
 
+@pytest.mark.parametrize("foreground", [0.0, 1.0])
+def test_the_share_of_foreground_is_the_one_asked_for(foreground):
+    sampler = PatchSampler([prepared()], (1, 1, 1), seed=0, foreground=foreground)
+    seen = {int(sampler.sample().labels.item()) for _ in range(30)}
+    assert seen == ({1, 2} if foreground else {0})
+
+
+def test_a_case_with_background_alone_gives_patches_of_it():
+    case = prepared()
+    case.scribbles[case.scribbles != 255] = 0
+    sampler = PatchSampler([case], (1, 1, 1), seed=0, foreground=1.0)
+    assert {int(sampler.sample().labels.item()) for _ in range(10)} == {0}
+
+
 def test_the_labelled_voxel_is_anywhere_in_the_patch():
     sampler = PatchSampler([prepared()], (4, 5, 5), seed=0, foreground=1.0)
     patches = [p for p in (sampler.sample() for _ in range(900)) if (p.labels == 2).any()]
@@ -81,6 +95,13 @@ def test_further_maps_are_cut_alongside():
     np.testing.assert_array_equal(patch.extra["pseudo"], crop(pseudo, patch.start, (4, 8, 8), 255))
 
 
+def test_further_maps_are_unlabelled_beyond_the_volume():
+    case = prepared((3, 6, 30))
+    sampler = PatchSampler([case], (8, 8, 8), seed=0, extra={"pseudo": [np.ones(case.shape, np.uint8)]})
+    patch = sampler.sample()
+    np.testing.assert_array_equal(patch.extra["pseudo"], np.where(patch.inside, 1, 255))
+
+
 def test_a_case_without_labels_gives_patches_anywhere():
     patch = PatchSampler([prepared(scribbled=False)], (4, 8, 8), seed=3).sample()
     assert (patch.labels == 255).all()
@@ -89,7 +110,9 @@ def test_a_case_without_labels_gives_patches_anywhere():
 def test_dense_masks_keep_an_even_share_of_the_background():
     case = prepared((40, 80, 80))
     sampler = PatchSampler([case], (4, 8, 8), seed=3, target="mask")
-    assert sampler._voxels[0][0].size == 200_000
+    places = sampler._voxels[0][0]
+    assert places.size == 200_000
+    assert abs(places.mean() / case.mask.size - 0.5) < 0.01
     assert (sampler.sample().labels == 0).all()
 
 

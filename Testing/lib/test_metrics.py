@@ -65,6 +65,8 @@ def test_equal_masks_are_perfect() -> None:
     report = evaluate_segmentation(_volume(_cube((3, 3, 3))), _volume(_cube((3, 3, 3))), ONE)
     liver = report.labels[0]
     assert (liver.dsc, liver.asd_mm, liver.hd95_mm, liver.nsd) == (1.0, 0.0, 0.0, (1.0, 1.0))
+    exact = evaluate_segmentation(_volume(_cube((3, 3, 3))), _volume(_cube((3, 3, 3))), ONE, tolerances_mm=(0.0,))
+    assert exact.labels[0].nsd == (1.0,)
 
 
 def test_cube_shifted_across_slices_uses_the_spacing() -> None:
@@ -214,6 +216,16 @@ def test_a_folder_has_the_mean_of_every_measure_over_its_labels(folders: tuple[P
     assert last[:3] == ["mean", f"{report.mean_dsc:.3f}", f"{labels['liver']['asd_mm'] / 2:.2f}"]
 
 
+def test_a_label_in_few_cases_counts_as_much_as_one_in_all(folders: tuple[Path, Path]) -> None:
+    for name in ("case 2", "case 3"):
+        for folder in folders:
+            write_segmentation(_volume(_cube((1, 1, 1))), TWO, folder / f"{name}.seg.nrrd")
+    (folders[1] / "case 2.nii.gz").unlink()
+    write_segmentation(_volume(_cube((1, 1, 1))), TWO, folders[0] / "case 1.seg.nrrd")
+    report = evaluate_folder(*folders)  # the liver is found in three cases, the spleen missed in the one that has it
+    assert report.mean_dsc == report.means["dsc"] == 0.5
+
+
 def test_hidden_files_of_a_folder_do_not_count(folders: tuple[Path, Path]) -> None:
     (folders[0] / "._case 1.seg.nrrd").write_bytes(b"attributes")
     assert len(evaluate_folder(*folders).cases) == 2
@@ -323,6 +335,25 @@ def test_two_boxes_cut_from_one_grid_are_measured_on_a_common_one(tmp_path: Path
         write_segmentation(cut, ONE, tmp_path / f"{name}.seg.nrrd")
     liver = evaluate_files(tmp_path / "a.seg.nrrd", tmp_path / "b.seg.nrrd").labels[0]
     assert (liver.dsc, liver.hd95_mm) == (1.0, 0.0)
+
+
+def test_boxes_that_hold_nothing_of_one_another_are_measured_in_the_patient(tmp_path: Path) -> None:
+    """One voxel each, the second three slices of 3 mm further and two columns of 2 mm back."""
+    for name, place in (("a", (1, 2, 3)), ("b", (4, 2, 1))):
+        affine = np.diag([2.0, 1.0, 3.0, 1.0])
+        affine[:3, 3] = affine[:3, :3] @ place[::-1]
+        write_segmentation(Volume(np.ones((1, 1, 1), np.uint8), affine), ONE, tmp_path / f"{name}.seg.nrrd")
+    for first, second in ("ab", "ba"):
+        liver = evaluate_files(tmp_path / f"{first}.seg.nrrd", tmp_path / f"{second}.seg.nrrd").labels[0]
+        assert (liver.dsc, liver.volume_ml, liver.reference_ml) == (0.0, 0.006, 0.006)
+        assert_allclose(liver.hd95_mm, (9**2 + 4**2) ** 0.5)
+
+
+def test_a_label_map_on_a_part_of_the_grid_is_no_cut_box(tmp_path: Path) -> None:
+    write_volume(_volume(_cube((1, 1, 1))), tmp_path / "whole.nii.gz")
+    write_volume(_volume(_cube((1, 1, 1), shape=(9, 9, 9))), tmp_path / "part.nii.gz")
+    with pytest.raises(GeometryError, match="should share one grid"):
+        evaluate_files(tmp_path / "part.nii.gz", tmp_path / "whole.nii.gz")
 
 
 def test_segments_of_unknown_names_are_an_error(tmp_path: Path) -> None:
