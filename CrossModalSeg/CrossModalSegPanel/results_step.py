@@ -28,8 +28,7 @@ class ResultsStep:
 
     def take(self, segmentation) -> None:
         """Look at a segmentation."""
-        if self._panel.parameters is not None:
-            self._panel.parameters.result = segmentation
+        self._parameters.result = segmentation
 
     def take_finished(self, segmentations, text: str) -> str | None:
         """Look at what a run gave, and measure it where a mask is chosen.
@@ -39,7 +38,7 @@ class ResultsStep:
         """
         self.take(segmentations[0])
         self._show_table(self._logic.lastResult.table)
-        if self._panel.parameters is None or self._panel.parameters.mask is None:
+        if self._parameters.mask is None:
             return text
         self._measure(step=self._ui.runStep, text=text)
         return None
@@ -48,13 +47,18 @@ class ResultsStep:
         """The numbers are not there any more."""
         self._show_table(None)
 
+    @property
+    def _parameters(self):
+        """Those of the scene, also while the panel is left: runs end meanwhile."""
+        return self._panel.parameters or self._logic.getParameterNode()
+
     def _show_table(self, node) -> None:
         self._ui.resultsTable.setMRMLTableNode(node)
         self._ui.resultsTable.resizeColumnsToContents()
         self._ui.resultsTable.setVisible(node is not None)
 
     def _measure(self, *_args, step=None, text: str | None = None) -> None:
-        parameters, is_of_run = self._panel.parameters, text is not None
+        parameters, is_of_run = self._parameters, text is not None
 
         def done(table) -> str:
             self._show_table(table)

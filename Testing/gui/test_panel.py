@@ -588,6 +588,20 @@ def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn,
     assert panel.ui.resultsTable.mrmlTableNode() is None and strokes_of(panel) == before
 
 
+def test_a_fit_that_ends_while_the_panel_is_left_is_found_there(panel, drawn) -> None:
+    _, mask = drawn
+    panel.ui.maskSelector.setCurrentNode(mask)
+    panel.ui.secondsBox.setValue(0)
+    panel.ui.fitButton.click()
+    panel.exit()
+    until(lambda: not panel.work.is_busy, 200)
+    panel.enter()
+    assert panel.parameters.result.GetName() == "CT segmentation"
+    assert panel.ui.resultSelector.currentNode() is panel.parameters.result
+    assert panel.ui.measureButton.enabled and panel.ui.surfacesButton.enabled
+    assert panel.ui.resultsTable.mrmlTableNode().GetTable().GetColumnByName("DSC").GetValue(0) > 0.7
+
+
 def test_a_mask_that_does_not_fit_is_explained_and_the_result_stays(panel, drawn) -> None:
     other = panel.logic.prepareScribbles(panel.drawn_on(), "heart", "other")
     panel.ui.maskSelector.setCurrentNode(other)
