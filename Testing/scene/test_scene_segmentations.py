@@ -216,6 +216,31 @@ def test_only_our_segments_are_replaced(scene):
     np.testing.assert_array_equal(slicer_says(into, ours, ct), second == 1)
 
 
+def test_results_whose_names_were_exchanged_are_what_they_are_called(scene):
+    """As after a left kidney that was taken for the right one."""
+    ct, array, other = add_ct(scene), random_labels(0), random_labels(1)
+    node = write_segmentation(scene, on(ct, array), TABLE, ct, "Result")
+    ids = [segment_named(node, name) for name in ("liver", "left kidney")]
+    for identity, name in zip(ids, ("Left Kidney", "liver"), strict=True):
+        node.GetSegmentation().GetSegment(identity).SetName(name)
+    exchanged = np.array([0, 2, 1, 3], np.uint8)
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, exchanged[array])
+    change = Change(scene)
+    write_segmentation(scene, on(ct, other), TABLE, ct, "Result", node, change=change)
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, other)
+    assert set(names(node)) == {"liver", "Left Kidney", "Tumör links"}
+    for name, value in (("liver", 1), ("Left Kidney", 2)):
+        np.testing.assert_array_equal(slicer_says(node, segment_named(node, name), ct), other == value)
+    change.undo()
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, exchanged[array])
+    preview = Preview(scene, TABLE, ct, "Result", node)
+    for seed in (2, 3):
+        preview.show(on(ct, random_labels(seed)))
+        np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, random_labels(seed))
+    preview.cancel()
+    np.testing.assert_array_equal(read_mask(node, ct, TABLE).array, exchanged[array])
+
+
 def test_classes_that_are_no_longer_there_go(scene):
     ct = add_ct(scene)
     node = write_segmentation(scene, on(ct, random_labels(0)), TABLE, ct, "Result")

@@ -179,8 +179,8 @@ def read_mask(node: vtkMRMLNode, reference: vtkMRMLVolumeNode, table: LabelTable
     """Copy a dense label map out of the scene, onto the grid of a volume, by nearest neighbours where grids differ.
 
     Args:
-        node: a segmentation, whose segments are found by the mark that `write_segmentation` leaves on them, else by
-            their names, others being ignored; or a label map volume with the values 1..K.
+        node: a segmentation, whose segments are found by their names, else by the mark that `write_segmentation` leaves
+            on them, others being ignored; or a label map volume with the values 1..K.
         reference: the volume whose grid is wanted.
         table: the classes.
 
@@ -260,13 +260,17 @@ def _accepted(node: vtkMRMLSegmentationNode, change: Change) -> vtkMRMLSegmentat
 
 
 def _owned(node: vtkMRMLSegmentationNode) -> dict[str, str]:
-    """Ids of the segments that were written here, by the name of their class in small letters."""
-    owned = {}
-    for identity in segment_ids(node):
-        class_name = marked_class(node.GetSegmentation().GetSegment(identity), identity, RESULT_TAG)
-        if class_name is not None:
-            owned[class_name.casefold()] = identity
-    return owned
+    """Ids of the segments that were written here, by the name of their class in small letters.
+
+    Where the person exchanged the names of some, they are known by these.
+    """
+    segmentation = node.GetSegmentation()
+    marked = {each: marked_class(segmentation.GetSegment(each), each, RESULT_TAG) for each in segment_ids(node)}
+    classes = {each: class_name.casefold() for each, class_name in marked.items() if class_name is not None}
+    names = {each: segmentation.GetSegment(each).GetName().strip().casefold() for each in classes}
+    named = {each: name if name in classes.values() else classes[each] for each, name in names.items()}
+    is_clear = len(set(named.values())) == len(named)
+    return {class_name: each for each, class_name in (named if is_clear else classes).items()}
 
 
 def _replace(node: vtkMRMLSegmentationNode, image: vtkOrientedImageData, table: LabelTable) -> None:
@@ -283,6 +287,7 @@ def _replace(node: vtkMRMLSegmentationNode, image: vtkOrientedImageData, table: 
             segment = node.GetSegmentation().GetSegment(identity)
             segment.SetLabelValue(label.value)
             segment.AddRepresentation(LABELMAP, image)
+            mark(segment, identity, RESULT_TAG, label.name)
     # Displays and surfaces follow the image, not the segments.
     image.Modified()
 

@@ -100,6 +100,8 @@ def segment_ids(node: vtkMRMLSegmentationNode) -> tuple[str, ...]:
 def segments_of_classes(node: vtkMRMLSegmentationNode, table: LabelTable, tag: str) -> list[SegmentOfClass]:
     """Which class each segment stands for: by the mark on it, else by its name (capitals do not matter).
 
+    Of results the name counts before the mark: who exchanges the names of two of them means it.
+
     Args:
         node: a segmentation.
         table: the classes; "background" is one more.
@@ -111,8 +113,9 @@ def segments_of_classes(node: vtkMRMLSegmentationNode, table: LabelTable, tag: s
         segment = node.GetSegmentation().GetSegment(identity)
         name = segment.GetName() or identity
         marked = marked_class(segment, identity, tag)
-        value = value_of.get(marked.casefold()) if marked is not None else None
-        found.append(SegmentOfClass(identity, name, value_of.get(name.strip().casefold()) if value is None else value))
+        texts = [text for text in (marked, name.strip()) if text is not None]
+        values = [value_of.get(text.casefold()) for text in (texts[::-1] if tag == RESULT_TAG else texts)]
+        found.append(SegmentOfClass(identity, name, next((value for value in values if value is not None), None)))
     return found
 
 
