@@ -100,6 +100,17 @@ def test_padding_within_reach_of_the_other_values_counts(modality, padding, capl
     assert not caplog.text
 
 
+@pytest.mark.parametrize("padding", [-200, -5000])
+def test_padding_around_a_small_image_does_not_take_its_contrast(padding, caplog):
+    measured = np.arange(-199, 802, dtype=np.int16)
+    values = np.full((10, 110, 131), padding, np.int16)
+    values.reshape(-1)[70_000:71_001] = measured
+    scaled = normalize_image(values, "mr", (-160, 240), (10, 90)).reshape(-1)
+    np.testing.assert_allclose(scaled[70_000:71_001], np.clip((measured + 99) / 800, 0, 1), atol=1e-6)
+    assert not scaled[:70_000].any()
+    assert not caplog.text
+
+
 def test_two_values_are_no_filler_and_a_measurement(caplog):
     values = np.repeat([-1, 1], 500).reshape(10, 10, 10)
     assert set(np.unique(normalize_image(values, "mr", (-160, 240), (0.5, 99.5)))) == {0.0, 1.0}

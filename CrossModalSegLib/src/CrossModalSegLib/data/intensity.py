@@ -15,6 +15,8 @@ FLOAT32_RANGE = 1e38
 FLOAT32_OFFSET = 1e4
 # A lowest value that lies so many times the range of all others below zero and them fills up what was not measured.
 FILLER_DISTANCE = 10.0
+# A lowest value that more than this share of the voxels hold is padding, as around a small MR on the grid of a large CT.
+PADDING_SHARE = 0.9
 
 
 def is_ct(modality: str) -> bool:
@@ -33,7 +35,7 @@ def normalize_image(
         ct_window: HU that become 0 and 1. A "CT" without any negative value is not in HU (air has -1000): it is
             scaled by percentiles, and a warning says so.
         percentiles: The percentiles that become 0 and 1; of all voxels but those that hold a negative filler, such as
-            -32768 or the lowest float, far below all others. A warning says so.
+            -32768 or the lowest float, far below all others (a warning says so), or padding, which is most of the grid.
 
     Returns:
         float32 of the array's shape, in [0, 1]; zeros for a constant image.
@@ -86,7 +88,16 @@ def value_range(
             measured.max(),
         )
         low, high = np.percentile(measured, percentiles)
+    elif (padded := _without_padding(sample)) is not None:
+        low, high = np.percentile(padded, percentiles)
     return float(low), float(high)
+
+
+def _without_padding(sample: np.ndarray) -> np.ndarray | None:
+    """The values without the lowest one where nearly all voxels hold it, else None: they alone would be the contrast."""
+    measured = sample[sample > sample.min()]
+    is_padded = 0 < measured.size < (1 - PADDING_SHARE) * sample.size
+    return measured if is_padded and measured.min() < measured.max() else None
 
 
 def _without_filler(sample: np.ndarray) -> np.ndarray | None:
