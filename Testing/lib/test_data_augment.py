@@ -105,6 +105,40 @@ def test_rotation_is_in_millimetres():
     np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3), atol=1e-12)
 
 
+def test_a_zoom_of_two_takes_a_voxel_from_half_way_to_the_centre():
+    config = still(scaling_prob=1.0, scaling=(2.0, 2.0))
+    change = draw_spatial_change(config, (8, 8, 8), (2.5, 1.0, 1.0), np.random.RandomState(0))
+    np.testing.assert_array_equal(change.matrix, np.eye(3) / 2)
+
+
+def test_elastic_displacement_is_in_millimetres():
+    config = still(elastic_prob=1.0, elastic_spacing_mm=1e6)  # with control points in the corners alone
+    thin, thick = (
+        draw_spatial_change(config, (8, 8, 8), spacing, np.random.RandomState(0)).displacement
+        for spacing in ((1.0, 1.0, 1.0), (8.0, 2.0, 1.0))
+    )
+    np.testing.assert_allclose(thick, thin / np.array([8.0, 2.0, 1.0])[:, None, None, None], rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"blur_prob": 1.0}, {"low_resolution_prob": 1.0, "zoom_out": (0.5, 0.5)}])
+def test_thick_slices_are_not_mixed(change):
+    before = patch((8, 16, 16))
+    images = np.zeros_like(before.images)
+    images[:, 4] = np.random.default_rng(0).random((16, 16))
+    augment = Augmentation(still(**change))
+    thin, thick = (
+        augment(replace(before, images=images, spacing=spacing)).images[0] for spacing in ((1, 1, 1), (8, 1, 1))
+    )
+    assert np.flatnonzero(thick.any(axis=(1, 2))).tolist() == [4]
+    assert len(np.flatnonzero(thin.any(axis=(1, 2)))) > 1
+    assert not np.array_equal(thick, images[0])
+
+
+def test_the_middle_of_a_patch_says_where_it_begins():
+    after = Augmentation("none", size=(4, 6, 8))(replace(patch((8, 8, 8)), start=(10, -2, 0)))
+    assert after.start == (12, -1, 0)
+
+
 def test_a_margin_keeps_corners_filled():
     large = patch((8, 60, 60))
     size = (8, 40, 40)
@@ -125,6 +159,8 @@ def test_mirroring_only_on_the_axes_asked_for():
     assert all(config is None or not config.mirror_axes for config in LEVELS.values())
     seen = set()
     before = patch((4, 8, 8))
+    before.inside[..., :2] = False
+    before.images[..., :2] = 0
     augment = Augmentation(still(mirror_axes=(2,)))
     for seed in range(20):
         after = augment(replace(before, seed=seed))
@@ -132,6 +168,8 @@ def test_mirroring_only_on_the_axes_asked_for():
         assert flipped or np.array_equal(after.images, before.images)
         if flipped:
             np.testing.assert_array_equal(after.labels, before.labels[..., ::-1])
+            np.testing.assert_array_equal(after.extra["pseudo"], before.labels[..., ::-1])
+            np.testing.assert_array_equal(after.inside, before.inside[..., ::-1])
         seen.add(flipped)
     assert seen == {True, False}
 

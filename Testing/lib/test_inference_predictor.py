@@ -87,6 +87,19 @@ def test_the_whole_volume_goes_at_once_where_it_fits():
     assert network.sizes.count((12, 24, 20)) == 1
 
 
+def test_a_window_is_no_larger_than_the_volume_needs():
+    network = Pointwise()
+    predict(network, images(), patch=(64, 64, 64), precision="fp32")
+    assert set(network.sizes) == {(12, 24, 20)}
+
+
+def test_weights_of_a_window_are_a_gaussian_of_an_eighth_of_its_length():
+    weights = _weights(33)
+    assert weights[16] == 1.0
+    assert weights[12].item() == pytest.approx(np.exp(-0.5 * (4 / (33 / 8)) ** 2))
+    assert weights[0].item() == weights[32].item() == pytest.approx(1e-3)  # the curve itself is below
+
+
 def test_a_memory_limit_leads_to_windows():
     network, volume = Pointwise(), images((16, 40, 40))
     result = predict(network, volume, precision="fp32", memory_limit=1)
@@ -172,10 +185,24 @@ def test_bfloat16_is_close_to_float32():
     np.testing.assert_allclose(half.sum(axis=0), 1.0, atol=1e-5)
 
 
-def test_a_network_in_training_stays_so():
-    network = Pointwise().train()
-    predict(network, images())
-    assert network.training
+class Forgetful(Pointwise):
+    """Whose answers are random while it is in training."""
+
+    def forward(self, images):
+        return {"out": nn.functional.dropout(super().forward(images)["out"], training=self.training)}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_predicts_in_evaluation_and_comes_back_as_it_was(training):
+    network, volume = Forgetful().train(training), images()
+    np.testing.assert_allclose(predict(network, volume, precision="fp32"), direct(network, volume), atol=2e-6)
+    assert network.training is training
+
+
+def test_doubles_are_taken_as_floats():
+    network, volume = Pointwise(), images()
+    result = predict(network, volume.astype(np.float64), precision="fp32")
+    np.testing.assert_allclose(result, direct(network, volume), atol=2e-6)
 
 
 def test_bad_arguments():
@@ -197,6 +224,13 @@ def test_the_largest_window_within_the_budget_is_chosen():
     assert profile.need(int(np.prod(window))) <= 200_000_000 and np.prod(window) > 64 * 64 * 64
     assert fitting_window(shape, 16, profile, 0) == (32, 32, 32)
     assert all(fitting_window((8, 8, 8), 16, profile, budget) == (16, 16, 16) for budget in (0, 10**9))
+
+
+def test_blending_is_part_of_what_has_to_fit():
+    profile = MemoryProfile(bytes_per_voxel=100.0, fixed_bytes=0.0, num_classes=8)
+    window = fitting_window((300, 64, 64), 2, profile, 20_000_000)
+    blending = 4 * window[0] * 64 * 64 * (2 * 8 + 2)
+    assert 10_000_000 < profile.need(int(np.prod(window))) + blending <= 20_000_000
 
 
 def test_windows_tile_evenly():

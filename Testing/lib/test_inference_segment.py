@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from CrossModalSegLib.cohort import LoadedCase
-from CrossModalSegLib.data.preprocess import Preprocessing
-from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.data.preprocess import Preprocessing, prepare_case
+from CrossModalSegLib.errors import Cancelled, ModelError
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import LoadedModel
-from CrossModalSegLib.inference.segment import segment_case
+from CrossModalSegLib.inference.segment import labels_from_probabilities, segment_case
 from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.volume import Volume, same_geometry
 
 
@@ -74,6 +75,47 @@ def test_probabilities_agree_with_labels(spacing):
     np.testing.assert_array_equal(plain.labels.array, full.labels.array)
     np.testing.assert_array_equal(full.probabilities.argmax(axis=0), full.labels.array)
     np.testing.assert_allclose(full.probabilities.sum(axis=0), 1.0, atol=1e-5)
+
+
+class Undecided(nn.Module):
+    """Three classes, which are about as likely."""
+
+    divisor = 4
+
+    def segment(self, images):
+        return 2 * torch.cat([images, 1 - images.mean(1, keepdim=True)], dim=1)
+
+
+def test_classes_are_chosen_after_their_probabilities_were_brought_to_the_own_grid():
+    loaded = case()
+    loaded.images["mr"] = loaded.images["mr"].with_array(
+        np.random.default_rng(1).random(loaded.grid.shape).astype(np.float32)
+    )
+    labels = LabelTable.from_names(["lesion", "oedema"])
+    card = ModelCard("u", "cmfnet", {}, ("ct", "mr"), labels, Preprocessing(spacing=(2.0, 1.0, 1.0)))
+    chosen = LoadedModel(Undecided(), card)
+    plain, full = (segment_case(chosen, loaded, probabilities=wanted) for wanted in (False, True))
+    assert set(np.unique(plain.labels.array)) == {0, 1, 2}
+    np.testing.assert_array_equal(plain.labels.array, full.probabilities.argmax(axis=0))
+
+
+def test_probabilities_are_left_alone_and_equal_ones_go_to_the_first_class():
+    loaded = case((1.0, 1.0, 1.0), (1, 1, 4))
+    prepared = prepare_case(loaded, Preprocessing())
+    given = np.array([[0.2, 0.4, 0.3, 0.5], [0.6, 0.4, 0.3, 0.0], [0.2, 0.2, 0.4, 0.5]], np.float32)
+    probabilities = given.reshape(3, 1, 1, 4).copy()
+    result = labels_from_probabilities(probabilities, prepared)
+    assert result.labels.array.ravel().tolist() == [1, 0, 2, 0]
+    np.testing.assert_array_equal(probabilities.reshape(3, 4), given)
+
+
+@pytest.mark.parametrize("spacing", [None, (2.0, 1.0, 1.0)])
+def test_a_cancelled_segmentation_stops(spacing):
+    token = CancelToken()
+    token.cancel()
+    chosen = model() if spacing is None else model(spacing=spacing)
+    with pytest.raises(Cancelled):
+        segment_case(chosen, case(), cancel=token)
 
 
 def test_a_missing_image_is_named():
