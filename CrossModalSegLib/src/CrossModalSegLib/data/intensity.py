@@ -15,7 +15,7 @@ FLOAT32_RANGE = 1e38
 FLOAT32_OFFSET = 1e4
 # A lowest value that lies so many times the range of all others below zero and them fills up what was not measured.
 FILLER_DISTANCE = 10.0
-# A lowest value that more than this share of the voxels hold is padding, as around a small MR on the grid of a large CT.
+# A lowest value that more than this share of the voxels hold is padding, as around a small MR on a large CT's grid.
 PADDING_SHARE = 0.9
 
 
@@ -94,7 +94,7 @@ def value_range(
 
 
 def _without_padding(sample: np.ndarray) -> np.ndarray | None:
-    """The values without the lowest one where nearly all voxels hold it, else None: they alone would be the contrast."""
+    """The values without the lowest one where nearly all voxels hold it, else None."""
     measured = sample[sample > sample.min()]
     is_padded = 0 < measured.size < (1 - PADDING_SHARE) * sample.size
     return measured if is_padded and measured.min() < measured.max() else None
