@@ -134,6 +134,44 @@ def test_no_scribble_is_lost_and_all_stay_where_they_were(spacing):
         assert distance.min(axis=1).max() <= np.linalg.norm(prepared.spacing) / 2 + 1e-6
 
 
+def test_strokes_closer_than_a_voxel_stay_on_a_coarser_grid():
+    case = loaded_case((4, 6, 6), diagonal=(1.0, 1.0, 1.0))
+    case.scribbles.array[:] = 255
+    case.scribbles.array[0, 0, 0], case.scribbles.array[2, 3, 3] = 1, 0
+    prepared = prepare_case(case, Preprocessing(spacing=(2.0, 3.0, 3.0)))
+    assert prepared.scribbles.tolist() == [[[1, 255], [255, 255]], [[255, 255], [255, 0]]]
+
+
+def test_masks_get_no_class_between_two_others():
+    case = loaded_case()
+    case.mask.array[:] = np.where(case.mask.array == 1, 3, 1)
+    prepared = prepare_case(case, Preprocessing(spacing=(3.0, 1.0, 0.7)))
+    assert set(np.unique(prepared.mask)) == {1, 3}
+
+
+def test_the_percentiles_are_those_of_the_preprocessing():
+    case = loaded_case()
+    prepared = prepare_case(case, Preprocessing(percentiles=(20.0, 60.0)))
+    low, high = np.percentile(case.images["mr"].array, (20.0, 60.0))
+    expected = np.clip((case.images["mr"].array - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(prepared.images[1], expected, atol=1e-5)
+
+
+def test_a_crop_with_values_of_the_whole_image_is_not_cached(tmp_path):
+    case = loaded_case()
+    prepared = prepare_case(case, Preprocessing(), value_ranges={"mr": (100.0, 300.0)}, cache_dir=tmp_path)
+    np.testing.assert_allclose(prepared.images[1], np.clip((case.images["mr"].array - 100) / 200, 0, 1), atol=1e-5)
+    assert prepared.key is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_probabilities_of_a_flipped_case_are_flipped_back():
+    case = loaded_case(diagonal=(-1.0, 1.5, 4.0))
+    prepared = prepare_case(case, Preprocessing())
+    given = np.random.default_rng(0).random((2, 6, 12, 10)).astype(np.float32)
+    np.testing.assert_array_equal(restore_probabilities(given, prepared), given[..., ::-1])
+
+
 def test_probabilities_come_back_on_the_case_s_own_grid():
     case = loaded_case((12, 24, 20), diagonal=(-1.0, -1.5, 2.0))
     prepared = prepare_case(case, Preprocessing(spacing=(1.0, 1.0, 1.0)))
@@ -204,6 +242,7 @@ def test_modalities_are_taken_in_the_order_asked_for():
     ("arguments", "message"),
     [
         ({"spacing": (1.0, 0.0, 1.0)}, "positive lengths"),
+        ({"orientation": "slices"}, 'got "slices"'),
         ({"ct_window": (5.0, 5.0)}, "CT window"),
         ({"percentiles": (-1.0, 50.0)}, "percentiles"),
         ({"orientation": "ras"}, "orientation"),
