@@ -46,6 +46,14 @@ def test_strokes_are_in_order_along_their_length():
     assert (found[1][:, 0] == 1).all()
 
 
+def test_a_thick_stroke_is_in_order_along_its_length_too():
+    """Two rows of ten pixels: row by row, a stretch of them would be long and thin."""
+    array = np.full((1, 20, 20), 255, np.uint8)
+    array[0, 4:6, 3:13] = 1
+    columns = strokes(array)[0][:, 2].tolist()
+    assert columns in (sorted(columns), sorted(columns, reverse=True))
+
+
 def test_a_stretch_is_never_empty_and_never_too_long():
     where = np.arange(30).reshape(10, 3)
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ from CrossModalSegLib.labels import LabelTable
         (["kidney"], ("kidney",)),
         (["label 1", "2", "Structure 1", "Segment_4"], ()),
         (["Leber"], ("Leber",)),
+        (["3rd ventricle", "segment 4 of the liver"], ("3rd ventricle", "segment 4 of the liver")),
     ],
 )
 def test_organs_are_known_by_their_words(asked, unseen):
