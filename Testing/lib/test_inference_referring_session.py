@@ -302,11 +302,13 @@ def test_scribbled_slices_are_merged_up_to_the_limit():
     assert nearest.segmentations["t"].array[:, 9, 9].tolist() == [0, 0, 1, 1]
 
 
-def test_the_report_says_what_was_found():
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_the_report_says_what_was_found(order):
     reference, scribbles = graded()
     array = np.zeros((4, 16, 16))
     array[2, 8:12, 8:10] = 1000.0
-    report = refer_volumes(follower(), reference, scribbles, {"t": Volume(array, affine_of())}, ONE).reports["t"]
+    target = reordered(Volume(array, affine_of()), order, (False, False, False))
+    report = refer_volumes(follower(), reference, scribbles, {"t": target}, ONE).reports["t"]
     assert (report.present, report.slices_with, report.slices) == (("bright",), {"bright": 1}, 4)
     assert report.milliliters["bright"] == pytest.approx(8 * 1.5 * 1.5 * 5.0 / 1000)
     assert report.seconds > 0
