@@ -112,6 +112,37 @@ def test_quick_strokes_keep_their_corners(tab: Tab, tmp_path: Path) -> None:
     tab.wait(lambda: tab.counts() == [0, 0])
 
 
+def test_strokes_lie_under_the_mouse_though_another_tab_has_other_views(tab: Tab) -> None:
+    other = tab.context.new_page()
+    other.set_viewport_size({"width": 900, "height": 1000})
+    other.goto(tab.url)
+    other.wait_for_selector(".panel")
+    # The picture has the shape of the other tab's views, and is cut off here.
+    tab.wait(lambda: _shape(tab.page, "img")[1] > _shape(tab.page, ".remote-controlled-area")[1] + 50)
+    tab.page.wait_for_timeout(1000)
+    tab.choose("GTV")
+    tab.drag("Axial1", (0.4, 0.25), (0.6, 0.25))
+    assert tab.wait(lambda: _red_row(tab)) == pytest.approx(0.25, abs=0.03)
+    tab.page.click("text=Clear")
+    tab.wait(lambda: tab.counts() == [0, 0] and tab.redness("Axial1") == 0)
+    other.close()
+    tab.page.evaluate("window.dispatchEvent(new Event('focus'))")
+    tab.wait(lambda: _shape(tab.page, "img") == pytest.approx(_shape(tab.page, ".remote-controlled-area"), abs=1.5))
+
+
+def _shape(page: object, part: str) -> tuple[float, float]:
+    """Width and height of a part of the axial view."""
+    box = page.locator(f'[data-view="Axial1"] {part}').first.bounding_box()
+    return box["width"], box["height"]
+
+
+def _red_row(tab: Tab) -> float:
+    """Where red is in the axial view, as a share of its height; 0 where nowhere."""
+    pixels = tab.pixels("Axial1")
+    rows, _ = np.nonzero(pixels[..., 0] - pixels[..., 1:].max(axis=-1) > 40)
+    return (rows.mean() + 45) / (len(pixels) + 75) if rows.size > 30 else 0.0
+
+
 def test_the_wheel_scrolls_and_a_click_brings_all_slices(tab: Tab) -> None:
     where = {name: tab.where(name) for name in ("Axial1", "Sagittal1", "Coronal1")}
     tab.wheel("Axial1", -300)
@@ -285,6 +316,28 @@ def test_a_start_with_a_bad_file_goes_on(browser: object, tmp_path: Path) -> Non
         tab.drag("Axial1", (0.49, 0.46), (0.54, 0.46))
         tab.wait(lambda: tab.counts()[0] > 0)
         assert tab.error() == "" and tab.problems == []
+        context.close()
+
+
+def test_a_lost_connection_is_told_and_comes_back(browser: object, phantom: dict[str, Path], tmp_path: Path) -> None:
+    with Server(["--ct", phantom["ct"], "--labels", "GTV"], tmp_path) as server:
+        context = browser.new_context(viewport=SIZE)
+        context.add_init_script(
+            "const Real = WebSocket; window.sockets = [];"
+            "window.WebSocket = class extends Real { constructor(...all) { super(...all); sockets.push(this); } }"
+        )
+        tab = Tab(context, server.url)
+        tab.wait_for_images(1)
+        tab.choose("GTV")
+        tab.drag("Axial1", (0.49, 0.46), (0.54, 0.46))
+        tab.wait(lambda: tab.counts()[0])
+        counts = tab.settled_counts()
+        tab.page.evaluate("sockets.forEach((each) => each.close())")
+        tab.page.wait_for_selector("text=The connection is lost")
+        tab.page.wait_for_selector(".panel")
+        tab.wait(lambda: tab.counts() == counts)
+        server.stop()
+        tab.page.wait_for_selector("text=The connection is lost")
         context.close()
 
 

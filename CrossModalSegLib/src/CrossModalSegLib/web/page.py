@@ -113,6 +113,7 @@ class Page:
             {
                 "trame__title": "CrossModalSeg",
                 "trame__vuetify3_config": theme,
+                "trame__template_error": ui.LOST,
                 "error": "",
                 "loading": "",
                 "tool": "look",

@@ -151,6 +151,16 @@ def build(server: Server, do: Actions) -> None:
         client.Style(_NOTHING)
 
 
+# What trame shows instead of the page when its connection is closed.
+LOST = """
+<div class="page lost" role="alert" data-lost>
+  <div>
+    <h1>The connection is lost</h1>
+    <p>The page comes back by itself as soon as the program answers. Where only the connection was interrupted, your
+    work is still there; where the program was ended, it is not.</p>
+  </div>
+</div>
+"""
 _NOTHING = "html { overflow: hidden; }"
 
 

@@ -38,7 +38,8 @@
   const PIECE_MS = 40;
   let stroke = null;
   function share(event) {
-    const box = stroke.area.getBoundingClientRect();
+    // Of the picture, which is cut off where another tab has views of another shape.
+    const box = (stroke.area.querySelector("img") || stroke.area).getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   }
   function sendPiece(isLast) {
@@ -83,6 +84,23 @@
       },
       true
     );
+
+  // Another tab may have shown the views in its own size: the one that is used last has its way.
+  function tellSizes() {
+    const client = window.trame && window.trame.client;
+    if (document.hidden || !client || !client.isConnected()) return;
+    for (const view of document.querySelectorAll(".view")) {
+      const box = view.getBoundingClientRect();
+      const size = { w: box.width, h: box.height, p: window.devicePixelRatio };
+      client.getConnection().getSession().call("trame.rca.size", [view.dataset.view, "", size]);
+    }
+  }
+  for (const kind of ["focus", "visibilitychange"]) window.addEventListener(kind, tellSizes);
+
+  // After a sleep or a break of the network the work is still there; else the front says what has become of it.
+  setInterval(() => {
+    if (document.querySelector("[data-lost]")) fetch("./", { cache: "no-store" }).then(() => location.reload(), () => {});
+  }, 2000);
 
   const hasFiles = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
   document.addEventListener("dragover", (event) => {
