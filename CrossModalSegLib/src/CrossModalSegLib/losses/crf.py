@@ -234,11 +234,12 @@ def multi_view_crf(
     dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
     with torch.autocast(probabilities.device.type, enabled=False):
         y, images = probabilities.to(dtype), images.detach().to(dtype)
-        total = y.new_zeros(())
-        for samples, sample_spacing in _spacing_groups(spacing, y.shape[0]):
-            terms = _kernel_terms(images[samples], image_weights, config)
-            total = total + _energy_on(y)(y[samples], terms, crf_windows(config, sample_spacing))
-        return total / (len(config.views) * y.shape[0] * y[0, 0].numel())
+        energy = _energy_on(y)
+        energies = [
+            energy(y[samples], _kernel_terms(images[samples], image_weights, config), crf_windows(config, own_spacing))
+            for samples, own_spacing in _spacing_groups(spacing, y.shape[0])
+        ]
+        return sum(energies[1:], energies[0]) / (len(config.views) * y.shape[0] * y[0, 0].numel())
 
 
 def _check(probabilities: Tensor, images: Tensor, image_weights: Sequence[float]) -> None:
