@@ -56,6 +56,12 @@ def test_overlap_is_the_larger_share():
     assert overlap(frame(5, 2.0, 0.0), frame(5, 2.0, 100.0)) == 0.0
     assert overlap(frame(5, 2.0, 0.0), frame(5, 2.0, 0.0, side=500.0)) == 0.0
     assert 0.3 < overlap(frame(6, 2.0, 0.0), frame(6, 2.0, 6.0)) < 0.7
+    assert overlap(frame(50, 2.0, 0.0), frame(5, 2.0, 0.0)) == 1.0
+
+
+def test_the_outermost_voxels_reach_half_their_size_beyond_their_centres():
+    assert overlap(frame(1, 2.0, 0.0), frame(1, 2.0, 0.9)) == 1.0
+    assert overlap(frame(1, 2.0, 0.0), frame(1, 2.0, 1.1)) == 0.0
 
 
 def test_the_matching_is_by_position_where_volumes_overlap():

@@ -45,6 +45,14 @@ def test_padding_keeps_the_aspect_in_mm_and_centres_the_slice():
     assert frame.inside.all(axis=1).nonzero()[0].tolist() == list(range(8, 56))
 
 
+def test_beside_the_slice_is_nothing():
+    """Not its border, which an interpolation would go on with."""
+    array = np.ones((2, 32, 64), np.uint8)
+    frame = slice_frame(volume(array), SlicePreprocessing(64))
+    assert (frame.to_canvas(array, "linear").sum(axis=(1, 2)) == 32 * 64).all()
+    assert (frame.to_canvas(array, "nearest", fill=255)[0] == np.where(frame.inside, 1, 255)).all()
+
+
 def test_stretching_fills_the_canvas():
     frame = slice_frame(volume(np.zeros((2, 32, 64), np.uint8)), SlicePreprocessing(64, "stretch"))
     assert frame.inside.all()
