@@ -59,6 +59,18 @@ def test_a_transform_that_is_not_linear_has_to_be_hardened(scene, depth):
         world_affine(node)
 
 
+@pytest.mark.parametrize("broken", [np.diag([1.0, 0, 1, 1]), np.diag([1.0, np.nan, 1, 1])])
+def test_a_transform_that_cannot_be_undone_is_named(scene, broken):
+    node = add_volume(scene, BOX, np.eye(4), parent=add_transform(scene, broken, name="flat"))
+    with pytest.raises(GeometryError, match="'ct' lies under a transform that cannot be undone .'flat' or one above"):
+        world_affine(node)
+
+
+def test_a_transform_that_only_changes_the_unit_is_none_of_these(scene):
+    node = add_volume(scene, BOX, np.eye(4), parent=add_transform(scene, np.diag([1e-3, 1e-3, 1e-3, 1])))
+    np.testing.assert_allclose(world_affine(node), RAS_TO_LPS @ np.diag([1e-3, 1e-3, 1e-3, 1]))
+
+
 def test_voxels_that_do_not_start_at_index_0(scene):
     node = add_volume(scene, BOX, np.diag([2.0, 3, 4, 1]))
     node.GetImageData().SetExtent(1, 4, 2, 4, 3, 4)

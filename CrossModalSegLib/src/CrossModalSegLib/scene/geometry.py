@@ -17,6 +17,7 @@ from CrossModalSegLib.errors import GeometryError
 if TYPE_CHECKING:
     from slicer import vtkMRMLTransformableNode, vtkMRMLVolumeNode
 
+_MOST_UNEVEN = 1e9  # how much longer a transform may make one direction than another
 _FLIP = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
@@ -51,7 +52,7 @@ def parent_to_world(node: vtkMRMLTransformableNode) -> np.ndarray:
     """(4, 4) of all transforms above a node, RAS mm; the identity where there is none.
 
     Raises:
-        GeometryError: one of them is not linear.
+        GeometryError: one of them is not linear, or cannot be undone.
     """
     return transform_to_world(node.GetParentTransformNode(), node)
 
@@ -64,7 +65,7 @@ def transform_to_world(transform: vtkMRMLTransformableNode | None, node: vtkMRML
         node: what lies below it, for the error.
 
     Raises:
-        GeometryError: one of them is not linear.
+        GeometryError: one of them is not linear, or cannot be undone.
     """
     if transform is None:
         return np.eye(4)
@@ -74,7 +75,13 @@ def transform_to_world(transform: vtkMRMLTransformableNode | None, node: vtkMRML
             f"'{node.GetName()}' lies under a transform that is not linear ('{transform.GetName()}' or one above it). "
             "Harden it (in the module Transforms, or by a right click in the module Data), then start again."
         )
-    return from_vtk(matrix)
+    to_world = from_vtk(matrix)
+    if not np.isfinite(to_world).all() or np.linalg.cond(to_world[:3, :3]) > _MOST_UNEVEN:
+        raise GeometryError(
+            f"'{node.GetName()}' lies under a transform that cannot be undone ('{transform.GetName()}' or one above "
+            "it): it makes a volume flat. Correct its matrix in the module Transforms, or take it away."
+        )
+    return to_world
 
 
 def ijk_to_ras(volume: vtkMRMLVolumeNode) -> np.ndarray:
