@@ -218,6 +218,17 @@ def test_what_is_gone_is_not_offered_to_be_undone(scene, workflow, client, ct, s
     assert not workflow.can_undo and not workflow.undo()
 
 
+def test_undo_goes_back_ten_steps(scene, workflow, client, ct, scribbles):
+    """All further ones would keep the voxels of a day's work in memory."""
+    for seed in range(12):
+        task = workflow.fit({"ct": ct}, scribbles, TABLE)
+        client.jobs[-1].done(fit_result(ct, random_labels(seed)))
+    for seed in range(10, 0, -1):
+        assert workflow.undo()
+        np.testing.assert_array_equal(read_mask(task.result.segmentation, ct, TABLE).array, random_labels(seed))
+    assert not workflow.can_undo
+
+
 def test_pause_finish_cancel(workflow, client, ct, scribbles):
     task = workflow.fit({"ct": ct}, scribbles, TABLE)
     task.pause()

@@ -1,8 +1,8 @@
 """All that a panel, a console, a script or a page does with nodes, one function each.
 
 What takes long runs in the worker process and comes back as a `Task`. Results come into the scene inside of
-`WorkerClient.poll` (or `Task.wait`), in the thread that calls it; each is one step of `undo`. Scribbles are never
-changed, but for background that `auto_background` adds where nothing is drawn.
+`WorkerClient.poll` (or `Task.wait`), in the thread that calls it; each is one step of `undo`, which goes back ten of
+them. Scribbles are never changed, but for background that `auto_background` adds where nothing is drawn.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     )
 
 _CASE_ATTRIBUTE = "CrossModalSeg.Case"
+_UNDO_STEPS = 10  # each keeps the voxels that were there before, 80 MB in a volume of 512 by 512 by 300
 
 
 @dataclass(eq=False)
@@ -290,7 +291,7 @@ class Workflow:
             node = shown.finish(before.now(result.labels), show_3d)
             with Change(self.scene, part_of=shown.step) as change:
                 segmented = write_beside(self.scene, before, node, name, result, change)
-            self._changes.append(shown.step)
+            self._note(shown.step)
             return segmented
 
         plan = Plan(
@@ -568,7 +569,11 @@ class Workflow:
         """A change that `undo` can take back, once its block has ended well."""
         with Change(self.scene) as change:
             yield change
+        self._note(change)
+
+    def _note(self, change: Change) -> None:
         self._changes.append(change)
+        del self._changes[:-_UNDO_STEPS]
 
     def _new_follower(self) -> Callable[[Mapping[str, float]], None]:
         """Draws the loss over the seconds since its first value."""
