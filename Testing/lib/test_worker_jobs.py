@@ -351,6 +351,22 @@ def test_a_session_that_is_gone_or_was_cut_short_has_to_be_sent_again(models):
     run_job(strokes, Surroundings(store))
 
 
+def test_a_model_that_was_replaced_or_deleted_answers_no_more_strokes(models, tmp_path):
+    model, store = Path(shutil.copytree(models / "refer", tmp_path / "organs")), Store()
+    strokes = m.ReferStrokesRequest("node 3", SCRIBBLES, TABLE)
+    run_job(refer_request(models, model=str(model)), Surroundings(store))
+    run_job(strokes, Surroundings(store))
+    card = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    (model / "model.json").write_text(json.dumps(card | {"least_presence": 0.25}), encoding="utf-8")
+    with pytest.raises(SessionError, match="Another model has this name now"):
+        run_job(strokes, Surroundings(store))
+    run_job(refer_request(models, model=str(model)), Surroundings(store))
+    run_job(strokes, Surroundings(store))
+    shutil.rmtree(model)
+    with pytest.raises(ModelError, match="organs"):
+        run_job(strokes, Surroundings(store))
+
+
 def test_errors_call_targets_as_the_client_does(models):
     flat = MR.with_array(np.zeros(SHAPE, np.float32))
     with pytest.raises(InputError, match="'DWI'|DWI"):

@@ -31,12 +31,14 @@ class KeptSession:
 
     Attributes:
         session: with the features.
-        key: of its model on its device.
+        model: its model's folder or name.
+        key: of this model on its device, as it was then.
         numbered: "target N" by the client's name.
         is_complete: whether all images of the last request were looked at, to the end.
     """
 
     session: ReferSession
+    model: str
     key: tuple[object, ...]
     numbered: dict[str, str] = field(default_factory=dict)
     is_complete: bool = False
@@ -91,7 +93,7 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
     """Answer other strokes in a session.
 
     Raises:
-        SessionError: the worker has no such session any more.
+        SessionError: the worker has no such session any more, or its model was replaced.
         CrossModalSegError: something in the request cannot be used.
         Cancelled: on request.
     """
@@ -99,6 +101,8 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
     kept = context.store.sessions.get(request.session)
     if kept is None or not kept.is_complete:
         raise SessionError("The worker no longer has the features of these images: send them again.")
+    if model_key(kept.model, kept.session.device) != kept.key:
+        raise SessionError("Another model has this name now: send the images again.")
     try:
         with kept.telling_names():
             referred = _answer(kept.session, request, context)
@@ -124,7 +128,7 @@ def _session(request: ReferRequest, context: Context, device: torch.device) -> K
     kept = context.store.sessions.get(request.session)
     if kept is not None and kept.key == key:
         return kept
-    kept = KeptSession(ReferSession(warm_model(name, device, context.store), device), key)
+    kept = KeptSession(ReferSession(warm_model(name, device, context.store), device), name, key)
     context.store.sessions.put(request.session, kept)
     return kept
 
