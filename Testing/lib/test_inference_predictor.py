@@ -93,6 +93,16 @@ def test_a_window_is_no_larger_than_the_volume_needs():
     assert set(network.sizes) == {(12, 24, 20)}
 
 
+@pytest.mark.parametrize(("shape", "patch"), [((3, 4, 2), None), ((11, 21, 18), (4, 1, 3))])
+def test_the_deepest_features_are_never_a_single_voxel(shape, patch):
+    # Instance normalisation refuses one.
+    network = Pointwise()
+    network.conv = nn.Sequential(network.conv, nn.AvgPool3d(4), nn.InstanceNorm3d(3), nn.Upsample(scale_factor=4))
+    result = predict(network, images(shape), patch=patch, precision="fp32")
+    assert result.shape == (3, *shape)
+    assert network.sizes[-1] == (4, 4, 8)
+
+
 def test_weights_of_a_window_are_a_gaussian_of_an_eighth_of_its_length():
     weights = _weights(33)
     assert weights[16] == 1.0

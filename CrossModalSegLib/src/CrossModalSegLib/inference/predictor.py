@@ -75,8 +75,8 @@ def predict(
             `fixed_patch`, all windows have that size.
         images: (C, k, j, i), values as from Preprocessing.
         device: Where the network runs; None takes the device of its weights.
-        patch: Window size (k, j, i), rounded up to the divisor; None takes the whole volume or the largest window
-            that fits into memory.
+        patch: Window size (k, j, i), rounded up to the divisor, and to twice that along one axis at least; None takes the
+            whole volume or the largest window that fits into memory.
         overlap: Share of a window that its neighbour repeats.
         precision: "bf16" uses bfloat16 where the device computes with it natively, float32 elsewhere.
         memory_limit: Bytes the network's pass may take at most, beyond its weights; None decides by what is free.
@@ -240,7 +240,7 @@ def _first_window(
     if patch is not None:
         if len(patch) != 3 or min(patch) < 1:
             raise InputError(f"A window size is three positive numbers (k, j, i); got {patch}.")
-        return _window_within(tuple(volume.shape[1:]), patch, passes.divisor)
+        return _normalisable(_window_within(tuple(volume.shape[1:]), patch, passes.divisor), passes.divisor)
     profile = passes.profile(volume.shape[0])
     budget = memory_budget(passes.device, memory_limit, 4 * profile.num_classes * prod(volume.shape[1:]))
     window = fitting_window(tuple(volume.shape[1:]), passes.divisor, profile, budget, overlap)
@@ -250,7 +250,7 @@ def _first_window(
         profile.need(prod(window)) / 1e6,
         budget / 1e6,
     )
-    return window
+    return _normalisable(window, passes.divisor)
 
 
 def memory_budget(device: torch.device, memory_limit: int | None, result_bytes: int) -> int:
@@ -309,6 +309,11 @@ def _smaller_window(window: Shape3, divisor: int) -> Shape3 | None:
     axis = max(axes, key=lambda a: window[a])
     halved = max(smallest, _round_up(ceil(window[axis] / 2), divisor))
     return tuple(halved if a == axis else n for a, n in enumerate(window))
+
+
+def _normalisable(window: Shape3, divisor: int) -> Shape3:
+    """A window of which the deepest features are more than a single voxel, which instance normalisation refuses."""
+    return (divisor, divisor, 2 * divisor) if window == (divisor,) * 3 else window
 
 
 def _window_within(shape: Shape3, patch: Shape3, divisor: int) -> Shape3:
