@@ -40,6 +40,11 @@ def test_a_length_replaces_that_of_the_preset(option: str, name: str) -> None:
         }  # fmt: skip
 
 
+def test_there_are_no_fewer_neighbour_slices_than_none() -> None:
+    with pytest.raises(InputError, match="--context should be 0 or above, got -1"):
+        config_of("--context", -1)
+
+
 def test_options_change_what_they_name() -> None:
     config = config_of(
         "--modalities", "t1", "t2", "--reference-modality", "t1", "--batch-size", 3, "--learning-rate", 1e-4,

@@ -7,6 +7,7 @@ import torch
 
 from CrossModalSegLib.data.patches import PatchSampler
 from CrossModalSegLib.data.preprocess import PreparedCase
+from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.training.batches import BatchStream, batch_workers, patch_margin
 from CrossModalSegLib.training.interrupt import STOPPING
 from CrossModalSegLib.volume import Volume
@@ -74,6 +75,8 @@ def test_a_gpu_gets_as_many_workers_as_there_are_cores_for(device, system, cores
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
     assert batch_workers(None, torch.device(device)) == workers
     assert batch_workers(5, torch.device(device)) == 5
+    with pytest.raises(InputError, match="should be 0 or above, got -1"):
+        batch_workers(-1, torch.device(device))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -154,6 +154,8 @@ def referring_config(args: Arguments) -> ReferringConfig:
     lengths = ("minutes", "steps", "epochs")
     if sum(getattr(args, name) is not None for name in lengths) > 1:
         raise InputError("The length of a training is given once: as --minutes, --steps or --epochs.")
+    if args.context is not None and args.context < 0:
+        raise InputError(f"--context should be 0 or above, got {args.context}.")
     settings = to_dict(preset(args.preset, args.ablation))
     for changes in (settings_file(args.config) if args.config is not None else {}, _given(args)):
         if any(changes.get(name) is not None for name in lengths):

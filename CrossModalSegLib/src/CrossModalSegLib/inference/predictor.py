@@ -75,8 +75,8 @@ def predict(
             `fixed_patch`, all windows have that size.
         images: (C, k, j, i), values as from Preprocessing.
         device: Where the network runs; None takes the device of its weights.
-        patch: Window size (k, j, i), rounded up to the divisor, and to twice that along one axis at least; None takes the
-            whole volume or the largest window that fits into memory.
+        patch: Window size (k, j, i), rounded up to the divisor, and to two of them along one axis at least; None takes
+            the whole volume or the largest window that fits into memory.
         overlap: Share of a window that its neighbour repeats.
         precision: "bf16" uses bfloat16 where the device computes with it natively, float32 elsewhere.
         memory_limit: Bytes the network's pass may take at most, beyond its weights; None decides by what is free.

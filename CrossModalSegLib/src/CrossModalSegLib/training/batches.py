@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from CrossModalSegLib.data.augment import LEVELS, Augmentation, AugmentationConfig, AugmentationLevel
 from CrossModalSegLib.data.patches import Patch, PatchPlan, PatchSampler, Shape3, stack_patches
+from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.training.interrupt import STOPPING
 
 # More processes than this compete for the memory.
@@ -104,7 +105,12 @@ def batch_workers(asked: int | None, device: torch.device) -> int:
 
     A GPU would wait for batches that one thread makes. On a CPU, processes would take its cores from the network; and
     only on Linux they share the images with the program that starts them.
+
+    Raises:
+        InputError: Fewer than none were asked for.
     """
+    if asked is not None and asked < 0:
+        raise InputError(f"The number of processes that make batches should be 0 or above, got {asked}.")
     if asked is not None:
         return asked
     if device.type != "cuda" or sys.platform != "linux":
