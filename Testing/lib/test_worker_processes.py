@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from CrossModalSegLib.worker.processes import created, end_children, end_tree, is_alive
+from CrossModalSegLib.worker.processes import created, end_children, end_tree, is_alive, watched
 
 # A launcher that starts a child of its own, says its number, and waits or ends.
 LAUNCHER = (
@@ -42,11 +42,36 @@ def test_this_process_is_alive():
 
 
 def test_a_process_that_ended_is_not_alive_even_before_anyone_looked():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    began = psutil.Process(process.pid).create_time()
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    began = created(process.pid)
+    assert is_alive(process.pid, began)
+    process.stdin.write(b"\n")
+    process.stdin.close()
     assert is_gone(process.pid)  # a zombie on POSIX
     assert not is_alive(process.pid, began)
     process.wait()
+
+
+def test_setting_the_clock_ends_no_process(monkeypatch: pytest.MonkeyPatch):
+    """As after a laptop slept: the time that a process began is told by the clock of now."""
+    began = created(os.getpid())
+    is_there = watched(os.getpid(), began)
+    true_boot_time = psutil._psplatform.boot_time
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: true_boot_time() + 3.0)
+    assert is_there()
+    if psutil.LINUX:
+        assert is_alive(os.getpid(), began)
+
+
+def test_a_process_is_watched_until_it_ends():
+    process, child = launch("wait")
+    is_there = watched(child, created(child))
+    assert is_there()
+    assert not watched(child, created(child) - 100)()
+    end_tree(process.pid)
+    process.wait(5)
+    assert is_gone(child) and not is_there()
+    assert not watched(child, 5.0)()
 
 
 @pytest.mark.parametrize("mode", ["wait", "end"])

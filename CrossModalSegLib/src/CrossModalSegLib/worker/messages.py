@@ -339,7 +339,8 @@ class Hello:
         version: of the client's library.
         folder: where the folders of the jobs are.
         parent_pid: of the program that the worker serves; the worker ends when it is gone.
-        parent_created: when that process began, in seconds since 1970; tells it from a later one of the same number.
+        parent_created: when that process began, as `processes.created` says; tells it from a later one of the same
+            number.
     """
 
     version: str

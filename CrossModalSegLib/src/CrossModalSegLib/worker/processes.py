@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 _SLACK_SECONDS = 1.0  # start times are rounded
@@ -12,12 +13,18 @@ _LOOK_SECONDS = 0.01
 
 
 def created(pid: int) -> float | None:
-    """When a living process began, in seconds since 1970; None where there is none."""
+    """When a living process began, in seconds; None where there is none.
+
+    Since 1970, but on Linux since the system started: there, setting the clock would move the first.
+    """
     import psutil  # here, so that panels can be shown where it is not installed yet
 
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        started = psutil.boot_time() if psutil.LINUX else 0.0
+        return process.create_time() - started
     except psutil.NoSuchProcess:
         return None
     except psutil.AccessDenied:  # of another user, so it lives
@@ -28,6 +35,22 @@ def is_alive(pid: int, began: float) -> bool:
     """Whether the process that began then still lives; numbers are used again for later ones."""
     found = created(pid)
     return found is not None and (found == 0.0 or abs(found - began) <= _SLACK_SECONDS)
+
+
+def watched(pid: int, began: float) -> Callable[[], bool]:
+    """What tells, as often as it is asked, whether the process that began then still lives.
+
+    Setting the clock does not mislead it: the system's own numbers are compared once only.
+    """
+    import psutil
+
+    if not is_alive(pid, began):
+        return lambda: False
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return lambda: False
+    return lambda: _runs(process)
 
 
 def end_children(pid: int, timeout: float = 1.0) -> None:

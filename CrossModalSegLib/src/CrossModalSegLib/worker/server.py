@@ -52,7 +52,7 @@ from CrossModalSegLib.worker.messages import (
     from_line,
     to_line,
 )
-from CrossModalSegLib.worker.processes import end_children, is_alive
+from CrossModalSegLib.worker.processes import end_children, watched
 from CrossModalSegLib.worker.store import Store
 from CrossModalSegLib.worker.volume_files import read_volumes, write_volumes
 
@@ -245,7 +245,8 @@ class Server:
         self._send(Log(sentence), job)
 
     def _watch(self, pid: int, began: float) -> None:
-        while is_alive(pid, began):
+        is_there = watched(pid, began)
+        while is_there():
             time.sleep(_WATCH_SECONDS)
         self._end()
 
