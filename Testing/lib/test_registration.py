@@ -139,6 +139,12 @@ def test_transform_survives_writing(tmp_path: Path, suffix: str) -> None:
         write_transform(true, tmp_path / "x.png")
 
 
+def test_an_image_that_is_almost_empty_is_no_other_type(head: SimulatedCase) -> None:
+    sparse = np.where(np.arange(head.mr.array.size).reshape(head.mr.shape) % 400 == 0, head.mr.array, 0)
+    result = register(head.ct, head.mr.with_array(sparse), "rigid", initial="geometry")
+    assert same_geometry(result.resampled, head.ct)
+
+
 def test_cancel_and_progress(head: SimulatedCase) -> None:
     token, seen = CancelToken(), []
 

@@ -339,7 +339,8 @@ def _prepared(volume: Volume, name: str) -> _Side:
         raise InputError(f"The {name} image has the same value everywhere; there is nothing to register.")
     measured = _measured(array)
     # Few very bright or dark voxels (metal) would take most of the histogram's bins.
-    low, high = np.percentile(array if measured is None else array[measured], (0.5, 99.5))
+    # In the array's own type: both images of a registration have to be of one.
+    low, high = np.percentile(array if measured is None else array[measured], (0.5, 99.5)).astype(array.dtype)
     if low < high:
         array = np.clip(array, low, high)
     # Centres of mass need values that are not negative.
