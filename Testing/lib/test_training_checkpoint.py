@@ -22,6 +22,7 @@ def test_every_kind_of_value_comes_back(tmp_path):
         "float": 0.1 + 0.2,
         "infinite": -math.inf,
         "__odd": 1,
+        "like a tensor": {"__tensor__": "no name of one"},
     }
     loaded = load_checkpoint(save_checkpoint(tmp_path, 7, state))
     for old, new in zip(state.pop("tensors"), loaded.pop("tensors")):
@@ -42,6 +43,18 @@ def test_only_the_newest_is_kept(tmp_path):
         save_checkpoint(tmp_path, step, {"step": step})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
     assert latest_checkpoint(tmp_path) == tmp_path / "step-00000010"
+
+
+def test_of_an_earlier_training_none_is_left(tmp_path):
+    save_checkpoint(tmp_path, 10, {"step": 10})
+    save_checkpoint(tmp_path, 5, {"step": 5})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_where_several_are_left_the_one_with_most_steps_is_the_newest(tmp_path):
+    for name in ("step-00000009", "step-00000010", "step-100000000", "step-99999999", "step-5", "other"):
+        (tmp_path / name).mkdir()
+    assert latest_checkpoint(tmp_path).name == "step-100000000"
 
 
 def test_nothing_is_pickled(tmp_path):

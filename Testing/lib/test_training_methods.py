@@ -11,17 +11,25 @@ from torch import nn
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.inference.predictor import predict
+from CrossModalSegLib.losses.entropy_minimization import entropy_loss
+from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
+from CrossModalSegLib.losses.mumford_shah import mumford_shah
+from CrossModalSegLib.losses.partial_dice import partial_dice
+from CrossModalSegLib.losses.total_variation import total_variation
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.models.dual_decoder_vnet import DualDecoderVNet, DualDecoderVNetConfig
 from CrossModalSegLib.models.vnet import VNet, VNetConfig
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.config import TrainingConfig
-from CrossModalSegLib.training.methods.dmsps import mixed_labels, soft_cross_entropy
+from CrossModalSegLib.training.methods.dmsps import DmspsConfig, mixed_labels, soft_cross_entropy
+from CrossModalSegLib.training.methods.em import EmConfig
 from CrossModalSegLib.training.methods.factory import build_method
 from CrossModalSegLib.training.methods.method import MethodSetting
+from CrossModalSegLib.training.methods.ms import MsConfig
 from CrossModalSegLib.training.methods.s2l import PSEUDO_LABELS, S2LConfig, Scribble2Label
 from CrossModalSegLib.training.methods.supervision import supervise
-from CrossModalSegLib.training.methods.ustm import MeanTeacher, UstmConfig
+from CrossModalSegLib.training.methods.tv import TvConfig
+from CrossModalSegLib.training.methods.ustm import MeanTeacher, UstmConfig, _draw_turns
 from CrossModalSegLib.training.network import leaves_parameters_unused, make_network
 from CrossModalSegLib.volume import Volume
 
@@ -109,6 +117,57 @@ def test_supervision_of_the_branches_is_a_switch():
     assert "dice" not in supervise(logits, labels, 0.0, True)
 
 
+def cut_off(data):
+    """The batch with its last columns beyond the volume."""
+    data.inside[..., -3:] = False
+    return data
+
+
+def test_the_hybrid_loss_gets_the_epoch_the_spacing_and_what_is_inside():
+    data = cut_off(batch((16, 16, 16)))
+    outputs = {name: torch.randn(2, 3, 16, 16, 16) for name in ("out", "ct", "mr")}
+    hybrid = HybridConfig(ramp_up_epochs=4)
+    method = build_method(TrainingConfig(hybrid=hybrid, dice_weight=0.0), replace(SETTING, steps_per_epoch=10))
+    terms = method.loss(data, outputs, step=20)
+    expected = hybrid_loss(
+        outputs, data.images, data.labels, hybrid, spacing=data.spacing, epoch=2.0, inside=data.inside
+    )
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
+
+
+@pytest.mark.parametrize(
+    ("name", "term", "options", "expected"),
+    [
+        ("em", "entropy", {"em": EmConfig(0.3)}, lambda y, logits, data: 0.3 * entropy_loss(logits, data.inside)),
+        (
+            "tv",
+            "tv",
+            {"tv": TvConfig(0.3, "difference")},
+            lambda y, logits, data: 0.3 * total_variation(y, "difference", spacing=data.spacing, inside=data.inside),
+        ),
+        (
+            "ms",
+            "ms",
+            {"ms": MsConfig(0.3, 4.0)},
+            lambda y, logits, data: 0.3 * mumford_shah(y, data.images, 4.0, spacing=data.spacing, inside=data.inside),
+        ),
+    ],
+)
+def test_regularisers_have_their_weights_and_options(name, term, options, expected):
+    data, logits = cut_off(batch()), torch.randn(2, 3, *SHAPE)
+    method = build_method(TrainingConfig(method=name, **options), SETTING)
+    terms = method.loss(data, {"out": logits}, step=50)
+    torch.testing.assert_close(terms[term], expected(logits.softmax(1), logits, data))
+
+
+def test_the_dice_has_its_weight():
+    data, logits = batch(), torch.randn(2, 3, *SHAPE)
+    terms = supervise({"out": logits}, data.labels, 0.25, True)
+    torch.testing.assert_close(terms["dice"], 0.25 * partial_dice(logits, data.labels))
+
+
 class Fixed(nn.Module):
     """Logits of three classes that follow from the image alone; the weight stands for all weights."""
 
@@ -164,6 +223,17 @@ def test_ustm_turns_only_where_the_shape_stays():
         assert method.regularization(data, network(data.images), 100)["consistency"].item() == pytest.approx(0.0)
 
 
+def test_ustm_takes_half_turns_of_what_is_no_square():
+    assert {_draw_turns(torch.Size((1, 1, 8, 16, 8))) for _ in range(40)} == {0, 2}
+    assert {_draw_turns(torch.Size((1, 1, 8, 16, 16))) for _ in range(80)} == {0, 1, 2, 3}
+
+
+def test_ustm_limits_its_noise():
+    method = MeanTeacher(SETTING, UstmConfig(noise=1.0, noise_limit=0.25))
+    noisy = method._noisy(torch.ones(1, 2, 4, 4, 4))
+    assert (noisy.min(), noisy.max()) == (0.75, 1.25)
+
+
 def test_the_teacher_follows_the_student():
     network = Fixed([1.0, 0.0, 0.0])
     method = MeanTeacher(SETTING, UstmConfig())
@@ -197,8 +267,9 @@ def test_s2l_learns_from_pseudo_labels_where_no_scribble_is():
     data, method = batch(), Scribble2Label(SETTING, S2LConfig(weight=0.5))
     logits = torch.zeros(2, 3, *SHAPE)
     assert method.regularization(data, {"out": logits}, 0)["pseudo"].item() == 0.0
-    logits[:, 1] = 50.0  # class 1 everywhere: wrong at the scribbles of other classes, which do not count here
-    data = replace(data, extra={PSEUDO_LABELS: torch.ones_like(data.labels)})
+    logits[:, 1] = 50.0  # class 1 everywhere: wrong at the scribbles, which do not count here
+    pseudo = torch.where(data.labels == 255, 1, 2)
+    data = replace(data, extra={PSEUDO_LABELS: pseudo})
     assert method.regularization(data, {"out": logits}, 0)["pseudo"].item() == pytest.approx(0.0, abs=1e-6)
     uniform = method.regularization(data, {"out": torch.zeros_like(logits)}, 0)["pseudo"].item()
     assert uniform == pytest.approx(0.5 * math.log(3))
@@ -213,6 +284,15 @@ def test_dmsps_mixes_probabilities_and_takes_logits_once():
     loss = soft_cross_entropy(first, mix)
     by_hand = -(mix * first.softmax(1).log()).sum()
     assert loss.item() == pytest.approx(by_hand.item())
+
+
+def test_dmsps_weighs_the_mean_over_its_decoders(monkeypatch):
+    data, first, second = cut_off(batch()), torch.randn(2, 3, *SHAPE), torch.randn(2, 3, *SHAPE)
+    monkeypatch.setattr(torch, "rand", lambda _size: torch.tensor(0.25))
+    method = build_method(TrainingConfig(method="dmsps", dmsps=DmspsConfig(6.0)), SETTING)
+    mix = 0.25 * first.softmax(1) + 0.75 * second.softmax(1)
+    expected = 3.0 * sum(soft_cross_entropy(logits, mix, data.inside) for logits in (first, second))
+    torch.testing.assert_close(method.loss(data, {"out": first, "aux": second}, 0)["pseudo"], expected)
 
 
 def test_dmsps_labels_its_second_stage_with_both_decoders():
