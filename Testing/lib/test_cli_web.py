@@ -30,6 +30,7 @@ def image(tmp_path: Path) -> Path:
         ({"image": Path("a"), "mr": Path("b")}, "either --image, or --ct and --mr"),
         ({"labels": ("GTV", "gtv")}, "these appear twice: gtv"),
         ({"max_upload_mb": 0}, "--max-upload-mb should be 1 or above"),
+        ({"device": "gpu"}, "There is no device 'gpu'"),
     ],
 )
 def test_pages_that_cannot_be_are_refused(image: Path, changes: dict[str, object], message: str) -> None:

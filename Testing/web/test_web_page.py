@@ -247,16 +247,23 @@ def test_a_choice_counts_though_the_click_comes_before_it(tab: Tab) -> None:
     tab.wait_for_images()
 
 
-def test_a_bad_file_gives_a_sentence_and_leaves_nothing(tab: Tab, server: Server, tmp_path: Path) -> None:
+def test_a_bad_file_gives_a_sentence_and_leaves_nothing(
+    tab: Tab, server: Server, phantom: dict[str, Path], tmp_path: Path
+) -> None:
     bad = tmp_path / "Doe, Jane.nii.gz"
     bad.write_bytes(b"\x1f\x8b\x08no image")
-    tab.send(bad)
+    good = tmp_path / "good.nii.gz"
+    good.write_bytes(phantom["mr"].read_bytes())
+    tab.page.set_input_files("#cms-files", [bad, good])
     sentence = tab.wait(tab.error)
     assert "Doe_ Jane.nii.gz" in sentence and "corrupt" in sentence
     assert str(server.temporary) not in sentence
     tab.page.click(".message .icon-button")
     tab.wait(lambda: tab.error() == "")
     assert [name for name in server.files() if "Doe" in name] == []
+    tab.wait_for_images(3)
+    tab.page.locator('button[title="Remove"]').last.click()
+    tab.wait_for_images(2)
 
 
 def test_a_second_browser_sees_nothing_of_the_first_ones(

@@ -430,6 +430,15 @@ def test_what_is_gone_is_not_measured_any_more(
     assert said.errors == [] and session.rows == []
 
 
+def test_a_mask_may_belong_to_an_image_that_is_not_used(session: Session, tmp_path: Path) -> None:
+    session.add_image(mr(), "m")
+    session.add_image(Volume(mr().array, np.eye(4)), "other")
+    assert [image.name for image in session.used] == ["m"]
+    write_volume(Volume(np.ones(SHAPE, np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
+    session.add_mask(tmp_path / "mask.nii.gz", "mask.nii.gz")
+    assert [session.image(identity).name for identity in session.masks] == ["other"]
+
+
 def test_a_mask_of_another_grid_is_refused(session: Session, tmp_path: Path) -> None:
     pair(session)
     write_volume(Volume(np.ones(SHAPE, np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.io import read_volume
 from CrossModalSegLib.web.uploads import Batch, Uploads, require_harmless, safe_name, split_suffix
 
 
@@ -146,7 +147,15 @@ def test_malformed_requests_are_refused_and_removed(tmp_path: Path, kind: str, b
 
 def test_sentences_name_files_without_folders(tmp_path: Path) -> None:
     batch = Batch(tmp_path / "upload-1", ())
-    assert batch.without_paths(f"'{tmp_path}/upload-1/ct.nii' is corrupt.") == "'ct.nii' is corrupt."
+    path = batch.folder / "ct.nii"
+    assert batch.problem(path, InputError(f"'{path}' is corrupt.")) == "'ct.nii' is corrupt."
+
+
+def test_what_is_no_image_is_called_by_its_name(tmp_path: Path) -> None:
+    batch = send(tmp_path, [("notes.txt", b"hello"), ("a/picture.png", b"world")])
+    with pytest.raises(InputError) as raised:
+        read_volume(batch.paths[0])
+    assert batch.problem(batch.paths[0], raised.value).startswith("'notes.txt' is neither an image")
 
 
 def image(path: Path) -> Path:

@@ -88,6 +88,10 @@ def _page_options(args: Arguments) -> PageOptions:
         raise InputError("--mask needs the image that it belongs to.")
     if args.max_upload_mb < 1:
         raise InputError(f"--max-upload-mb should be 1 or above, got {args.max_upload_mb}.")
+    if args.device != "auto":  # only then: it takes torch, which the page itself does without
+        from CrossModalSegLib.cli.devices import choose_device
+
+        choose_device(args.device)
     model = str(Path(args.model).absolute()) if args.model is not None and Path(args.model).exists() else args.model
     mask = args.mask.absolute() if args.mask is not None else None
     return PageOptions(Path(), "", images, mask, args.labels, model, args.max_upload_mb, args.device)
@@ -149,7 +153,7 @@ async def _serve(args: Arguments, options: FrontOptions, page: PageOptions) -> N
     except OSError as error:
         await front.stop()
         raise InputError(
-            f"{args.host}, port {args.port} cannot be used ({error.strerror}). Give another --port."
+            f"{args.host}, port {args.port} cannot be used ({error.strerror}). Give another --host or --port."
         ) from error
     say(f"the page: {front.url}")
     if options.token is not None:

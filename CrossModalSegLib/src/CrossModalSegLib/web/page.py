@@ -451,19 +451,24 @@ class Page:
             self._set_loading("")
 
     async def take_files(self, batch: Batch, purpose: str) -> None:
-        """Load what was sent, and delete the files."""
+        """Load what was sent, and delete the files.
+
+        Raises:
+            InputError: some files cannot be used; all others are loaded.
+        """
+        problems = []
         try:
             for path in batch.paths:
-                require_harmless(path)
-                if purpose == "mask":
-                    await self._load_mask(path, path.name)
-                else:
-                    await self._load(path, path.name)
-        except CrossModalSegError as error:
-            raise InputError(batch.without_paths(str(error))) from error
+                try:
+                    require_harmless(path)
+                    await (self._load_mask if purpose == "mask" else self._load)(path, path.name)
+                except CrossModalSegError as error:
+                    problems.append(batch.problem(path, error))
         finally:
             batch.discard()
             self._set_loading("")
+        if problems:
+            raise InputError(" ".join(problems))
 
     def _free_name(self, name: str) -> str:
         names = {image.name for image in self.session.images}

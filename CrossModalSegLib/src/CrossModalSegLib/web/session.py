@@ -616,7 +616,7 @@ class Session:
         self._rename_all(table)
 
     def _image_under(self, volume: Volume, name: str) -> tuple[Image, Volume]:
-        for image in self.used or self.images:
+        for image in (*self.used, *self.images):
             grid = read_grid(image.node)
             placed = volume if same_geometry(volume, grid) else place_on_grid(volume, grid)
             if placed is not None:

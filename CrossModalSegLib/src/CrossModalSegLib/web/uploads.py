@@ -17,7 +17,8 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from CrossModalSegLib.cohort import as_file_name
-from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.errors import CrossModalSegError, InputError
+from CrossModalSegLib.io.dicom_series import without_warnings
 from CrossModalSegLib.io.image_io import READABLE, split_suffix
 
 _LONGEST_NAME = 80
@@ -54,8 +55,15 @@ class Batch:
         """Delete it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def without_paths(self, sentence: str) -> str:
-        """A sentence in which files go by their names only."""
+    def problem(self, path: Path, error: CrossModalSegError) -> str:
+        """What to say of one of the paths that could not be read; files go by their names only."""
+        sentence = str(error)
+        if path.is_dir() and not _holds_series(path):
+            first = min(each.name for each in path.iterdir())
+            sentence = (
+                f"'{first}' is neither an image that can be read nor a slice of a DICOM series. Choose NIfTI, NRRD or "
+                "MHA files, or all slices of one series."
+            )
         return sentence.replace(f"{self.folder}/", "").replace(str(self.folder), "the files")
 
 
@@ -167,6 +175,11 @@ def _names_another_file(path: Path) -> bool:
                 return line.split(b"=")[-1].strip().upper() != b"LOCAL"
     # A header without an end.
     return True
+
+
+def _holds_series(folder: Path) -> bool:
+    with without_warnings():
+        return bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
 
 
 def _free(folder: Path, name: str) -> Path:
