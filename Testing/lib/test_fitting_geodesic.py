@@ -35,6 +35,14 @@ def test_an_edge_costs_its_height():
     assert found == pytest.approx([0, COST_PER_MM, 0.7 + 2 * COST_PER_MM, 0.7 + 3 * COST_PER_MM], abs=1e-6)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_diagonal_step_back_costs_what_lies_at_its_ends(axis):
+    image = np.array([[0.0, 1.0], [0.5, 0.0]], np.float32)
+    image = image[None] if axis else image[:, None]
+    end = (0, 1, 1) if axis else (1, 0, 1)
+    assert distances(image, end)[0, 0, 0] == pytest.approx(COST_PER_MM * 2**0.5)
+
+
 def test_the_way_around_a_wall_is_found():
     image = np.zeros((1, 5, 5), np.float32)
     image[0, :4, 2] = 1.0  # open at the bottom
@@ -90,3 +98,11 @@ def test_suitable_spacing_follows_the_extent():
     inside = np.zeros((1, 100, 100), bool)
     inside[0, 10:58, 50] = True
     assert suitable_spacing(inside, (3.0, 1.0, 1.0)) == pytest.approx(48 / 28)
+
+
+def test_nearness_counts_millimetres_on_the_coarser_grid_too():
+    """Without edges: the class 4 mm away in the next slice is nearer than the other stroke 6 mm away in this one."""
+    scribbles = np.full((2, 16, 16), 255, np.uint8)
+    scribbles[1, 8:10, 4:6], scribbles[0, 8:10, 10:12] = 1, 0
+    posterior = geodesic_posterior(np.zeros((1, 2, 16, 16), np.float32), scribbles, 1, (4.0, 1.0, 1.0))
+    assert posterior[0, 8:10, 4:6].mean() == pytest.approx(6 / (4 + 6), abs=0.03)

@@ -11,7 +11,7 @@ from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.fitting.judge import split_scribbles
 from CrossModalSegLib.fitting.prompted import pad_to_multiple, two_images
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS, intensity_posterior, prompt_maps
-from CrossModalSegLib.fitting.regions import class_box, scribbled_box, scribbled_slices, slice_gap_mm
+from CrossModalSegLib.fitting.regions import class_box, drawn_across, scribbled_box, scribbled_slices, slice_gap_mm
 from CrossModalSegLib.fitting.working_case import honour_scribbles, working_spacing
 
 
@@ -40,6 +40,14 @@ def test_intensities_like_the_scribbles_are_likely():
     assert posterior[1] == posterior[0] < 0.1
 
 
+def test_two_images_that_are_one_say_no_more_than_one():
+    image = np.array([[[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]]], np.float32)
+    inside = np.array([[[True, True, True, False, False, False]]])
+    one, two = (intensity_posterior(np.stack([image] * count), inside, ~inside) for count in (1, 2))
+    assert 0.6 < one[0, 0, 0] < 0.7
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
 def test_intensity_says_nothing_without_scribbles_of_both_sides():
     nothing = np.zeros((1, 1, 4), bool)
     image = np.linspace(0, 1, 4, dtype=np.float32).reshape(1, 1, 1, 4)
@@ -60,6 +68,35 @@ def test_class_box_holds_the_scribble_and_lies_in_the_volume(place, spacing):
     scribbles = scribbles_of((37, 50, 21), v3=[place])
     for side, at, size in zip(class_box(scribbles, 3, spacing), place, scribbles.shape, strict=True):
         assert 0 <= side.start <= at < side.stop <= size
+
+
+@pytest.mark.parametrize(
+    ("axis", "planes", "spacing", "expected"),
+    [
+        (0, (2, 14), (2, 1, 1), 0),
+        (1, (2, 27), (2, 1, 1), 1),
+        (2, (2, 27), (2, 1, 1), 2),
+        (2, (13,), (2, 1, 1), 2),  # a single plane is far from any other
+        (2, (2, 12, 22), (2, 1, 1), 0),  # close together
+        (2, (2, 27), (5, 1, 1), 0),  # thick slices
+        (1, (2, 27), (2, 1, 5), 0),
+    ],
+)
+def test_strokes_far_apart_in_other_planes_are_found(axis, planes, spacing, expected):
+    scribbles = scribbles_of((30, 30, 30))
+    for plane in planes:
+        np.moveaxis(scribbles, axis, 0)[plane, 5:12, 5:12] = 1
+        np.moveaxis(scribbles, axis, 0)[plane, 20, 3:27] = 0
+    assert drawn_across(scribbles, spacing) == expected
+
+
+def test_strokes_in_no_planes_or_in_all_are_left_as_they_lie():
+    dots = scribbles_of((30, 30, 30), v0=[(3, 3, 3), (25, 28, 4)], v1=[(9, 5, 7), (20, 9, 29)])
+    assert drawn_across(dots, (1, 1, 1)) == 0
+    every = scribbles_of((30, 30, 30))
+    every[:, 10:12, 5:20] = 1
+    every[:, 20, 5:20] = 0
+    assert drawn_across(every, (1, 1, 1)) == 0
 
 
 def test_a_class_without_scribble_is_named():
