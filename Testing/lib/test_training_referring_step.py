@@ -101,6 +101,14 @@ def test_judging_leaves_one_mask_for_each_organ_asked_for():
     assert loss.ndim == 0 and masks.shape == (2, 2, SIZE, SIZE) and masks.dtype == torch.bool
 
 
+@pytest.mark.parametrize(("presence", "is_found"), [(50.0, True), (-50.0, False)])
+def test_judging_finds_nothing_of_organs_that_are_not_there(presence, is_found):
+    net = network()
+    torch.nn.init.constant_(net.decoder.presence.bias, presence)
+    _, masks = make_step(net, tiny_referring_config()).eval().judge(make_batch())
+    assert bool(masks.any()) == is_found
+
+
 def test_the_loss_that_judges_is_that_of_the_answers():
     """The other queries, and by how much the chosen one is the most similar, play no part."""
     net = network().eval()
@@ -127,7 +135,11 @@ def test_the_unet_learns_from_the_targets_alone():
     torch.manual_seed(0)
     step = make_step(UNet2d(UNet2dConfig(3, channels=(4, 8, 8))), tiny_referring_config(method="unet"))
     batch = make_batch()
-    alone = replace(batch, images=torch.stack([torch.rand_like(batch.images[0]), batch.images[1]]))
+    alone = replace(
+        batch,
+        images=torch.stack([torch.rand_like(batch.images[0]), batch.images[1]]),
+        annotated=torch.stack([torch.zeros_like(batch.annotated[0]), batch.annotated[1]]),
+    )
     torch.testing.assert_close(step(*batch.tensors)["total"], step(*alone.tensors)["total"])
     loss, masks = step.judge(batch)
     torch.testing.assert_close(loss, step(*batch.tensors)["dice_ce"])
