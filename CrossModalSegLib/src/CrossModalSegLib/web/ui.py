@@ -80,7 +80,6 @@ class Actions(Protocol):
     reset_views: Handler
     auto_window: Handler
     ct_window: Handler
-    step_slice: Handler
 
 
 def slice_overlay(_server: Server, name: str, _view: SliceView) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 Tool = Literal["look", "window", "draw", "erase"]
 Layout = Literal["four", "side"]
 
-ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
 FIRST = ("Axial1", "Sagittal1", "Coronal1")
 SECOND = ("Axial2", "Sagittal2", "Coronal2")
 THREE_D = "ThreeD"
