@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,6 +194,14 @@ def test_bfloat16_is_close_to_float32():
     half = predict(network, volume, precision="bf16")
     assert 0 < np.abs(half - direct(network, volume)).max() < 0.02
     np.testing.assert_allclose(half.sum(axis=0), 1.0, atol=1e-5)
+
+
+def test_a_pytorch_without_onednn_computes_with_floats(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(), raising=False)
+    network, volume = Pointwise(), images()
+    assert not native_bf16(torch.device("cpu"))
+    np.testing.assert_allclose(predict(network, volume, precision="bf16"), direct(network, volume), atol=2e-6)
 
 
 class Forgetful(Pointwise):

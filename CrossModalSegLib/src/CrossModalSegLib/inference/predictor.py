@@ -149,7 +149,8 @@ def native_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # A PyTorch without oneDNN, as that for Macs with Apple's processors, does not have the function either.
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class _Passes:
