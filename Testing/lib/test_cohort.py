@@ -514,6 +514,22 @@ def test_scribbles_and_mask_on_another_grid(folder: Path, file: str):
     assert getattr(loaded, name).shape == SHAPE
 
 
+def test_strokes_and_masks_keep_their_classes_on_another_grid(folder: Path):
+    """Slices four times as thin: a stroke on one of them stays, and a mask has no class between two others."""
+    thin = AFFINE @ np.diag([1, 1, 0.25, 1])
+    strokes = np.full((16, 6, 5), 255, np.uint8)
+    strokes[5, 2, 3], strokes[6, 4] = 1, 0
+    cohort = replaced(folder, "scribbles.nii.gz", Volume(strokes, thin))
+    mask = np.zeros((12, 6, 5), np.uint8)
+    mask[:, :3] = 2
+    replaced(folder, "mask.nii.gz", Volume(mask, AFFINE @ np.diag([1, 1.3, 0.25, 1])))
+    loaded = load_case(cohort.cases[0], cohort, resample=True)
+    assert np.argwhere(loaded.scribbles.array == 1).tolist() == [[1, 2, 3]]
+    assert np.argwhere(loaded.scribbles.array == 0)[:, :2].tolist() == [[2, 4]] * 5
+    assert set(np.unique(loaded.mask.array)) == {0, 2}
+    assert not loaded.mask.array[3].any()  # beyond the mask
+
+
 def test_unknown_values(folder: Path):
     bad = scribble_array()
     bad[0, 0, 0] = 7

@@ -13,6 +13,8 @@ from CrossModalSegLib.data.referring.pair_sampler import (
     PairKinds,
     PairSampler,
     ScribbleStyles,
+    _masks,
+    _Place,
     collate_pairs,
     draw_scribbles,
 )
@@ -51,6 +53,24 @@ def test_the_organs_are_those_of_the_reference_slice():
         assert len(pair.organ_ids) == 3 and pair.organ_ids[-1] == 0
         for organ, mask in zip(pair.organ_ids, pair.masks[0], strict=True):
             np.testing.assert_array_equal(mask, (pair.labels[0] == organ) & (organ > 0))
+
+
+def test_crumbs_are_no_organ():
+    labels = np.zeros((8, 8), np.uint8)
+    labels[0, :5], labels[2, :6] = 1, 2
+    masks = _masks(labels, np.array([1, 2, 0]), min_pixels=12)
+    assert masks.sum(axis=(1, 2)).tolist() == [0, 6, 0]
+
+
+def test_near_slices_reach_to_the_ends():
+    made = sampler()
+    last = made.stacks[0].count - 1
+    for index, end in ((1, 0), (last - 1, last)):
+        place = _Place(0, "t1", index)
+        near = {
+            made._near_slice(place, made.stacks[0].frame.slice_mm, np.random.default_rng(seed)) for seed in range(20)
+        }
+        assert near == {index - 1, index, index + 1} and end in near
 
 
 def test_scribbles_lie_inside_their_organ_on_the_reference_only():

@@ -67,6 +67,14 @@ def test_without_remaps_only_the_transforms_of_the_paper_are_left():
     assert left.rician_prob == left.low_resolution_prob == 0
 
 
+@pytest.mark.parametrize("remaps", [True, False])
+def test_remaps_are_a_switch_of_the_pair(remaps):
+    curve = ContrastConfig(curve_prob=1.0)
+    config = PairedAugmentationConfig(curve, curve, contrast_remaps=remaps, spatial="none")
+    changed = PairedAugmentation(config)(item(), item(), rng())
+    assert [np.array_equal(each.image, item().image) for each in changed] == [not remaps] * 2
+
+
 def test_a_curve_keeps_equal_values_equal_and_uses_the_whole_range():
     for seed in range(20):
         values = np.linspace(0, 1, 501, dtype=np.float32)

@@ -52,6 +52,18 @@ def test_resemblance_by_hand():
     assert got.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_pixel_that_is_a_quarter_in_the_organ_is_a_quarter_wanted():
+    """Across the prototype, so a logit of -5."""
+    masks = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    masks[..., :2, :2] = True
+    p = 1 / (1 + math.exp(5.0))
+    bce = -0.25 * math.log(p) - 0.75 * math.log(1 - p)
+    dice = 1 - (2 * 0.25 * p + 1) / (p + 0.25 + 1)
+    features, prototype = torch.tensor([[[[0.0]], [[3.0]]]]), torch.tensor([[[7.0, 0.0]]])
+    got = guidance().resemblance(features, prototype, masks, torch.tensor([[True]]))
+    assert got.item() == pytest.approx(bce + dice, rel=1e-5)
+
+
 def test_organs_that_do_not_count_do_not_count():
     features, prototype = torch.rand(2, 2, 2, 2), torch.rand(2, 2, 2)
     masks = torch.rand(2, 2, 8, 8) > 0.5

@@ -21,6 +21,13 @@ def test_a_coarser_map_may_reach_beyond_the_target():
     assert sample_points(maps, points, (20, 18)).flatten().tolist() == pytest.approx([4.0, 0.0, 0.5], abs=1e-5)
 
 
+def test_rows_and_columns_have_strides_of_their_own():
+    """Two cells of 4 rows over 8, three of 3 columns over 9; up to the border a cell has its own value."""
+    maps = torch.tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])[None, None]
+    points = torch.tensor([[1.5 / 9, 2 / 8], [4.5 / 9, 2 / 8], [7.5 / 9, 6 / 8], [0.0, 0.0], [1.0, 1.0]])[None]
+    assert sample_points(maps, points, (8, 9)).flatten().tolist() == pytest.approx([0.0, 1.0, 5.0, 0.0, 5.0], abs=1e-5)
+
+
 def test_masks_and_half_precision_are_sampled_in_fp32():
     points = torch.full((1, 1, 2), 0.5)
     for maps in (torch.ones(1, 2, 4, 4, dtype=torch.bool), torch.ones(1, 2, 4, 4, dtype=torch.bfloat16)):

@@ -78,6 +78,8 @@ def test_organs_that_are_not_asked_for_are_ignored():
     sum(terms.values()).backward()
     assert values(terms)["presence"] == pytest.approx(math.log(2))
     assert not any(x.grad[0, 1].any() for x in (prediction.masks, prediction.similarity, prediction.presence))
+    emptied = ReferringLoss(absent=1.0, points=POINTS)([head(9.0)], everything(), ~YES, organs & ~organs)
+    assert values(emptied)["absent"] == 0.0
 
 
 @pytest.mark.parametrize("within_organ", [True, False])

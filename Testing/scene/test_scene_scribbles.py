@@ -183,6 +183,14 @@ def test_on_a_coarser_grid_a_class_wins_over_background_and_the_smaller_value_ov
     np.testing.assert_array_equal(read, expected)
 
 
+def test_images_that_slicer_cropped_lie_where_their_indices_say(scene):
+    """The first voxel of a painted box has the index (5, 4, 3), and on voxels four times as large (1, 1, 1)."""
+    node = add_segmentation(scene, {"liver": at((0, 0, 0), shape=(2, 2, 2))}, np.eye(4))
+    node.GetSegmentation().GetSegment("s0").GetRepresentation("Binary labelmap").SetExtent(5, 6, 4, 5, 3, 4)
+    ct = add_ct(scene, None, np.diag([4.0, 4, 4, 1]), (2, 2, 2))
+    assert np.argwhere(read_scribbles(node, ct, TABLE).array == 1).tolist() == [[1, 1, 1]]
+
+
 def test_strokes_outside_of_the_volume_are_an_error(scene):
     ct = add_ct(scene)
     node = add_segmentation(scene, {"liver": at((1, 1, 1), (1, 1, 2))}, MOVE @ OBLIQUE)
@@ -210,6 +218,13 @@ def test_overlapping_strokes_are_refused_naming_both(scene):
     segments = {"liver": at((1, 1, 1), (2, 2, 2)), "left kidney": at((2, 2, 2), (3, 3, 3))}
     with pytest.raises(LabelError, match="The segments 'liver' and 'left kidney' of 'S' overlap in 1 voxels"):
         read_scribbles(add_segmentation(scene, segments, OBLIQUE), ct, TABLE)
+
+
+def test_strokes_of_other_layers_overlap_whatever_their_labels(scene):
+    node = add_segmentation(scene, {"liver": at((1, 1, 1))}, OBLIQUE)
+    add_segment(node, "x", "left kidney", 2 * at((1, 1, 1)).astype(np.uint8), OBLIQUE).SetLabelValue(2)
+    with pytest.raises(LabelError, match="'liver' and 'left kidney' of 'S' overlap in 1 voxels"):
+        read_scribbles(node, add_ct(scene), TABLE)
 
 
 def test_overlaps_are_seen_on_the_strokes_own_grid(scene):
