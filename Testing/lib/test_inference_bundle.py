@@ -9,9 +9,9 @@ import torch
 
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.data.preprocess import Preprocessing
-from CrossModalSegLib.errors import OutputError
+from CrossModalSegLib.errors import GeometryError, OutputError
 from CrossModalSegLib.inference.bundle import export_bundle
-from CrossModalSegLib.inference.bundle_run import find_cases
+from CrossModalSegLib.inference.bundle_run import PrepareCase, find_cases
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model, save_model
 from CrossModalSegLib.inference.segment import segment_case
@@ -94,6 +94,15 @@ def test_monai_runs_the_bundle_and_agrees_with_segment(model, case_folder, tmp_p
     assert same_geometry(result, images["ct"])
     np.testing.assert_array_equal(result.array, expected.labels.array)
     assert table is not None and table.names == ("liver", "spleen")
+
+
+def test_images_on_two_grids_are_refused(case_folder):
+    card = ModelCard("m", "cmfnet", {}, ("ct", "mr"), LabelTable.from_names(["a"]))
+    (case,) = find_cases(case_folder.parent, card.modalities)
+    image = read_volume(case["mr"])
+    write_volume(Volume(image.array[1:], image.affine), case["mr"])
+    with pytest.raises(GeometryError, match="'ct' and 'mr' should share one grid"):
+        PrepareCase(card)(case)
 
 
 def test_a_case_that_lacks_an_image_is_named(case_folder, caplog):

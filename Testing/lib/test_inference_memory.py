@@ -52,6 +52,24 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
     assert available_memory(CPU) > 2**20
 
 
+def test_what_linux_says_is_in_kilobytes(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  3000 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    assert available_memory(CPU) == 3000 * 1024
+
+
+def test_on_a_cpu_nothing_is_tried_twice():
+    calls = []
+
+    def run(device):
+        calls.append(device)
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        on_device_or_cpu(run, CPU)
+    assert calls == [CPU]
+
+
 def test_errors_about_memory_are_recognised():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA"))
@@ -72,6 +90,26 @@ def test_where_a_device_is_too_small_the_cpu_takes_over(is_cause, caplog):
 
     assert on_device_or_cpu(run, torch.device("mps")) == "done"
     assert "The memory of mps is too small" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("The operator 'aten::x' is not currently implemented for the MPS device."),
+        TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
+        RuntimeError("MPS: Unsupported Border padding mode"),
+    ],
+)
+def test_what_a_gpu_of_apple_lacks_the_cpu_computes(error, caplog):
+    def run(device: torch.device) -> str:
+        if device.type != "cpu":
+            raise error
+        return "done"
+
+    assert on_device_or_cpu(run, torch.device("mps")) == "done"
+    assert f"The device mps cannot compute all of this ({error})" in caplog.text
+    with pytest.raises(type(error)):
+        on_device_or_cpu(run, torch.device("cuda"))
 
 
 def test_other_errors_and_those_of_the_cpu_stay():
