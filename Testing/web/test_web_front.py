@@ -103,7 +103,7 @@ def test_cookies_are_kept_from_scripts_and_other_sites(monkeypatch: pytest.Monke
         async with browser() as client:
             answer = await client.get(front.url, allow_redirects=False)
             cookie = answer.headers["Set-Cookie"]
-            assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+            assert "HttpOnly" in cookie and "SameSite=Lax" in cookie
 
     run(monkeypatch, test)
 
@@ -163,6 +163,27 @@ def test_a_name_that_someone_points_here_is_refused(monkeypatch: pytest.MonkeyPa
         async with browser() as client:
             answer = await client.get(front.url, headers={"Host": f"evil.example:{front._port}"})
             assert answer.status == 421
+
+    run(monkeypatch, test)
+
+
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": ""}])
+def test_a_name_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]) -> None:
+    async def test(front: Front) -> None:
+        async with browser() as client:
+            assert (await client.get(front.url, headers=headers)).status == 421
+            assert (await client.post(f"{front.url}end", headers={"Origin": "http://["})).status == 403
+
+    run(monkeypatch, test)
+
+
+def test_pictures_of_other_sites_take_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(front: Front) -> None:
+        async with browser() as client:
+            for kind in ("image", "iframe", "empty"):
+                assert (await client.get(front.url, headers={"Sec-Fetch-Dest": kind})).status == 403
+            assert front._pages == {}
+            assert (await client.get(front.url, headers={"Sec-Fetch-Dest": "document"})).status == 200
 
     run(monkeypatch, test)
 

@@ -86,6 +86,16 @@ def test_strokes_are_drawn_with_the_mouse(tab: Tab) -> None:
     tab.wait(lambda: tab.counts()[0] == second)
 
 
+def test_a_link_on_another_site_leads_to_the_same_page(tab: Tab) -> None:
+    counts = tab.settled_counts()
+    other = tab.context.new_page()
+    other.goto(f"data:text/html,<a href='{tab.url}'>go</a>")
+    other.click("a")
+    other.wait_for_selector(".count")
+    assert [int(text) for text in other.locator(".count").all_inner_texts()] == counts != [0, 0]
+    other.close()
+
+
 def test_strokes_are_erased_with_the_mouse(tab: Tab) -> None:
     before = tab.settled_counts()[0]
     tab.tool("erase")
@@ -299,6 +309,7 @@ def test_ending_the_page_deletes_its_data(tab: Tab, server: Server) -> None:
 def test_the_program_ends_with_all_that_it_started(server: Server) -> None:
     assert server.stop() == 0
     assert server.files() == []
+    assert list(server.temporary.glob("tmp*")) == []
     assert "ct.nii.gz" not in server.said
 
 

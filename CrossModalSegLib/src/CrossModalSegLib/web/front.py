@@ -8,7 +8,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from aiohttp import WSMsgType, web
@@ -136,7 +136,7 @@ class Front:
         if not self._is_own_name(request.host):
             return _text("This address does not belong to the page. Open the one that the program wrote.", 421)
         origin = request.headers.get("Origin")
-        is_foreign = origin is not None and urlsplit(origin).netloc != request.host
+        is_foreign = origin is not None and _parts(origin).netloc != request.host
         if is_foreign and (request.method not in ("GET", "HEAD") or _is_socket(request)):
             return _text("Another site asked for this; it is refused.", 403)
         if self._options.token is not None and not self._has_token(request):
@@ -153,7 +153,7 @@ class Front:
 
     def _is_own_name(self, host: str) -> bool:
         """Against sites that let their own name point here."""
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _parts(f"//{host}").hostname or ""
         if is_loopback(self._options.host):
             return name in (*_LOOPBACK_NAMES, self._options.host)
         return True  # the token is needed
@@ -168,7 +168,8 @@ class Front:
         return f"crossmodalseg-{name}-{self._port}"
 
     def _set_cookie(self, response: web.StreamResponse, name: str, value: str) -> None:
-        response.set_cookie(self._cookie(name), value, httponly=True, samesite="Strict", path="/")
+        # Lax, not strict: through a link on another site, a browser would come without, and lose the page that it has.
+        response.set_cookie(self._cookie(name), value, httponly=True, samesite="Lax", path="/")
 
     # --- requests ---
 
@@ -181,7 +182,9 @@ class Front:
             return web.json_response(answer, headers=_HEADERS)
         if request.path == "/favicon.ico":
             return web.Response(status=204)
-        is_entry = request.path in ("/", "/index.html") and request.method == "GET"
+        # Pictures and frames of other sites, which come without cookies, take no place.
+        is_seen = request.headers.get("Sec-Fetch-Dest", "document") == "document" or page is not None
+        is_entry = request.path in ("/", "/index.html") and request.method == "GET" and is_seen
         if request.path == "/end" and request.method == "POST":
             return await self._end(page)
         if is_entry and (page is None or (page.state == "ended" and "new" in request.query)):
@@ -282,6 +285,14 @@ async def _pump(source: web.WebSocketResponse, sink: web.WebSocketResponse) -> N
             await sink.send_str(message.data)
         elif message.type == WSMsgType.BINARY:
             await sink.send_bytes(message.data)
+
+
+def _parts(address: str) -> SplitResult:
+    """Of an address; empty ones of what is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _is_socket(request: web.Request) -> bool:

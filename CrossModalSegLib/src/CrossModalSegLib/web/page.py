@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -681,6 +682,8 @@ def main() -> None:
     options = from_dict(PageOptions, json.loads(sys.stdin.buffer.readline()))
     os.environ["WSLINK_READY_MSG"] = ""
     sys.argv = sys.argv[:1]
+    # Slicer makes a folder for temporary files, and its process is not always left in peace to delete it.
+    tempfile.tempdir = str(options.folder)
     page = Page(options)
     _until_input_ends(page.end)
     page.serve()
