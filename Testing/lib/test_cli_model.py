@@ -251,6 +251,26 @@ def test_evaluate_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "missed" in result.out
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "cohort"])
+def test_evaluate_takes_names_and_tolerances(
+    kind: str, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("p", "m"):
+        write_volume(Volume(mask_array(), affine()), tmp_path / folder / "a.nii.gz")
+    given = {
+        "file": (tmp_path / "p" / "a.nii.gz", "--mask", tmp_path / "m" / "a.nii.gz"),
+        "folder": (tmp_path / "p", "--mask", tmp_path / "m"),
+        "cohort": (tmp_path / "p", "--cohort", cohort),
+    }[kind]
+    words = ("--labels", "one", "two", "--tolerances", "3.5", "--out", tmp_path / "r.json", "--quiet")
+    assert run(capsys, "evaluate", "--prediction", *given, *words).code == 0
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    case = report if kind == "file" else report["cases"][0]
+    assert case["tolerances_mm"] == [3.5]
+    assert [label["name"] for label in case["labels"]] == ["one", "two"]
+    assert [label["nsd@3.5mm"] for label in case["labels"]] == [1.0, 1.0]
+
+
 def test_evaluate_takes_a_folder_of_segment_as_it_is(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
