@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from scene_support import TABLE, add_transform, add_volume, paint, save_mrb, segment_named, slicer_says
 
+from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.alignment import apply_transform, registration_of, remove_transform
+from CrossModalSegLib.scene.cohorts import images_of, set_images
 from CrossModalSegLib.scene.geometry import world_affine
 from CrossModalSegLib.scene.nodes import RESULT, SCRIBBLES, drawn_on, role
+from CrossModalSegLib.scene.results import last_result
 from CrossModalSegLib.scene.scribbles import BACKGROUND, prepare_scribbles, read_scribbles
 from CrossModalSegLib.scene.segmentations import read_mask, write_segmentation
 from CrossModalSegLib.scene.tables import volumes_measured, write_measurements
@@ -111,3 +114,42 @@ def test_a_result_under_another_transform_is_saved_without_moving_a_voxel(
     save(scene, tmp_path)
     ct, result = scene.GetFirstNodeByName("CT"), scene.GetFirstNodeByName("Result")
     np.testing.assert_array_equal(read_mask(result, ct, TABLE).array, LABELS)
+
+
+NAMES = ["GTV & nodes", "left|right", 'a <b> "c"', "Tumör: 50 %/links", "k;l~m^n", "ß" * 100]
+
+
+@pytest.mark.parametrize("save", [save_mrb, save_mrml])
+def test_names_of_any_kind_leave_a_scene_that_can_be_opened(scene, tmp_path, save):
+    table = LabelTable.from_names(NAMES)
+    ct = add_volume(scene, np.zeros(SHAPE, np.float32), OBLIQUE, "CT")
+    strokes = prepare_scribbles(scene, ct, table, "CT & MR scribbles")
+    expected = np.full(SHAPE, 255, np.uint8)
+    for value, name in enumerate((BACKGROUND, *NAMES)):
+        mask = np.zeros(SHAPE, bool)
+        mask[value % 5, value // 5, 2:6] = True
+        expected[mask] = value
+        paint(strokes, segment_named(strokes, name), mask, OBLIQUE)
+    images = {'T1 & "fs": <a;b>': ct, "ct": add_volume(scene, np.zeros(SHAPE, np.float32), OBLIQUE, "other")}
+    set_images(strokes, images)
+    labels = np.random.default_rng(1).integers(0, len(NAMES) + 1, SHAPE).astype(np.uint8)
+    result = write_segmentation(scene, read_grid(ct).with_array(labels), table, ct, "CT & MR segmentation")
+    for name in NAMES:
+        write_volume(scene, read_grid(ct).with_array(labels), f"probability of {name}", ct)
+        result.GetDisplayNode().SetSegmentVisibility(segment_named(result, name), False)
+    assert (
+        write_volume(scene, read_grid(ct), f"probability of {NAMES[0]}", ct).GetName() == "probability of GTV + nodes"
+    )
+
+    save(scene, tmp_path)
+
+    ct, strokes = scene.GetFirstNodeByName("CT"), scene.GetFirstNodeByName("CT + MR scribbles")
+    np.testing.assert_array_equal(read_scribbles(strokes, ct, table).array, expected)
+    assert {modality: node.GetName() for modality, node in images_of(strokes).items()} == {
+        'T1 & "fs": <a;b>': "CT",
+        "ct": "other",
+    }
+    result = last_result(scene, ct, "CT & MR segmentation")
+    np.testing.assert_array_equal(read_mask(result, ct, table).array, labels)
+    assert not any(result.GetDisplayNode().GetSegmentVisibility(segment_named(result, name)) for name in NAMES)
+    assert prepare_scribbles(scene, ct, table, "CT & MR scribbles") is strokes

@@ -13,7 +13,7 @@ from CrossModalSegLib.placement import Placement, placement
 from .change import Change
 from .geometry import from_vtk, movement_to_ras, parent_to_world, to_vtk, transform_to_world
 from .hierarchy import place_beside, remove_with_item
-from .nodes import REGISTRATION, drawn_on, nodes_of, require_present, role, set_role
+from .nodes import REGISTRATION, drawn_on, nodes_of, require_present, role, set_role, storable
 from .volumes import SOURCE_ROLE, read_grid
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def apply_transform(
             _move_on(above, movement, step)
             return above
         to_world = parent_to_world(moving)
-        node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+        node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", storable(name))
         step.created(node)
         set_role(node, REGISTRATION)
         place_beside(scene, node, moving)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from CrossModalSegLib.cohort import Case, Cohort, as_file_name, write_cohort
 from CrossModalSegLib.errors import Cancelled, CohortError, LabelError
@@ -37,16 +38,16 @@ def set_images(scribbles: vtkMRMLSegmentationNode, images: Mapping[str, vtkMRMLV
     if list(images.items()) == list(images_of(scribbles).items()):
         return
     for modality in images_of(scribbles):
-        scribbles.RemoveNodeReferenceIDs(_IMAGE_ROLE + modality)
+        scribbles.RemoveNodeReferenceIDs(_role(modality))
     for modality, node in images.items():
-        scribbles.SetNodeReferenceID(_IMAGE_ROLE + modality, node.GetID())
+        scribbles.SetNodeReferenceID(_role(modality), node.GetID())
 
 
 def images_of(scribbles: vtkMRMLSegmentationNode) -> dict[str, vtkMRMLVolumeNode]:
     """Images by modality that `set_images` remembered and that are still in the scene, "ct" before "mr"."""
     roles = [scribbles.GetNthNodeReferenceRole(index) for index in range(scribbles.GetNumberOfNodeReferenceRoles())]
-    modalities = sorted(each.removeprefix(_IMAGE_ROLE) for each in roles if each.startswith(_IMAGE_ROLE))
-    found = {modality: scribbles.GetNodeReference(_IMAGE_ROLE + modality) for modality in modalities}
+    modalities = sorted(unquote(each.removeprefix(_IMAGE_ROLE)) for each in roles if each.startswith(_IMAGE_ROLE))
+    found = {modality: scribbles.GetNodeReference(_role(modality)) for modality in modalities}
     return {modality: node for modality, node in found.items() if node is not None}
 
 
@@ -158,6 +159,11 @@ class CohortWriter:
         """Remove what was written; without effect after `close`."""
         with suppress(Cancelled), self._open:
             raise Cancelled("The cases were not written.")
+
+
+def _role(modality: str) -> str:
+    # As they are, some characters would make a scene file that cannot be read.
+    return _IMAGE_ROLE + quote(modality, safe=" ")
 
 
 def _check_images(node: vtkMRMLSegmentationNode, first: vtkMRMLSegmentationNode) -> None:

@@ -28,6 +28,14 @@ def set_role(node: vtkMRMLNode, value: str) -> None:
     node.SetAttribute(_ROLE_ATTRIBUTE, value)
 
 
+def storable(name: str) -> str:
+    """A name for a node without what 3D Slicer writes into scene files as it is, as a part of the name of its file.
+
+    With an "&" there, the file could not be read again.
+    """
+    return name.replace("&", "+")
+
+
 def require_present(scene: vtkMRMLScene, *nodes: vtkMRMLNode) -> None:
     """Check that nodes are in the scene.
 

@@ -11,7 +11,7 @@ from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.worker.messages import FitResult, ReferResult, SegmentResult
 
 from .change import Change
-from .nodes import MEASUREMENTS, RESULT, drawn_on, nodes_of, role, set_role
+from .nodes import MEASUREMENTS, RESULT, drawn_on, nodes_of, role, set_role, storable
 from .segmentations import write_segmentation
 from .snapshot import Snapshot
 from .tables import Measurement, agreement_measured, volumes_measured, write_measurements
@@ -62,7 +62,7 @@ def result_name(volume: vtkMRMLVolumeNode) -> str:
 def last_result(scene: vtkMRMLScene, volume: vtkMRMLVolumeNode, name: str) -> vtkMRMLSegmentationNode | None:
     """The result of this name that was made for a volume before."""
     for node in nodes_of(scene, "vtkMRMLSegmentationNode"):
-        if role(node) == RESULT and node.GetName() == name and drawn_on(node) is volume:
+        if role(node) == RESULT and node.GetName() == storable(name) and drawn_on(node) is volume:
             return node
     return None
 

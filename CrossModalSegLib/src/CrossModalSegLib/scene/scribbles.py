@@ -14,7 +14,7 @@ from CrossModalSegLib.volume import Volume, require_same_geometry
 from .change import Change
 from .hierarchy import place_beside
 from .layers import add_voxels, remove_voxels
-from .nodes import SCRIBBLES, drawn_on, nodes_of, require_present, require_segmentation, role, set_role
+from .nodes import SCRIBBLES, drawn_on, nodes_of, require_present, require_segmentation, role, set_role, storable
 from .scribble_copy import ScribbleCopy
 from .segments import (
     BACKGROUND,
@@ -25,6 +25,7 @@ from .segments import (
     apply_style,
     mark,
     marked_class,
+    new_identity,
     require_no_background_class,
     segments_of_classes,
     style_of,
@@ -64,6 +65,7 @@ def prepare_scribbles(
     require_no_background_class(table)
     read_grid(reference)
     require_present(scene, reference, into)
+    name = storable(name)
     node = _prepared_before(scene, reference, name) if into is None else require_segmentation(into)
     with Change(scene) as change:
         if node is None:
@@ -291,7 +293,7 @@ def _add_missing(node: vtkMRMLSegmentationNode, table: LabelTable) -> None:
 
 def _add_empty(node: vtkMRMLSegmentationNode, style: Style) -> str:
     segmentation = node.GetSegmentation()
-    identity = segmentation.AddEmptySegment(segmentation.GenerateUniqueSegmentID(style.name), style.name)
+    identity = segmentation.AddEmptySegment(new_identity(node, style.name), style.name)
     if not identity:
         raise InputError(
             "A segment could not be added: the Segmentations logic of 3D Slicer is not there. Create it and give it "

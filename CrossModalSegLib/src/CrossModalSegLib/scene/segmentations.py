@@ -18,7 +18,7 @@ from .geometry import affine_in, from_first_voxel, parent_to_world, to_lps
 from .hierarchy import place_beside, remove_with_item
 from .images import oriented_affine, oriented_image, voxels
 from .layers import alone
-from .nodes import RESULT, SCRIBBLES, drawn_on, require_present, require_segmentation, role, set_role
+from .nodes import RESULT, SCRIBBLES, drawn_on, require_present, require_segmentation, role, set_role, storable
 from .segments import (
     LABELMAP,
     RESULT_TAG,
@@ -27,6 +27,7 @@ from .segments import (
     labelmap,
     mark,
     marked_class,
+    new_identity,
     overlap_error,
     segment_ids,
     segments_of_classes,
@@ -230,7 +231,7 @@ def named_classes(node: vtkMRMLSegmentationNode, table: LabelTable) -> tuple[str
 
 
 def _new(scene: vtkMRMLScene, reference: vtkMRMLVolumeNode, name: str, change: Change) -> vtkMRMLSegmentationNode:
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", storable(name))
     change.created(node, lambda: _take_away(scene, node))
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
@@ -294,7 +295,7 @@ def _replace(node: vtkMRMLSegmentationNode, image: vtkOrientedImageData, table: 
 
 def _add(node: vtkMRMLSegmentationNode, image: vtkOrientedImageData, label: Label) -> None:
     segmentation = node.GetSegmentation()
-    identity = segmentation.GenerateUniqueSegmentID(label.name)
+    identity = new_identity(node, label.name)
     segment = slicer.vtkSegment()
     apply_style(segment, style_of(label))
     segment.SetLabelValue(label.value)

@@ -97,6 +97,16 @@ def segment_ids(node: vtkMRMLSegmentationNode) -> tuple[str, ...]:
     return tuple(node.GetSegmentation().GetSegmentIDs())
 
 
+def new_identity(node: vtkMRMLSegmentationNode, name: str) -> str:
+    """An id for a new segment, in which its name can be read.
+
+    Slicer writes ids into scene files as they are: with an "&" the file could not be read again, and at a "|" the id
+    ends.
+    """
+    harmless = "".join(each if each.isalnum() or each in " _-" else "_" for each in name)
+    return node.GetSegmentation().GenerateUniqueSegmentID(harmless)
+
+
 def segments_of_classes(node: vtkMRMLSegmentationNode, table: LabelTable, tag: str) -> list[SegmentOfClass]:
     """Which class each segment stands for: by the mark on it, else by its name (capitals do not matter).
 

@@ -17,7 +17,7 @@ from .change import Change
 from .geometry import affine_below, to_vtk, world_affine
 from .hierarchy import place_beside
 from .images import filled, is_empty, voxels
-from .nodes import nodes_of, require_present
+from .nodes import nodes_of, require_present, storable
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLVolumeNode
@@ -93,7 +93,7 @@ def read_grid(node: vtkMRMLVolumeNode) -> Volume:
 
 def add_volume(scene: vtkMRMLScene, volume: Volume, name: str) -> vtkMRMLScalarVolumeNode:
     """Add an image to the scene, under no transform, with a display by its own range of values."""
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", storable(name))
     _give(node, to_vtk(affine_below(node, volume.affine)), filled(vtkImageData(), volume.array))
     node.CreateDefaultDisplayNodes()
     return node
@@ -122,6 +122,7 @@ def write_volume(
         InputError: `under` is not in the scene any more.
     """
     require_present(scene, under)
+    name = storable(name)
     image = filled(vtkImageData(), volume.array)
     with Change(scene, part_of=change) as step:
         node = _written_before(scene, name, under)
