@@ -41,7 +41,7 @@ def test_the_library_goes_along_and_tests_in_slicer_exist() -> None:
     entries = re.search(r"set\(LIBRARY_FILES (.*?)\)", LIST)[1].split()
     assert all((ROOT / "CrossModalSegLib" / each).exists() for each in entries)
     scripts = {Path(each).name for each in re.findall(r"SCRIPT \S*/(\S+)\)", LIST)}
-    assert scripts == {path.name for path in (ROOT / "Testing" / "slicer").glob("*.py")}
+    assert scripts == {path.name for path in (ROOT / "Testing" / "in_slicer").glob("*.py")}
 
 
 def test_what_the_extensions_index_asks_for() -> None:
