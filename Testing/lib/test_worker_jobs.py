@@ -44,6 +44,7 @@ from CrossModalSegLib.worker.context import Context, Reporter
 from CrossModalSegLib.worker.jobs import fit as fitting
 from CrossModalSegLib.worker.jobs import run_job
 from CrossModalSegLib.worker.jobs import segment as segmenting
+from CrossModalSegLib.worker.jobs.case import by_class
 from CrossModalSegLib.worker.store import Store
 
 CT = Volume(image_array(1), affine())
@@ -106,6 +107,14 @@ def fit_request(models: Path, **changes: object) -> m.FitRequest:
         device="cpu",
     )
     return replace(request, **changes)
+
+
+def test_each_class_has_its_own_probabilities():
+    given = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 1, 2), np.float32)
+    grid = Volume(np.zeros((1, 1, 2)), np.eye(4))
+    found = by_class(given, grid, LabelTable.from_names(["a", "b"]))
+    assert {name: volume.array.ravel().tolist() for name, volume in found.items()} == {"a": [1, 1], "b": [2, 2]}
+    assert by_class(None, grid, TABLE) == {}
 
 
 def test_a_fit_answers_on_the_first_images_grid_whatever_the_grid_of_the_other(models):
