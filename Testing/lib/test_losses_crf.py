@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses import crf
@@ -165,6 +167,26 @@ def test_bf16_autocast_is_computed_in_fp32(classes):
     assert loss.dtype == torch.float32
     torch.testing.assert_close(value_and_gradient(loss, logits), expected)
     assert multi_view_crf(logits.softmax(1).bfloat16(), images.bfloat16(), (1.0, 1.0)).dtype == torch.float32
+
+
+class NoDoubles(TorchDispatchMode):
+    """Refuses fp64 as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        assert all(each.dtype != torch.float64 for each in tree_leaves(result) if isinstance(each, torch.Tensor))
+        return result
+
+
+def test_a_device_without_doubles_computes_it(monkeypatch):
+    logits, images = sample(3, dtype=torch.float32)
+    exact = multi_view_crf(logits.softmax(1), images, (0.2, 0.3))
+    assert crf._type_of_sums(torch.device("mps")) == torch.float32
+    monkeypatch.setattr(crf, "_type_of_sums", lambda device: torch.float32)
+    with NoDoubles():
+        loss = multi_view_crf(logits.softmax(1), images, (0.2, 0.3))
+        loss.backward()
+    torch.testing.assert_close(loss, exact)
 
 
 def test_images_far_outside_the_unit_range_stay_exact():

@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def on_device_or_cpu(run: Callable[[torch.device], T], device: torch.device) -> T:
-    """Run on a device, or on the CPU where the device's memory is too small, which a warning tells.
+    """Run on a device, or on the CPU where the device has too little memory or cannot compute all, as a warning says.
 
     Args:
         run: What to do; begins anew on the CPU.
@@ -55,14 +55,24 @@ def on_device_or_cpu(run: Callable[[torch.device], T], device: torch.device) -> 
     try:
         return run(device)
     except Exception as error:
-        ran_out = is_out_of_memory(error) or is_out_of_memory(error.__cause__ or error)
-        if device.type == "cpu" or not ran_out:
+        if device.type == "cpu":
+            raise
+        if is_out_of_memory(error) or is_out_of_memory(error.__cause__ or error):
+            reason = f"The memory of {device} is too small for this case"
+        elif _is_beyond_mps(error, device):
+            reason = f"The device {device} cannot compute all of this ({error})"
+        else:
             raise
     # Outside of the handler, whose error would keep the failed tensors alive.
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    logger.warning("The memory of %s is too small for this case: it is computed again on the CPU, slowly.", device)
+    logger.warning("%s: it is computed again on the CPU, slowly.", reason)
     return run(torch.device("cpu"))
+
+
+def _is_beyond_mps(error: Exception, device: torch.device) -> bool:
+    """Whether Apple's GPU lacks an operation, one of its options, or fp64: PyTorch says so in errors of three kinds."""
+    return device.type == "mps" and isinstance(error, (RuntimeError, TypeError)) and "MPS" in str(error)
 
 
 @dataclass(frozen=True)

@@ -402,10 +402,16 @@ def _from_coordinates(message: Tensor, scale: Tensor) -> Tensor:
 
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:
     """sum(a * b) in fp64 sums of one sample's channel each, so that no full-size temporary is made."""
-    total = a.new_zeros((), dtype=torch.float64)
+    dtype = _type_of_sums(a.device)
+    total = a.new_zeros((), dtype=dtype)
     for x, y in zip(a.flatten(0, 1), b.flatten(0, 1), strict=True):
-        total += (x * y).sum(dtype=torch.float64)
+        total += (x * y).sum(dtype=dtype)
     return total
+
+
+def _type_of_sums(device: torch.device) -> torch.dtype:
+    """fp64, which Apple's GPUs do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _pass_messages(z: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...]) -> tuple[Tensor, Tensor]:
@@ -445,7 +451,8 @@ def _pass_messages(z: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...
             for kernel, there, message_there in zip(kernels.unsqueeze(2), *theirs, strict=True):
                 message_here.addcmul_(kernel, there)
                 message_there.addcmul_(kernel, here)
-    kernel_sum = torch.stack(sums).sum(dtype=torch.float64) if sums else z.new_zeros((), dtype=torch.float64)
+    dtype = _type_of_sums(z.device)
+    kernel_sum = torch.stack(sums).sum(dtype=dtype) if sums else z.new_zeros((), dtype=dtype)
     return message, kernel_sum + n * _sum_of_constants(terms, offsets, grid)
 
 

@@ -201,9 +201,10 @@ def choose_points(
     found = scribbles.nonzero()
     organ = found[:, 0] * k + found[:, 1]
     if at_random:
-        device = found.device if generator is None else generator.device
-        keys = torch.rand(len(found), generator=generator, device=device, dtype=torch.float64).to(found.device)
-        found = found[(organ + keys).argsort()]
+        place = torch.device("cpu") if found.device.type == "mps" else found.device  # Apple's GPUs have no fp64
+        device = place if generator is None else generator.device
+        keys = torch.rand(len(found), generator=generator, device=device, dtype=torch.float64).to(place)
+        found = found[(organ.to(place) + keys).argsort().to(found.device)]
     counts = torch.bincount(organ, minlength=b * k)
     first = counts.cumsum(0) - counts
     quota = fair_shares(counts.view(b, k), max_points).flatten()
