@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from CrossModalSegLib.errors import InputError
-from CrossModalSegLib.training.devices import check_devices, choose_accelerator, choose_precision
+from CrossModalSegLib.training.devices import build_fabric, check_devices, choose_accelerator, choose_precision
 
 
 def test_auto_takes_the_best_there_is(monkeypatch):
@@ -38,3 +38,8 @@ def test_bf16_needs_a_device_made_for_it(monkeypatch):
     assert choose_precision("bf16", "cpu") == "fp32"
     monkeypatch.setattr("CrossModalSegLib.training.devices.native_bf16", lambda _device: True)
     assert choose_precision("bf16", "cpu") == "bf16" and choose_precision("fp32", "cpu") == "fp32"
+
+
+def test_fabric_says_nothing_of_what_it_was_asked_for(caplog, capfd):
+    build_fabric(accelerator="cpu", precision="bf16")
+    assert not caplog.records and capfd.readouterr() == ("", "")

@@ -52,6 +52,9 @@ def build_fabric(
     from lightning.fabric import Fabric  # here: it takes seconds
     from lightning.fabric.strategies import DDPStrategy
 
+    # It tells in each run what was just asked of it, on a GPU with advice that does not concern autocast.
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     plan: object = strategy
     if devices * num_nodes > 1 and strategy in ("auto", "ddp"):
         plan = DDPStrategy(find_unused_parameters=find_unused_parameters)
