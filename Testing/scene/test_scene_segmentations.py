@@ -614,6 +614,28 @@ def test_masks_from_label_map_volumes(scene):
         read_mask(node, ct, TABLE)
 
 
+@pytest.mark.parametrize("kind", ["Planar contour", "Closed surface", "Fractional labelmap"])
+def test_structures_without_voxels_are_no_empty_masks(scene, kind):
+    """As radiotherapy plans come out of DICOM; their measures would be those of nothing."""
+    from vtkmodules.vtkFiltersSources import vtkSphereSource
+
+    ct, sphere = add_ct(scene), vtkSphereSource()
+    sphere.Update()
+    shape = vtk_image(np.ones((2, 2, 2), np.uint8), slicer.vtkOrientedImageData)
+    plan = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Plan")
+    plan.GetSegmentation().SetSourceRepresentationName(kind)
+    segment = slicer.vtkSegment()
+    segment.SetName("liver")
+    segment.AddRepresentation(kind, shape if kind == "Fractional labelmap" else sphere.GetOutput())
+    assert plan.GetSegmentation().AddSegment(segment, "a")
+    what = "a surface" if kind == "Closed surface" else f"made of '{kind}'"
+    message = f"The segment 'liver' of 'Plan' is {what} without voxels. Create its binary labelmap first"
+    with pytest.raises(InputError, match=message):
+        read_mask(plan, ct, TABLE)
+    with pytest.raises(InputError, match=message):
+        read_scribbles(plan, ct, TABLE)
+
+
 def test_what_is_wrong_with_masks(scene):
     ct = add_ct(scene)
     node = add_segmentation(scene, {"liver": random_labels(0) == 1, "left kidney": random_labels(0) <= 1}, OBLIQUE)

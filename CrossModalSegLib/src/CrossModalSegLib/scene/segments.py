@@ -133,18 +133,21 @@ def labelmap(node: vtkMRMLSegmentationNode, identity: str) -> vtkOrientedImageDa
     """The image that holds a segment's voxels, where they have its label value; None where there are none.
 
     Raises:
-        InputError: the segment is a surface only.
+        InputError: the segment is made of something else only, such as a surface, or contours of a radiotherapy plan.
     """
     segment = node.GetSegmentation().GetSegment(identity)
     image = segment.GetRepresentation(LABELMAP)
     if not is_empty(image):
         return image
-    surface = segment.GetRepresentation(SURFACE)
-    if image is None and surface is not None and surface.GetNumberOfPoints() > 0:
-        raise InputError(
-            f"The segment '{segment.GetName()}' of '{node.GetName()}' is a surface without voxels. Create its binary "
-            "labelmap first (module Segmentations, Representations)."
-        )
+    source = node.GetSegmentation().GetSourceRepresentationName()
+    for kind in dict.fromkeys([SURFACE, source] if image is None else [source]):
+        shape = segment.GetRepresentation(kind) if kind != LABELMAP else None
+        if shape is not None and shape.GetNumberOfPoints() > 0:
+            what = "a surface" if kind == SURFACE else f"made of '{kind}'"
+            raise InputError(
+                f"The segment '{segment.GetName()}' of '{node.GetName()}' is {what} without voxels. Create its binary "
+                "labelmap first (module Segmentations, Representations)."
+            )
     return None
 
 
