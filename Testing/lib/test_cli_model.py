@@ -65,6 +65,23 @@ def test_segment_one_case(model: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert np.array_equal(np.argmax(shares, axis=0), labels.array)
 
 
+def test_where_a_gpu_is_too_small_the_cpu_segments(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to(network: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
+        if torch.device(device).type == "mps":
+            raise RuntimeError("MPS backend out of memory")
+        return real(network, device)
+
+    real = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr("CrossModalSegLib.cli.devices.choose_device", lambda name: torch.device("mps"))
+    paths = write_case(tmp_path)
+    words = ("segment", "--model", model, "--ct", paths["ct"], "--mr", paths["mr"], "--out", tmp_path / "o", "--quiet")
+    result = run(capsys, *words)
+    assert result.code == 0 and "computed again on the CPU" in result.err
+
+
 def test_segment_a_cohort_and_evaluate_it(
     model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from CrossModalSegLib.cli.console import complain, progress_bar, say
 
 if TYPE_CHECKING:
+    import torch
+
     from CrossModalSegLib.cohort import Case, Cohort, LoadedCase
     from CrossModalSegLib.inference.model_folder import LoadedModel
     from CrossModalSegLib.inference.segment import SegmentationResult
@@ -186,24 +188,31 @@ def _model(args: Arguments) -> LoadedModel:
     from CrossModalSegLib.inference.model_card import check_segments
     from CrossModalSegLib.inference.model_folder import load_model
 
-    model = load_model(args.model, choose_device(args.device))
+    choose_device(args.device)  # one that is not there is told before anything is done
+    model = load_model(args.model)
     check_segments(model.card)
     return model
 
 
 def _result(model: LoadedModel, loaded: LoadedCase, args: Arguments, progress: Progress | None) -> SegmentationResult:
+    from CrossModalSegLib.cli.devices import choose_device
+    from CrossModalSegLib.inference.memory import on_device_or_cpu
     from CrossModalSegLib.inference.segment import segment_case
 
-    return segment_case(
-        model,
-        loaded,
-        probabilities=args.probabilities,
-        uncertainty=args.uncertainty,
-        patch=args.window,
-        overlap=args.overlap,
-        precision=args.precision,
-        progress=progress,
-    )
+    def run(device: torch.device) -> SegmentationResult:
+        model.network.to(device)
+        return segment_case(
+            model,
+            loaded,
+            probabilities=args.probabilities,
+            uncertainty=args.uncertainty,
+            patch=args.window,
+            overlap=args.overlap,
+            precision=args.precision,
+            progress=progress,
+        )
+
+    return on_device_or_cpu(run, choose_device(args.device))
 
 
 def _write_extras(result: SegmentationResult, loaded: LoadedCase, model: LoadedModel, folder: Path) -> None:
