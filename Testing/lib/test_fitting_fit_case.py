@@ -378,6 +378,41 @@ def test_intensities_are_scaled_as_in_the_whole_image():
     assert working.prepared.images.mean() < 0.1
 
 
+def drawn_in_one_plane(axis: int) -> LoadedCase:
+    """The two cubes with all strokes in one plane across an axis of (k, j, i)."""
+    loaded = loaded_case(("mr",))
+    image = loaded.images["mr"].array
+    scribbles = np.full(image.shape, UNLABELLED, np.uint8)
+    labels = np.where(image > 150, 2, np.where(image > 50, 1, 0))
+    place = {0: 5, 1: 20}[axis]
+    np.moveaxis(scribbles, axis, 0)[place] = np.moveaxis(labels, axis, 0)[place]
+    return replace(loaded, scribbles=loaded.grid.with_array(scribbles))
+
+
+def test_strokes_across_another_axis_are_fitted_along_it(prior):
+    loaded = drawn_in_one_plane(1)
+    spacing = loaded.grid.spacing
+    turned = fit_case(loaded, TABLE, FitConfig(seconds=0), prior=prior)
+    assert same_geometry(turned.labels, loaded.grid)
+    assert turned.card.preprocessing.spacing == pytest.approx((spacing[1], spacing[0], spacing[2]))
+    scratch = fit_case(loaded, TABLE, FitConfig("scratch", **QUICK))  # its model serves `segment`, which turns nothing
+    assert scratch.card.preprocessing.spacing == pytest.approx(spacing)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_answer_comes_back_from_turned_axes(axis):
+    loaded = drawn_in_one_plane(axis)
+    working = working_case(loaded, may_turn=True)
+    image = working.prepared.images[0]
+    assert image.shape == tuple(loaded.grid.shape[each] for each in (axis, 1 - axis, 2))
+    probabilities = np.stack([image < 0.5, image >= 0.5, image < 0]).astype(np.float32)
+    own = loaded.grid.array
+    undrawn = loaded.scribbles.array == UNLABELLED
+    low, high = np.percentile(own, (0.5, 99.5))
+    expected = own >= (low + high) / 2
+    assert np.array_equal(working.answer(probabilities).labels.array[undrawn], expected[undrawn])
+
+
 def test_the_callers_random_state_is_left_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)

@@ -78,6 +78,7 @@ def test_class_box_holds_the_scribble_and_lies_in_the_volume(place, spacing):
         (2, (2, 27), (2, 1, 1), 2),
         (2, (13,), (2, 1, 1), 2),  # a single plane is far from any other
         (2, (2, 12, 22), (2, 1, 1), 0),  # close together
+        (2, (2, 12, 22), (1, 1, 1), 2),  # close together, in planes that are no coarser
         (2, (2, 27), (5, 1, 1), 0),  # thick slices
         (1, (2, 27), (2, 1, 5), 0),
     ],

@@ -159,7 +159,7 @@ def fit_case(
     if len(loaded.images) > MODALITIES:
         raise InputError(f"A fit takes one image, or CT and MR; the case {loaded.name} has {len(loaded.images)}.")
     check_scribbles(loaded.scribbles.array, table)
-    working = working_case(loaded)
+    working = working_case(loaded, may_turn=config.method == "cmfnet")
     _check_working_scribbles(working.prepared, table)
     judge = split_scribbles(working.prepared.scribbles, config.held_out, np.random.default_rng(config.seed))
     limits = SearchLimits(config.seconds, config.preview_every, config.patience)

@@ -8,6 +8,13 @@ from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
 
 MARGIN_MM = 35.0
+# The prior was trained on strokes across k: where they lie in other planes, this far apart, it takes every slice that
+# they cross for a drawn one, and misses what no stroke crosses. Closer ones do as well along k if its slices are thick.
+WIDE_GAP_MM = 15.0
+# The thickest slices that may come to lie in the drawn planes: the prior saw voxels of at most 3.2 mm there.
+COARSEST_DRAWN_MM = 3.2
+# Strokes lie in planes across an axis where so many times fewer voxels have a neighbour along it than along k.
+FEWER_NEIGHBOURS = 5
 
 Box = tuple[slice, slice, slice]
 
@@ -53,6 +60,30 @@ def slice_gap_mm(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> 
     """Median distance of neighbouring scribbled slices in mm; 0 for a single one."""
     slices = scribbled_slices(scribbles)
     return float(np.median(np.diff(slices)) * spacing[0]) if len(slices) > 1 else 0.0
+
+
+def drawn_across(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> int:
+    """The axis (0, 1, 2 for k, j, i) that should be k in a fit: j or i where strokes lie in few planes across it.
+
+    Args:
+        scribbles: (k, j, i) uint8, internal convention.
+        spacing: mm, (k, j, i).
+    """
+    neighbours = [_neighbours(scribbles != UNLABELLED, axis) for axis in range(3)]
+    axis = int(np.argmin(neighbours))
+    if FEWER_NEIGHBOURS * neighbours[axis] >= neighbours[0]:
+        return 0
+    planes = np.moveaxis(scribbles, axis, 0)
+    across, *within = (spacing[axis], *np.delete(spacing, axis))
+    is_wide = len(scribbled_slices(planes)) == 1 or slice_gap_mm(planes, (across, *within)) >= WIDE_GAP_MM
+    is_finer = across > 0.99 * spacing[0]
+    return axis if (is_wide or is_finer) and max(within) <= COARSEST_DRAWN_MM else 0
+
+
+def _neighbours(drawn: np.ndarray, axis: int) -> int:
+    """How many drawn voxels (k, j, i) bool have a drawn one behind them along an axis."""
+    planes = np.moveaxis(drawn, axis, 0)
+    return int(np.count_nonzero(planes[1:] & planes[:-1]))
 
 
 def _largest_gap(scribbles: np.ndarray) -> int:

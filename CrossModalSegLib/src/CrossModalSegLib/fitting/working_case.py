@@ -9,8 +9,9 @@ import numpy as np
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.data.intensity import value_range
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing, prepare_case
+from CrossModalSegLib.data.working_grid import grid_of
 from CrossModalSegLib.errors import InputError
-from CrossModalSegLib.fitting.regions import Box, scribbled_box
+from CrossModalSegLib.fitting.regions import Box, drawn_across, scribbled_box
 from CrossModalSegLib.inference.segment import SegmentationResult, labels_from_probabilities
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.volume import Volume
@@ -28,7 +29,7 @@ class WorkingCase:
     """A prepared crop of a case.
 
     Attributes:
-        prepared: Images (M, k, j, i) and scribbles on the working grid.
+        prepared: Images (M, k, j, i) and scribbles on the working grid, whose axes may have another order.
         box: Where the crop lies in the case's own arrays.
         grid: The scribbles on the case's own grid.
     """
@@ -75,8 +76,12 @@ def honour_scribbles(probabilities: np.ndarray, scribbles: np.ndarray) -> None:
         probabilities[value, scribbles == value] = 1
 
 
-def working_case(loaded: LoadedCase) -> WorkingCase:
+def working_case(loaded: LoadedCase, may_turn: bool = False) -> WorkingCase:
     """Crop a case to its scribbles and bring it to the working resolution.
+
+    Args:
+        loaded: The case.
+        may_turn: Whether the axis across which the scribbles were drawn may become k.
 
     Raises:
         InputError: The case has no scribbles.
@@ -90,12 +95,26 @@ def working_case(loaded: LoadedCase) -> WorkingCase:
         scribbles=_crop(loaded.scribbles, box),
         mask=None,
     )
-    grid = loaded.scribbles
-    spacing = working_spacing(grid.spacing, tuple(s.stop - s.start for s in box))
-    prep = Preprocessing(spacing=spacing)
+    own = cropped.scribbles
+    turned = _turned(cropped, drawn_across(own.array, own.spacing)) if may_turn else cropped
+    prep = Preprocessing(spacing=working_spacing(turned.scribbles.spacing, turned.scribbles.shape))
     # Of the whole images, as `segment` will see them, not of the crop.
     ranges = {n: value_range(v.array, n, prep.ct_window, prep.percentiles) for n, v in loaded.images.items()}
-    return WorkingCase(prepare_case(cropped, prep, value_ranges=ranges), box, grid)
+    prepared = prepare_case(turned, prep, value_ranges=ranges)
+    return WorkingCase(replace(prepared, source=grid_of(own).volume()), box, loaded.scribbles)
+
+
+def _turned(case: LoadedCase, axis: int) -> LoadedCase:
+    """The same voxels with an axis of (k, j, i) in the place of k; of the others, none is exchanged."""
+    order = (axis, *(other for other in range(3) if other != axis))
+
+    def turn(volume: Volume) -> Volume:
+        affine = volume.affine.copy()
+        affine[:3, :3] = affine[:3, [2 - each for each in reversed(order)]]
+        return Volume(volume.array.transpose(order), affine)
+
+    images = {name: turn(volume) for name, volume in case.images.items()}
+    return replace(case, images=images, scribbles=turn(case.scribbles))
 
 
 def working_spacing(spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> tuple[float, float, float]:
