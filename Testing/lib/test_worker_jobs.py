@@ -360,6 +360,20 @@ def test_a_session_that_is_gone_or_was_cut_short_has_to_be_sent_again(models):
     run_job(strokes, Surroundings(store))
 
 
+def test_where_new_strokes_are_too_much_for_the_device_all_has_to_be_sent_again(models, monkeypatch):
+    def refer(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    store, strokes = Store(), m.ReferStrokesRequest("node 3", SCRIBBLES, TABLE)
+    run_job(refer_request(models), Surroundings(store))
+    monkeypatch.setattr(store.sessions.get("node 3").session, "refer", refer)
+    with pytest.raises(SessionError, match="The device cpu cannot give a new answer"):
+        run_job(strokes, Surroundings(store))
+    assert store.sessions.get("node 3") is None
+    run_job(refer_request(models), Surroundings(store))
+    run_job(strokes, Surroundings(store))
+
+
 def test_a_model_that_was_replaced_or_deleted_answers_no_more_strokes(models, tmp_path):
     model, store = Path(shutil.copytree(models / "refer", tmp_path / "organs")), Store()
     strokes = m.ReferStrokesRequest("node 3", SCRIBBLES, TABLE)

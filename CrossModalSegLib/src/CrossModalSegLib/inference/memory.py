@@ -59,7 +59,7 @@ def on_device_or_cpu(run: Callable[[torch.device], T], device: torch.device) -> 
             raise
         if is_out_of_memory(error) or is_out_of_memory(error.__cause__ or error):
             reason = f"The memory of {device} is too small for this case"
-        elif _is_beyond_mps(error, device):
+        elif is_beyond_mps(error, device):
             reason = f"The device {device} cannot compute all of this ({error})"
         else:
             raise
@@ -70,7 +70,7 @@ def on_device_or_cpu(run: Callable[[torch.device], T], device: torch.device) -> 
     return run(torch.device("cpu"))
 
 
-def _is_beyond_mps(error: Exception, device: torch.device) -> bool:
+def is_beyond_mps(error: Exception, device: torch.device) -> bool:
     """Whether Apple's GPU lacks an operation, one of its options, or fp64: PyTorch says so in errors of three kinds."""
     return device.type == "mps" and isinstance(error, (RuntimeError, TypeError)) and "MPS" in str(error)
 

@@ -14,7 +14,7 @@ import torch
 from CrossModalSegLib.cli.devices import choose_device
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.errors import CrossModalSegError, InputError, SessionError
-from CrossModalSegLib.inference.memory import is_out_of_memory, on_device_or_cpu
+from CrossModalSegLib.inference.memory import is_beyond_mps, is_out_of_memory, on_device_or_cpu
 from CrossModalSegLib.inference.referring.session import DEFAULT_MODEL, ReferSession
 from CrossModalSegLib.inference.referring.session import ReferResult as Referred
 from CrossModalSegLib.labels import LabelTable
@@ -107,10 +107,12 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
         with kept.telling_names():
             referred = _answer(kept.session, request, context)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) and not is_beyond_mps(error, kept.session.device):
             raise
         context.store.sessions.drop(request.session)
-        raise SessionError("The memory is too small for a new answer: send the images again.") from None
+        raise SessionError(
+            f"The device {kept.session.device} cannot give a new answer: send the images again."
+        ) from None
     return _result(kept, referred, request.labels, context.cancel.clock() - began)
 
 
