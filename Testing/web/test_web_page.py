@@ -109,7 +109,7 @@ def test_strokes_are_erased_with_the_mouse(tab: Tab) -> None:
 def test_quick_strokes_keep_their_corners(tab: Tab, tmp_path: Path) -> None:
     """However slowly the views are drawn, nothing between two pictures is skipped."""
     tab.choose("GTV")
-    tab.page.locator('input[aria-label="brush_mm"]').fill("1")
+    tab.page.locator("#cms-brush_mm").fill("1")
     corners = [(0.4, 0.4), (0.6, 0.4), (0.6, 0.6), (0.4, 0.6), (0.4, 0.4)]
     tab.drag("Axial1", *corners)
     tab.settled_counts()
@@ -117,7 +117,7 @@ def test_quick_strokes_keep_their_corners(tab: Tab, tmp_path: Path) -> None:
     (_, rows, columns) = np.nonzero(drawn == 1)
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     assert rows.size == 2 * (height + width) - 4
-    tab.page.locator('input[aria-label="brush_mm"]').fill("6")
+    tab.page.locator("#cms-brush_mm").fill("6")
     tab.page.click("text=Clear")
     tab.wait(lambda: tab.counts() == [0, 0])
 
@@ -165,9 +165,27 @@ def test_the_wheel_scrolls_and_a_click_brings_all_slices(tab: Tab) -> None:
     tab.wait(lambda: {name: tab.where(name) for name in where} == where)
 
 
+def test_a_narrow_window_hides_no_tool(tab: Tab) -> None:
+    tab.page.set_viewport_size({"width": 640, "height": 600})
+    buttons = tab.page.locator(".toolbar button")
+    for button in buttons.all():
+        box = button.bounding_box()
+        assert box["x"] >= 332 and box["x"] + box["width"] <= 640
+    tab.page.set_viewport_size(SIZE)
+    tab.wait(lambda: _shape(tab.page, "img") == pytest.approx(_shape(tab.page, ".remote-controlled-area"), abs=1.5))
+
+
+def test_a_structure_is_chosen_by_the_keyboard(tab: Tab) -> None:
+    for name in ("Background", "GTV"):
+        swatch = tab.page.get_by_role("button", name=f"Draw {name}", exact=True)
+        swatch.press("Enter")
+        tab.wait(lambda swatch=swatch: swatch.get_attribute("aria-pressed") == "true")
+    assert tab.page.get_by_role("button", name="Draw scribbles").get_attribute("aria-pressed") == "true"
+
+
 def test_images_are_blended_and_side_by_side(tab: Tab) -> None:
     only_ct = tab.pixels("Axial1")
-    tab.page.locator('input[aria-label="blend"]').fill("1")
+    tab.page.locator("#cms-blend").fill("1")
     tab.wait(lambda: np.abs(tab.pixels("Axial1") - only_ct).mean() > 5)
     tab.wait(lambda: tab.text('[data-view="Axial1"] .over-title') == "MR · axial")
     tab.page.click('[data-layout="side"]')
@@ -179,7 +197,7 @@ def test_images_are_blended_and_side_by_side(tab: Tab) -> None:
     tab.wheel("Axial2", 300)
     tab.wait(lambda: tab.where("Axial1") == before)
     tab.page.click('[data-layout="four"]')
-    tab.page.locator('input[aria-label="blend"]').fill("0")
+    tab.page.locator("#cms-blend").fill("0")
     tab.wait(lambda: tab.page.locator(".view").count() == 4)
     tab.wait(lambda: tab.text('[data-view="Axial1"] .over-title') == "CT · axial")
 

@@ -190,7 +190,7 @@ def _head(do: Actions) -> None:
                 classes=(f"'tab' + (mode === '{mode}' ? ' chosen' : '')",),
                 click=(do.set_mode, f"['{mode}']"),
                 disabled=("busy",),
-                raw_attrs=[f'title="{hint}"', 'role="tab"'],
+                raw_attrs=[f'title="{hint}"', 'role="tab"', f""":aria-selected="mode === '{mode}'\""""],
             )
 
 
@@ -259,7 +259,11 @@ def _scribbles(do: Actions) -> None:
             # In the browser alone: a stroke that follows at once is of this class.
             click="active = label.value; tool = 'draw'",
         ):
-            html.Span(classes="swatch", style=("`background: ${label.color}`",))
+            html.Button(
+                classes="swatch",
+                style=("`background: ${label.color}`",),
+                raw_attrs=[':aria-label="`Draw ${label.name}`"', ':aria-pressed="active === label.value"'],
+            )
             html.Input(
                 v_if="label.value !== 0",
                 classes="label-name",
@@ -309,6 +313,7 @@ def _run(do: Actions) -> None:
                         title,
                         classes=(f"'switch-part' + (kind === '{kind}' ? ' chosen' : '')",),
                         click=f"kind = '{kind}'",
+                        raw_attrs=[f""":aria-pressed="kind === '{kind}'\""""],
                     )
             with (
                 html.Div(v_if="mode === 'refer'", classes="line"),
@@ -394,7 +399,7 @@ def _results(do: Actions) -> None:
         with html.Div(v_if="has_result"):
             with html.Div(classes="line"):
                 html.Span("Opacity", classes="dim")
-                _slider("opacity", 0, 1, 0.05, classes="grow")
+                _slider("opacity", 0, 1, 0.05, "Opacity of the result", classes="grow")
                 with html.Button(
                     classes=("'icon-button' + (result_visible ? ' on' : '')",),
                     click="result_visible = !result_visible",
@@ -455,12 +460,12 @@ def _toolbar(do: Actions) -> None:
                     classes=(f"'tool' + (tool === '{tool}' ? ' chosen' : '')",),
                     click=f"tool = '{tool}'",
                     disabled=("!images.length",),
-                    raw_attrs=[f'title="{hint}"', f'data-tool="{tool}"'],
+                    raw_attrs=[f'title="{hint}"', f'data-tool="{tool}"', f""":aria-pressed="tool === '{tool}'\""""],
                 ):
                     v3.VIcon(icon=icon, size=20)
         with html.Div(classes="tool-group"):
             html.Span("Brush", classes="dim")
-            _slider("brush_mm", 1, 40, 0.5, classes="brush")
+            _slider("brush_mm", 1, 40, 0.5, "Diameter of the brush in mm", classes="brush")
             html.Span("{{ brush_mm }} mm", classes="value")
         with html.Div(classes="tools"):
             for action, icon, flag, hint in (
@@ -477,7 +482,7 @@ def _toolbar(do: Actions) -> None:
         html.Div(classes="grow")
         with html.Div(v_if="has_second && layout === 'four'", classes="tool-group"):
             html.Span("{{ first_title }}", classes="dim")
-            _slider("blend", 0, 1, 0.05, classes="blend")
+            _slider("blend", 0, 1, 0.05, "How much of the second image is shown", classes="blend")
             html.Span("{{ second_title }}", classes="dim")
         with html.Div(v_if="has_second", classes="tools"):
             for layout, icon, hint in (
@@ -487,7 +492,11 @@ def _toolbar(do: Actions) -> None:
                 with html.Button(
                     classes=(f"'tool' + (layout === '{layout}' ? ' chosen' : '')",),
                     click=f"layout = '{layout}'; focus = ''",
-                    raw_attrs=[f'title="{hint}"', f'data-layout="{layout}"'],
+                    raw_attrs=[
+                        f'title="{hint}"',
+                        f'data-layout="{layout}"',
+                        f""":aria-pressed="layout === '{layout}'\"""",
+                    ],
                 ):
                     v3.VIcon(icon=icon, size=20)
         with v3.VMenu(location="bottom end", close_on_content_click=False):
@@ -588,11 +597,11 @@ def _messages() -> None:
             v3.VIcon(icon="mdi-close", size=18)
 
 
-def _slider(name: str, low: float, high: float, step: float, classes: str) -> None:
+def _slider(name: str, low: float, high: float, step: float, hint: str, classes: str) -> None:
     html.Input(
         type="range",
         classes=f"slider {classes}",
         value=(name,),
         input=f"{name} = Number($event.target.value)",
-        raw_attrs=[f'min="{low}"', f'max="{high}"', f'step="{step}"', f'aria-label="{name}"'],
+        raw_attrs=[f'min="{low}"', f'max="{high}"', f'step="{step}"', f'aria-label="{hint}"', f'id="cms-{name}"'],
     )
