@@ -17,6 +17,7 @@ Everything that a person can do something about is raised as a CrossModalSegLib.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -327,10 +328,10 @@ class NodeFunctions:
 
         Args:
             segmentation: what is measured.
-            mask: the truth: a segmentation, or a label map volume.
+            mask: the truth: a segmentation, or a label map volume with the values of the labels.
             volume: gives the grid.
-            labels: as in `prepareScribbles`; None takes those of the segmentation. Structures that one of the two has
-                no segment of are left out.
+            labels: as in `prepareScribbles`; None takes those of the segmentation, in the order of its run. Structures
+                that one of the two has no segment of are left out.
             tolerancesMm: at which NSD is given.
             undoable: whether `undo` takes the table back by itself; else it goes with the result before it.
             callbacks: see the top of this file.
@@ -346,7 +347,7 @@ class NodeFunctions:
             segmentation,
             mask,
             volume,
-            _table_for(segmentation, labels),
+            _measured_table(segmentation, mask, labels),
             tolerances_mm=tuple(tolerancesMm),
             undoable=undoable,
         )
@@ -536,6 +537,17 @@ def _table_for(segmentation, labels):
     from CrossModalSegLib.scene.classes import classes_of
 
     return classes_of(segmentation) if labels is None else table(labels)
+
+
+def _measured_table(segmentation, mask, labels):
+    """The structures of a segmentation; beside a label map those of its run, whose values they have."""
+    from CrossModalSegLib.errors import LabelError
+    from CrossModalSegLib.scene.classes import classes_of_result
+
+    if labels is None and isinstance(mask, slicer.vtkMRMLLabelMapVolumeNode):
+        with suppress(LabelError):  # not computed, but drawn
+            return classes_of_result(segmentation)
+    return _table_for(segmentation, labels)
 
 
 def _images(images):

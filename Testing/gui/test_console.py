@@ -11,6 +11,7 @@ import unittest
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("slicer", reason="slicer-core is not installed; its wheels are for 64-bit Linux on PCs")
@@ -22,11 +23,14 @@ import slicer
 import slicer_python
 import slicer_widgets
 from CrossModalSegPanel import sample_data
+from scene_support import add_volume
 from tiny_models import write_models
 
 from CrossModalSegLib.errors import CrossModalSegError, InputError, LabelError, WorkerError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.headless import HeadlessScene
+from CrossModalSegLib.scene.segmentations import write_segmentation
+from CrossModalSegLib.scene.volumes import read_grid
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 TABLE = LabelTable.from_names(["GTV"])
@@ -174,6 +178,22 @@ def test_errors_are_sentences_before_any_work(logic, phantom) -> None:
     assert logic.workflow().client.jobs == ()
     with pytest.raises(CrossModalSegError, match="nowhere"):
         logic.segment(phantom.ct, "nowhere")
+
+
+def test_label_maps_are_measured_by_the_values_of_the_run(logic) -> None:
+    """Segments of structures that came later, or that were drawn beside them, are not in the order of the values."""
+    truth = np.zeros((4, 8, 8), np.uint8)
+    truth[1:3, 1:4, 1:7], truth[1:3, 5:7, 2:4] = 1, 2
+    volume = add_volume(slicer.mrmlScene, truth.astype(np.float32), np.diag([2.0, 2, 2, 1]))
+    mask = add_volume(slicer.mrmlScene, truth, np.diag([2.0, 2, 2, 1]), "truth", kind="vtkMRMLLabelMapVolumeNode")
+    labels = read_grid(volume).with_array(truth)
+    result = write_segmentation(
+        slicer.mrmlScene, labels.with_array(truth // 2), LabelTable.from_names(["spleen"]), volume, "Result"
+    )
+    write_segmentation(slicer.mrmlScene, labels, LabelTable.from_names(["liver", "spleen"]), volume, "Result", result)
+    measured = logic.evaluate(result, mask, volume).GetTable()
+    assert [measured.GetColumnByName("Structure").GetValue(row) for row in (0, 1)] == ["liver", "spleen"]
+    assert [measured.GetColumnByName("DSC").GetValue(row) for row in (0, 1)] == [1.0, 1.0]
 
 
 def test_models_come_and_go(logic, tmp_path) -> None:
