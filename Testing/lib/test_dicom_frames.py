@@ -33,6 +33,7 @@ class Enhanced:
     positions: list[str] | None = None
     orientations: list[str] | None = None
     spacing: str = ""
+    last_spacing: str = ""
     has_groups: bool = True
 
     number: int = 4
@@ -92,9 +93,11 @@ class Enhanced:
 
     def _shared(self) -> bytes:
         spacing = self.spacing or f"{self.volume.spacing[1]:.8g}\\{self.volume.spacing[2]:.8g}"
-        measures = self._element(0x00180050, "DS", "9") + self._element(0x00280030, "DS", spacing)
-        shared = self._element(0x00289110, "SQ", [measures])
-        return shared if self.slopes else shared + self._scaling(1)
+        return self._measures(spacing) + (b"" if self.slopes else self._scaling(1))
+
+    def _measures(self, spacing: str) -> bytes:
+        numbers = self._element(0x00180050, "DS", "9") + self._element(0x00280030, "DS", spacing)
+        return self._element(0x00289110, "SQ", [numbers])
 
     def _scaling(self, slope: float) -> bytes:
         numbers = self._element(0x00281052, "DS", "-1024") + self._element(0x00281053, "DS", slope)
@@ -110,6 +113,8 @@ class Enhanced:
             orientation = self.orientations[number] if self.orientations else same
             frame += self._element(0x00209116, "SQ", [self._element(0x00200037, "DS", orientation)])
             frames.append(frame + (self._scaling(self.slopes[number]) if self.slopes else b""))
+        if self.last_spacing:
+            frames[-1] += self._measures(self.last_spacing)
         return frames
 
     def _pixels(self) -> bytes:
@@ -173,6 +178,11 @@ def test_frames_that_are_not_parallel(tmp_path: Path):
     axes = ["1\\0\\0\\0\\1\\0"] * 6 + ["1\\0\\0\\0\\0\\1"]
     with pytest.raises(GeometryError, match="not parallel"):
         read_volume(Enhanced(orientations=axes).write(tmp_path))
+
+
+def test_frames_whose_pixels_differ_in_size(tmp_path: Path):
+    with pytest.raises(GeometryError, match="differ in the distance of their pixels: it runs from 0.5 to 9 mm"):
+        read_volume(Enhanced(last_spacing="9\\9").write(tmp_path))
 
 
 @pytest.mark.parametrize("changes", [{"has_groups": False}, {"positions": ["0\\0\\0"]}])

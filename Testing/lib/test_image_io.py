@@ -546,14 +546,27 @@ def test_dicom_of_other_kinds_in_the_folder(tmp_path: Path):
         (rb"(\x28\x00\x30\x00.{4})\d", rb"\g<1>9", "differ in the distance of their pixels: it runs from"),
         (rb"\x28\x00\x30\x00(?=.{4}\d)", b"\x28\0\x31\0", r"does not say where its slice lies \(tag 0028|0030\)"),
         (rb"\x20\x00\x32\x00(?=.{4}[-\d])", b"\x20\0\x33\0", r"does not say where its slice lies \(tag 0020|0032\)"),
+        (
+            rb"(\x20\x00\x32\x00.{4})([-\d.]+)\\",
+            lambda found: found[1] + b"nan".ljust(len(found[2])) + b"\\",
+            r"does not say where its slice lies \(tag 0020|0032\)",
+        ),
     ],
 )
-def test_dicom_that_does_not_tell_one_place(tmp_path: Path, old: bytes, new: bytes, message: str):
+def test_dicom_that_does_not_tell_one_place(tmp_path: Path, old: bytes, new: object, message: str):
     for file in write_series(tmp_path / "d", noise())[6:]:
         content = file.read_bytes()
         file.write_bytes(re.sub(old, new, content, flags=re.DOTALL))
         assert file.read_bytes() != content
     with pytest.raises(GeometryError, match=message):
+        read_volume(tmp_path / "d")
+
+
+def test_dicom_slices_of_two_sizes(tmp_path: Path):
+    files = write_series(tmp_path / "d", noise())
+    other = write_series(tmp_path / "other", Volume(noise().array[:, :10], noise().affine))
+    os.replace(other[5], files[5])
+    with pytest.raises(InputError, match=r"differ in size: 16 by 20 pixels \(11\), 16 by 10 pixels \(1\)"):
         read_volume(tmp_path / "d")
 
 
