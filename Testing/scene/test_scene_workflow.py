@@ -696,7 +696,9 @@ def test_auto_background(workflow, client, ct, scribbles):
     expected = strokes.copy()
     expected[4, 6, 5], expected[4, 6, 6:8] = 1, 0
     np.testing.assert_array_equal(read_scribbles(scribbles, ct, TABLE).array, expected)
+    scribbles.SetAndObserveTransformNodeID(None)  # moved by someone meanwhile
     workflow.undo()
+    scribbles.SetAndObserveTransformNodeID(ct.GetTransformNodeID())
     expected[4, 6, 6:8] = 255
     np.testing.assert_array_equal(read_scribbles(scribbles, ct, TABLE).array, expected)
 

@@ -61,11 +61,34 @@ def add_voxels(node: vtkMRMLSegmentationNode, identity: str, volume: vtkMRMLVolu
 
 def remove_voxels(node: vtkMRMLSegmentationNode, identity: str, volume: vtkMRMLVolumeNode, flat: np.ndarray) -> None:
     """Take voxels away from a segment; those that it does not have any more are left alone."""
+    remove_own_voxels(node, identity, own_voxels(node, identity, volume, flat))
+
+
+def own_voxels(node: vtkMRMLSegmentationNode, identity: str, volume: vtkMRMLVolumeNode, flat: np.ndarray) -> np.ndarray:
+    """(3, N) in (i, j, k) as VTK counts in the image of a segment, of voxels of a volume; these stay though both move.
+
+    Args:
+        node: of the segment.
+        identity: of the segment.
+        volume: whose voxels are meant; the segment's image has to count the same ones.
+        flat: (N,) places in the volume's raveled (k, j, i) array.
+
+    Raises:
+        GeometryError: the segment's image has another grid than the volume.
+    """
     segment = node.GetSegmentation().GetSegment(identity)
     image = segment.GetRepresentation(LABELMAP) if segment is not None else None
     if is_empty(image) or not flat.size:
+        return np.zeros((3, 0), dtype=np.int64)
+    return _own_index(oriented_affine(image), node, volume, flat)
+
+
+def remove_own_voxels(node: vtkMRMLSegmentationNode, identity: str, index: np.ndarray) -> None:
+    """Take voxels away from a segment that `own_voxels` named; those that it does not have any more are left alone."""
+    segment = node.GetSegmentation().GetSegment(identity)
+    image = segment.GetRepresentation(LABELMAP) if segment is not None else None
+    if is_empty(image) or not index.size:
         return
-    index = _own_index(oriented_affine(image), node, volume, flat)
     extent = np.array(image.GetExtent())
     index = index[:, ((index >= extent[::2, None]) & (index <= extent[1::2, None])).all(axis=0)]
     i, j, k = index - extent[::2, None]

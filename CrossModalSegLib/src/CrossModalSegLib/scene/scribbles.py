@@ -13,7 +13,7 @@ from CrossModalSegLib.volume import Volume, require_same_geometry
 
 from .change import Change
 from .hierarchy import place_beside
-from .layers import add_voxels, remove_voxels
+from .layers import add_voxels, own_voxels, remove_own_voxels
 from .nodes import SCRIBBLES, drawn_on, nodes_of, require_present, require_segmentation, role, set_role, storable
 from .scribble_copy import ScribbleCopy
 from .segments import (
@@ -210,7 +210,8 @@ def add_auto_background(
     flat = np.flatnonzero((proposal.array != 0) & (scribbled == UNLABELLED))
     add_voxels(segmentation, identity, reference, flat)
     if change is not None:
-        change.changed(segmentation, lambda: remove_voxels(segmentation, identity, reference, flat))
+        drawn = own_voxels(segmentation, identity, reference, flat)
+        change.changed(segmentation, lambda: remove_own_voxels(segmentation, identity, drawn))
     return int(flat.size)
 
 
