@@ -378,6 +378,16 @@ def test_intensities_are_scaled_as_in_the_whole_image():
     assert working.prepared.images.mean() < 0.1
 
 
+def test_a_small_structure_in_a_large_image_is_worked_on_at_its_own_resolution():
+    scribbles = np.full((60, 200, 200), UNLABELLED, np.uint8)
+    scribbles[28:32:2, 100, 98:104], scribbles[28:32:2, 80, 60:140] = 1, 0
+    image = Volume(np.random.default_rng(0).normal(0, 1, scribbles.shape).astype(np.float32), np.eye(4))
+    loaded = LoadedCase("case", {"mr": image}, image.with_array(scribbles), None)
+    assert working_case(loaded).prepared.spacing == pytest.approx((1.25, 1, 1))
+    scribbles[28, 90:130, 98] = 1
+    assert working_case(loaded).prepared.spacing == pytest.approx((2.5, 1.4, 1.4))
+
+
 def drawn_in_one_plane(axis: int) -> LoadedCase:
     """The two cubes with all strokes in one plane across an axis of (k, j, i)."""
     loaded = loaded_case(("mr",))

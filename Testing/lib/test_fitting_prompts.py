@@ -11,7 +11,14 @@ from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.fitting.judge import split_scribbles
 from CrossModalSegLib.fitting.prompted import pad_to_multiple, two_images
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS, intensity_posterior, prompt_maps
-from CrossModalSegLib.fitting.regions import class_box, drawn_across, scribbled_box, scribbled_slices, slice_gap_mm
+from CrossModalSegLib.fitting.regions import (
+    class_box,
+    drawn_across,
+    largest_stroke_mm,
+    scribbled_box,
+    scribbled_slices,
+    slice_gap_mm,
+)
 from CrossModalSegLib.fitting.working_case import honour_scribbles, working_spacing
 
 
@@ -168,6 +175,28 @@ def test_padding_repeats_the_edge_or_fills():
 )
 def test_the_working_spacing_is_never_finer_than_the_case(spacing, shape, expected):
     assert working_spacing(spacing, shape) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "largest_mm", "in_plane"),
+    [
+        ((100, 300, 300), 20.0, 1.4),
+        ((100, 300, 300), 14.0, 1.0),
+        ((100, 300, 300), 2.0, 0.7),
+        ((400, 900, 900), 2.0, 1.4),  # too many voxels
+        ((100, 150, 300), 2.0, 0.5 * 75 / 64),  # half of what suits the region
+    ],
+)
+def test_small_structures_are_worked_on_at_finer_voxels(shape, largest_mm, in_plane):
+    expected = (2.5 * in_plane / 1.4, in_plane, in_plane)
+    assert working_spacing((0.5, 0.5, 0.5), shape, largest_mm) == pytest.approx(expected)
+    assert working_spacing((3.0, 1.5, 1.6), shape, largest_mm) == (3.0, 1.5, 1.6)
+
+
+def test_the_largest_stroke_is_that_of_the_class_that_spans_most():
+    scribbles = scribbles_of((9, 30, 30), v0=[(0, 0, 0), (8, 29, 29)], v1=[(1, 3, 4), (7, 5, 4)], v2=[(2, 10, 9)])
+    assert largest_stroke_mm(scribbles, (2.0, 0.5, 2.0)) == 2.0  # two voxels apart along j are less than one along i
+    assert largest_stroke_mm(scribbles, (2.0, 1.0, 2.0)) == 3.0
 
 
 def test_the_box_grows_to_the_nearest_background_stroke():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from CrossModalSegLib.fitting.regions import Box, class_box
+from CrossModalSegLib.fitting.regions import Box, class_box, span_mm
 from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
 
 # A class's scribbles span about this many voxels in-plane.
@@ -80,8 +80,7 @@ def class_view(
 
 def suitable_spacing(inside: np.ndarray, spacing: tuple[float, float, float]) -> float:
     """The in-plane voxel size in mm at which a class's scribbles (k, j, i) bool span `VOXELS_ACROSS` voxels."""
-    voxels = np.argwhere(inside.any(axis=0))
-    extent = float(((np.ptp(voxels, axis=0) + 1) * np.array(spacing[1:])).max())
+    extent = span_mm(inside.any(axis=0), spacing[1:])
     return min(extent / VOXELS_ACROSS, max(COARSEST_IN_PLANE_MM, *spacing[1:]))
 
 

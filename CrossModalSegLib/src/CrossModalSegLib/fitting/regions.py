@@ -62,6 +62,22 @@ def slice_gap_mm(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> 
     return float(np.median(np.diff(slices)) * spacing[0]) if len(slices) > 1 else 0.0
 
 
+def largest_stroke_mm(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """How many mm the strokes of a class span along j or i, all slices together; of the class that spans most.
+
+    Args:
+        scribbles: (k, j, i) uint8, internal convention.
+        spacing: mm, (k, j, i).
+    """
+    classes = [value for value in np.unique(scribbles) if value not in (BACKGROUND, UNLABELLED)]
+    return max(span_mm((scribbles == value).any(axis=0), spacing[1:]) for value in classes)
+
+
+def span_mm(drawn: np.ndarray, spacing: tuple[float, float]) -> float:
+    """The longer side of the box around drawn pixels (j, i) bool, in mm."""
+    return float(((np.ptp(np.argwhere(drawn), axis=0) + 1) * np.array(spacing)).max())
+
+
 def drawn_across(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> int:
     """The axis (0, 1, 2 for k, j, i) that should be k in a fit: j or i where strokes lie in few planes across it.
 

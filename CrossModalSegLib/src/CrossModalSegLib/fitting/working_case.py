@@ -11,7 +11,7 @@ from CrossModalSegLib.data.intensity import value_range
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing, prepare_case
 from CrossModalSegLib.data.working_grid import grid_of
 from CrossModalSegLib.errors import InputError
-from CrossModalSegLib.fitting.regions import Box, drawn_across, scribbled_box
+from CrossModalSegLib.fitting.regions import Box, drawn_across, largest_stroke_mm, scribbled_box
 from CrossModalSegLib.inference.segment import SegmentationResult, labels_from_probabilities
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.volume import Volume
@@ -21,6 +21,10 @@ FINEST_IN_PLANE_MM = 1.4
 FINEST_SLICE_MM = 2.5
 # A small scribbled region keeps at least about this many voxels across, however fine they are.
 VOXELS_ACROSS = 64
+# Where even the strokes of the largest class span less, voxels become finer, down to half as long, unless the region is
+# large: what is a few voxels wide would come back as a blob of twice its size.
+STROKE_VOXELS = 14
+MOST_FINER_VOXELS = 20_000_000
 CROP_MARGIN_MM = 45.0
 
 
@@ -97,7 +101,9 @@ def working_case(loaded: LoadedCase, may_turn: bool = False) -> WorkingCase:
     )
     own = cropped.scribbles
     turned = _turned(cropped, drawn_across(own.array, own.spacing)) if may_turn else cropped
-    prep = Preprocessing(spacing=working_spacing(turned.scribbles.spacing, turned.scribbles.shape))
+    drawn = turned.scribbles
+    largest = largest_stroke_mm(drawn.array, drawn.spacing)
+    prep = Preprocessing(spacing=working_spacing(drawn.spacing, drawn.shape, largest))
     # Of the whole images, as `segment` will see them, not of the crop.
     ranges = {n: value_range(v.array, n, prep.ct_window, prep.percentiles) for n, v in loaded.images.items()}
     prepared = prepare_case(turned, prep, value_ranges=ranges)
@@ -117,16 +123,26 @@ def _turned(case: LoadedCase, axis: int) -> LoadedCase:
     return replace(case, images=images, scribbles=turn(case.scribbles))
 
 
-def working_spacing(spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> tuple[float, float, float]:
+def working_spacing(
+    spacing: tuple[float, float, float], shape: tuple[int, int, int], largest_mm: float = np.inf
+) -> tuple[float, float, float]:
     """The working voxel size in mm, never finer than the case's own.
 
     Args:
         spacing: mm, (k, j, i), of the case.
         shape: (k, j, i) of the crop.
+        largest_mm: Length in-plane of the strokes of the class that spans most.
     """
     across = min(n * mm for n, mm in zip(shape[1:], spacing[1:])) / VOXELS_ACROSS
     in_plane = min(FINEST_IN_PLANE_MM, across)
-    through = min(FINEST_SLICE_MM, FINEST_SLICE_MM * in_plane / FINEST_IN_PLANE_MM)
+    finer = _voxel_size(spacing, min(in_plane, max(0.5 * in_plane, largest_mm / STROKE_VOXELS)))
+    is_small = np.prod(np.multiply(shape, spacing) / finer) <= MOST_FINER_VOXELS
+    return finer if is_small else _voxel_size(spacing, in_plane)
+
+
+def _voxel_size(spacing: tuple[float, float, float], in_plane: float) -> tuple[float, float, float]:
+    """Voxels (k, j, i) in mm of this length in-plane, as thick as goes with it, and none finer than the case's."""
+    through = FINEST_SLICE_MM * min(1.0, in_plane / FINEST_IN_PLANE_MM)
     return max(spacing[0], through), max(spacing[1], in_plane), max(spacing[2], in_plane)
 
 
