@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from CrossModalSegLib.errors import CrossModalSegError, GeometryError, InputError, OutputError
-from CrossModalSegLib.io import image_io, read_volume, write_volume
+from CrossModalSegLib.io import image_io, integrity, read_volume, write_volume
 from CrossModalSegLib.volume import Volume, resample_orthogonal, same_geometry, volume_to_itk
 from grids import grid_affine
 
@@ -243,6 +243,61 @@ def test_nan_and_infinities(tmp_path: Path, value: float, dtype: type, suffix: s
     sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"x{suffix}"))
     with pytest.raises(InputError, match="holds 2 voxels that are NaN or infinite"):
         read_volume(tmp_path / f"x{suffix}")
+
+
+def nifti(order: str, version: int, array: np.ndarray) -> bytes:
+    """A file of NIfTI-1 or 2 with voxels of 2 by 3 by 4 mm; what its text holds would be NaN as a number."""
+    header = bytearray(348 if version == 1 else 540)
+    dims = (3, *array.shape[::-1], 1, 1, 1, 1)
+    rows = (2, 0, 0, 5, 0, 3, 0, 6, 0, 0, 4, 7)
+    if version == 1:
+        fields = [(0, "i", 348), (40, "8h", *dims), (70, "2h", 16, 32), (76, "8f", 1, 2, 3, 4, 0, 0, 0, 0)]
+        fields += [(108, "3f", 352, 1, 0), (123, "b", 2), (148, "8s", b"\xff" * 8), (252, "2h", 0, 1)]
+        fields += [(280, "12f", *rows), (344, "4s", b"n+1\0")]
+    else:
+        fields = [(0, "i", 540), (4, "8s", b"n+2\0\r\n\x1a\n"), (12, "2h", 16, 32), (16, "8q", *dims)]
+        fields += [(104, "8d", 1, 2, 3, 4, 0, 0, 0, 0), (168, "q2d", 544, 1, 0), (240, "8s", b"\xff" * 8)]
+        fields += [(344, "2i", 0, 1), (400, "12d", *rows), (500, "i", 2)]
+    for at, kind, *numbers in fields:
+        struct.pack_into(order + kind, header, at, *numbers)
+    return bytes(header) + bytes(4) + array.astype(order + "f4").tobytes()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_both_orders_of_bytes_are_read_and_checked(tmp_path: Path, order: str):
+    array, path = np.arange(60, dtype=np.float32).reshape(3, 4, 5), tmp_path / "x.nii"
+    path.write_bytes(nifti(order, 1, array))
+    volume = read_volume(path)
+    assert np.array_equal(volume.array, array)
+    np.testing.assert_allclose(volume.affine[:3], [[-2, 0, 0, -5], [0, -3, 0, -6], [0, 0, 4, 7]])
+    path.write_bytes(nifti(order, 1, array)[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        read_volume(path)
+    array[2, 3, 4] = np.nan
+    path.write_bytes(nifti(order, 1, array))
+    with pytest.raises(InputError, match="holds 1 voxels that are NaN"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_second_version_of_nifti_is_told_and_not_called_corrupt(tmp_path: Path, order: str):
+    array, path = np.arange(60, dtype=np.float32).reshape(3, 4, 5), tmp_path / "x.nii"
+    path.write_bytes(nifti(order, 2, array))
+    with pytest.raises(InputError, match="is a NIfTI-2 file, which ITK does not read; save it as NIfTI-1"):
+        read_volume(path)
+    path.write_bytes(nifti(order, 2, array)[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        read_volume(path)
+
+
+def test_nan_between_two_parts_of_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Parts of 541 bytes: the first ends within the 48th voxel."""
+    monkeypatch.setattr(integrity, "_CHUNK", 541)
+    array = np.zeros((3, 4, 5), np.float32)
+    array.ravel()[47] = np.nan
+    (tmp_path / "x.nii").write_bytes(nifti("<", 1, array))
+    with pytest.raises(InputError, match="holds 1 voxels that are NaN"):
+        read_volume(tmp_path / "x.nii")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

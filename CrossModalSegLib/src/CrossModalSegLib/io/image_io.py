@@ -12,7 +12,7 @@ from ..errors import GeometryError, InputError, OutputError
 from ..output import atomic_path, final_place, is_text
 from ..volume import Volume, describe, same_geometry, volume_from_itk, volume_to_itk
 from .dicom_series import read_dicom_series, without_warnings
-from .integrity import check_complete, spacing_of_sform, unused_intercept
+from .integrity import check_complete, is_nifti_2, spacing_of_sform, unused_intercept
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -161,6 +161,8 @@ def _read_error(path: Path, message: str) -> InputError:
             f"The axes of '{path}' are not orthogonal, so that its place in space cannot be read exactly. Resample it "
             "to an orthogonal grid, or correct its sform and qform, with the program that wrote it."
         )
+    if is_nifti_2(path):
+        return InputError(f"'{path}' is a NIfTI-2 file, which ITK does not read; save it as NIfTI-1 or .nrrd.")
     if "Error reading" in message or "cannot be read" in message:
         return InputError(f"'{path}' is truncated or corrupt; copy it again.")
     return InputError(f"'{path}' cannot be read as an image; it is corrupt or not of the kind that its name says.")

@@ -75,6 +75,16 @@ def spacing_of_sform(path: Path) -> tuple[float, float, float] | None:
     return None if header is None else header.sform_spacing
 
 
+def is_nifti_2(path: Path) -> bool:
+    """Whether a NIfTI file is of version 2.
+
+    Args:
+        path: a file that `check_complete` found to be whole.
+    """
+    header = _header_of(path)
+    return header is not None and header.version == 2
+
+
 def _header_of(path: Path) -> _NiftiHeader | None:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return None
@@ -106,9 +116,10 @@ def _check_nifti(path: Path) -> None:
 
 @dataclass(frozen=True)
 class _NiftiHeader:
-    """What matters here of a header: where voxels begin, their bytes in all, their type if it is a float, an
-    intercept that does not count, and the spacing of an sform that stands alone."""
+    """What matters here of a header: its version, where voxels begin, their bytes in all, their type if it is a float,
+    an intercept that does not count, and the spacing of an sform that stands alone."""
 
+    version: int
     offset: int
     length: int
     float_type: np.dtype | None
@@ -180,6 +191,7 @@ def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
     length = math.prod(dims[1 : dims[0] + 1]) * bits // 8
     float_type = _FLOAT_TYPES.get(code)
     return _NiftiHeader(
+        1 if size == 348 else 2,
         max(int(_finite(offset)), 0),
         length,
         np.dtype(order + float_type) if float_type else None,
