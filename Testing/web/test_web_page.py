@@ -86,6 +86,27 @@ def test_strokes_are_drawn_with_the_mouse(tab: Tab) -> None:
     tab.wait(lambda: tab.counts()[0] == second)
 
 
+def test_what_is_being_typed_stays_though_the_page_changes(tab: Tab) -> None:
+    field = tab.page.locator("input.label-name")
+    field.fill("Tumour b")
+    tab.wheel("Axial1", -300)
+    before = tab.where("Axial1")
+    tab.wait(lambda: tab.where("Axial1") != before)
+    assert field.input_value() == "Tumour b"
+    field.press("Enter")
+    tab.wait(lambda: "Draw Tumour b" in tab.page.locator(".swatch").first.get_attribute("aria-label"))
+    assert field.input_value() == "Tumour b"
+    field.fill(" ")
+    field.press("Enter")
+    assert "one line of text" in tab.wait(tab.error)
+    tab.wait(lambda: field.count() and field.input_value() == "Tumour b")
+    tab.page.click(".message .icon-button")
+    field.fill("GTV")
+    field.press("Enter")
+    tab.wait(lambda: "Draw GTV" in tab.page.locator(".swatch").first.get_attribute("aria-label"))
+    tab.page.click('button[title="Show all of the images"]')
+
+
 def test_a_link_on_another_site_leads_to_the_same_page(tab: Tab) -> None:
     counts = tab.settled_counts()
     other = tab.context.new_page()

@@ -54,6 +54,8 @@ _TIMES = [
 _PIECES = {"large": "Keep large pieces", "largest": "Keep the largest piece", "all": "Keep all pieces"}
 # As in the panel of 3D Slicer: whole seconds, an hour at most.
 _TUNE_SECONDS = "Math.min(3600, Math.max(0, Math.round(Number($event.target.value)) || 0))"
+# The value of a field to type in: as a property, any change of the page would put it in place of what is being typed.
+_ATTRIBUTE = ':value.attr="{}"'
 
 
 class Actions(Protocol):
@@ -267,10 +269,14 @@ def _scribbles(do: Actions) -> None:
             html.Input(
                 v_if="label.value !== 0",
                 classes="label-name",
-                value=("label.name",),
                 change=(do.rename_class, "[label.name, $event.target.value]"),
                 disabled=("busy",),
-                raw_attrs=['maxlength="60"', 'spellcheck="false"', 'aria-label="Name of the structure"'],
+                raw_attrs=[
+                    _ATTRIBUTE.format("label.name"),
+                    'maxlength="60"',
+                    'spellcheck="false"',
+                    'aria-label="Name of the structure"',
+                ],
             )
             html.Span("{{ label.name }}", v_else=True, classes="label-name")
             html.Span("{{ label.count }}", classes=("label.count ? 'count' : 'count none'",))
@@ -336,10 +342,15 @@ def _run(do: Actions) -> None:
                 html.Input(
                     type="number",
                     classes="select small",
-                    value=("tune_seconds",),
                     # The field shows what is taken, also where that is what it was before.
                     change=f"tune_seconds = $event.target.value = {_TUNE_SECONDS}",
-                    raw_attrs=['id="cms-tune"', 'min="0"', 'max="3600"', 'step="1"'],
+                    raw_attrs=[
+                        _ATTRIBUTE.format("tune_seconds"),
+                        'id="cms-tune"',
+                        'min="0"',
+                        'max="3600"',
+                        'step="1"',
+                    ],
                 )
                 html.Span("s", classes="dim")
             with html.Div(classes="line"):
