@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from CrossModalSegLib.errors import CrossModalSegError, GeometryError, InputError, OutputError
 from CrossModalSegLib.io import image_io, integrity, read_volume, write_volume
+from CrossModalSegLib.io.dicom_series import is_cut_short
 from CrossModalSegLib.volume import Volume, resample_orthogonal, same_geometry, volume_to_itk
 from grids import grid_affine
 
@@ -582,6 +583,16 @@ def test_dicom_with_a_damaged_file(tmp_path: Path):
             read_volume(tmp_path / "d")
         files[number].write_bytes(data)
     check_series(tmp_path / "d", noise())
+
+
+@pytest.mark.parametrize(("kept", "is_short"), [(None, False), (-1, True), (-300, True)])
+def test_dicom_that_ends_before_its_pixels_is_noticed_whatever_itk_makes_of_it(
+    tmp_path: Path, kept: int | None, is_short: bool
+):
+    file = write_series(tmp_path / "d", noise())[3]
+    image = sitk.ReadImage(str(file))
+    file.write_bytes(file.read_bytes()[:kept])
+    assert is_cut_short(file, image) == is_short
 
 
 def test_dicom_of_other_kinds_in_the_folder(tmp_path: Path):

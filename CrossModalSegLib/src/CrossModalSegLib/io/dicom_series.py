@@ -26,6 +26,7 @@ _SERIES_DESCRIPTION = "0008|103e"
 _POSITION = "0020|0032"
 _ORIENTATION = "0020|0037"
 _PHOTOMETRIC = "0028|0004"
+_BITS_ALLOCATED = "0028|0100"
 _PIXEL_SPACING = "0028|0030"
 _SPACING_TOLERANCE = 0.02  # of the spacing: positions are stored with few digits
 _SPACING_TOLERANCE_MM = 0.05
@@ -175,6 +176,8 @@ def _read(file: Path) -> sitk.Image:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         raise _damaged(file) from error
+    if is_cut_short(file, image):
+        raise _damaged(file)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"The DICOM file '{file}' is a colour image; one value per voxel was expected.")
     if _tag(image, _MODALITY) == "CT" and _tag(image, _PHOTOMETRIC) == "MONOCHROME1":
@@ -183,6 +186,21 @@ def _read(file: Path) -> sitk.Image:
             "inverted as well. Export it as MONOCHROME2."
         )
     return image
+
+
+def is_cut_short(file: Path, image: sitk.Image) -> bool:
+    """Whether a file that was read ends before its pixels do, which SimpleITK before 2.5.7 fills up in silence.
+
+    Files with compressed pixels, whose decoder finds that, are not looked at.
+    """
+    bits = _tag(image, _BITS_ALLOCATED)
+    size = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * int(bits or 0) // 8
+    content = file.read_bytes()
+    for found in re.finditer(rb"\xe0\x7f\x10\x00(?:O[BW]\x00\x00)?(.{4})", content, re.DOTALL):
+        length = int.from_bytes(found[1], "little")
+        if length in (size, size + size % 2):  # of the pixels, not of a preview of them
+            return found.end() + size > len(content)
+    return False
 
 
 def _slice_positions(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
