@@ -270,7 +270,14 @@ def test_a_reloaded_page_keeps_its_run(tab: Tab) -> None:
     tab.wait_for_images()
     assert tab.is_running
     assert tab.counts() == counts
+    for name in ("Background", "GTV"):
+        tab.choose(name)
+        tab.wait(lambda name=name: _chosen(tab) == name, 5)
     tab.wait(lambda: tab.redness("Coronal1") > 50)
+
+
+def _chosen(tab: Tab) -> str:
+    return tab.page.locator(".label.chosen .swatch").get_attribute("aria-label").removeprefix("Draw ")
 
 
 def test_a_run_is_paused_and_ended_with_its_best_answer(tab: Tab) -> None:
