@@ -246,9 +246,16 @@ def two_strokes(like: Volume) -> Volume:
     return like.with_array(array)
 
 
+def air(slices: int = 4) -> np.ndarray:
+    """Nearly zeros: of one value alone, most of an image would be its padding."""
+    array = np.zeros((slices, 16, 16))
+    array[:, :2] = -1e-3
+    return array
+
+
 def graded() -> tuple[Volume, Volume]:
     """A reference whose first slice is bright (1000) and whose last is dim (600), and strokes on both."""
-    array = np.zeros((4, 16, 16))
+    array = air()
     array[0, 3:6, 3:6], array[3, 3:6, 3:6] = 1000.0, 600.0
     reference = Volume(array, affine_of())
     return reference, two_strokes(reference)
@@ -257,7 +264,7 @@ def graded() -> tuple[Volume, Volume]:
 def test_the_nearest_scribbled_slice_serves_by_position():
     """A brightness of 400 is more than half of 600 and less than half of 1000."""
     reference, scribbles = graded()
-    array = np.zeros((4, 16, 16))
+    array = air()
     array[:, 8:12, 8:12] = 400.0
     array[0, 15, 15] = 1000.0
     target = Volume(array, affine_of(origin=(-20.0, 35.0, 7.0 - 3.0)))  # 3 mm lower: 0.6 slices
@@ -271,7 +278,7 @@ def test_the_nearest_scribbled_slice_serves_by_position():
 
 def test_volumes_that_do_not_overlap_are_matched_by_order_and_say_so():
     reference, scribbles = graded()
-    array = np.zeros((8, 16, 16))
+    array = air(8)
     array[:, 8:12, 8:12] = 400.0
     array[0, 15, 15] = 1000.0
     target = Volume(array, affine_of(origin=(4000.0, 35.0, 7.0)))
@@ -292,7 +299,7 @@ def test_order_can_be_asked_for():
 def test_scribbled_slices_are_merged_up_to_the_limit():
     """Both together: the mean of 1000 and 600 is 800, and 450 is more than its half."""
     reference, scribbles = graded()
-    array = np.zeros((4, 16, 16))
+    array = air()
     array[:, 8:12, 8:12] = 450.0
     array[0, 15, 15] = 1000.0
     target = Volume(array, affine_of())
