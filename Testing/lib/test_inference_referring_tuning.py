@@ -65,6 +65,16 @@ def test_the_loss_by_hand():
     assert found.item() == pytest.approx(np.mean([half(2.0), half(-1.0)]), rel=1e-5)
 
 
+def test_the_mask_is_looked_at_where_the_strokes_are():
+    """Its left half says -3, its right one 3, and the eighth column, half-way between 6 and 10 by 3/8, -0.75."""
+    given = prediction([[3.0]], [[0.0]])
+    given.masks[..., :2] = -3.0
+    scribbles = torch.full((16, 16), 255, dtype=torch.uint8)
+    scribbles[2, 13:15], scribbles[14, 7] = 1, 0
+    found = stroke_loss(given, scribbles, 0.9)
+    assert found.item() == pytest.approx(0.1 * error(3.0, True) + 0.9 * error(-0.75, False), rel=1e-5)
+
+
 def test_the_mask_that_is_shown_is_trained_and_the_fitting_one_is_chosen():
     """The shown query (similarity 3) predicts the organ everywhere, which is mostly wrong; the other does so less."""
     found = stroke_loss(prediction([[5.0, 1.0]], [[3.0, 0.0]]), without_spleen(), 0.9)
