@@ -235,11 +235,13 @@ def multi_view_crf(
     with torch.autocast(probabilities.device.type, enabled=False):
         y, images = probabilities.to(dtype), images.detach().to(dtype)
         energy = _energy_on(y)
+        count = len(config.views) * y.shape[0] * y[0, 0].numel()
+        shares = [weight / count for weight in image_weights]  # a mean at no further operation
         energies = [
-            energy(y[samples], _kernel_terms(images[samples], image_weights, config), crf_windows(config, own_spacing))
+            energy(y[samples], _kernel_terms(images[samples], shares, config), crf_windows(config, own_spacing))
             for samples, own_spacing in _spacing_groups(spacing, y.shape[0])
         ]
-        return sum(energies[1:], energies[0]) / (len(config.views) * y.shape[0] * y[0, 0].numel())
+        return sum(energies[1:], energies[0])
 
 
 def _check(probabilities: Tensor, images: Tensor, image_weights: Sequence[float]) -> None:
@@ -313,23 +315,25 @@ class KernelTerms:
 
 
 def _kernel_terms(images: Tensor, image_weights: Sequence[float], config: CrfConfig) -> KernelTerms:
-    features, weights, decays = [], [], []
-    spatial = []
+    used = [m for m, weight in enumerate(image_weights) if weight > 0]
+    weights, decays, scales, spatial = [], [], [], []
     for kernel in config.kernels:
         decay = 0.5 / kernel.sigma_position**2
         if kernel.sigma_intensity is None:
             spatial.append((kernel.weight * float(sum(image_weights)), decay))
-            continue
-        for m, image_weight in enumerate(image_weights):
-            if image_weight * kernel.weight > 0:
-                features.append(images[:, m] * (math.sqrt(0.5 / math.log(2)) / kernel.sigma_intensity))
-                weights.append(float(image_weight * kernel.weight))
-                decays.append(decay)
-    stacked = torch.stack(features) if features else images.new_zeros((0, images.shape[0], *images.shape[2:]))
+        elif kernel.weight > 0:
+            weights += [float(image_weights[m] * kernel.weight) for m in used]
+            decays += [decay] * len(used)
+            scales.append(math.sqrt(0.5 / math.log(2)) / kernel.sigma_intensity)
+    by_image = (images if len(used) == images.shape[1] else images[:, used]).transpose(0, 1)
+    features = images.new_empty((len(scales), *by_image.shape))
+    for scale, scaled in zip(scales, features, strict=True):
+        torch.mul(by_image, scale, out=scaled)
+    features = features.flatten(0, 1)
     return KernelTerms(
-        features=stacked,
+        features=features,
         kernels=KernelWeights(tuple(weights), tuple(decays), tuple((w, d) for w, d in spatial if w > 0)),
-        largest_square=_largest_square(stacked),
+        largest_square=_largest_square(features),
     )
 
 

@@ -31,24 +31,23 @@ class FusedPairwiseEnergy(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, terms: KernelTerms, windows: Windows) -> Tensor:
         y, features = y.detach().contiguous(), terms.features.contiguous()
         samples, channels, *grid = y.shape
-        message = torch.empty_like(y)
+        derivative = torch.empty_like(y)
         programs = triton.cdiv(y[0, 0].numel(), BLOCK)
         energies = y.new_empty((samples, programs))
         _gather[(programs, samples)](
-            y, features, *_tables(terms.kernels, y.device), message, energies, *grid, *windows.steps, *windows.reach,
+            y, features, *_tables(terms.kernels, y.device), derivative, energies, *grid, *windows.steps, *windows.reach,
             *(view in windows.views for view in VIEWS),
             terms=len(terms.kernels.weights), spatials=len(terms.kernels.spatial),
             channels=channels, padded=triton.next_power_of_2(channels), block=BLOCK, num_warps=WARPS,
         )  # fmt: skip
-        ctx.save_for_backward(message)
+        ctx.save_for_backward(derivative)
         return energies.sum(dtype=torch.float64).to(y.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (message,) = ctx.saved_tensors
-        # Twice the sum over ordered pairs of the derivative, since K is symmetric.
-        return message * (-2.0 * gradient), None, None
+        (derivative,) = ctx.saved_tensors
+        return derivative * gradient, None, None
 
 
 @lru_cache(maxsize=64)
@@ -66,13 +65,13 @@ def _tables(kernels: KernelWeights, device: torch.device) -> tuple[Tensor, ...]:
 
 @triton.jit
 def _gather(
-    y, features, weights, decays, spatial_weights, spatial_decays, message, energies,
+    y, features, weights, decays, spatial_weights, spatial_decays, derivative, energies,
     depth, rows, columns, step_k, step_j, step_i,
     reach_k: tl.constexpr, reach_j: tl.constexpr, reach_i: tl.constexpr,
     axial: tl.constexpr, coronal: tl.constexpr, sagittal: tl.constexpr,
     terms: tl.constexpr, spatials: tl.constexpr, channels: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """sum_j K_ij y_j of `block` voxels i of one sample, and their energy."""
+    """The energy of `block` voxels i of one sample, and its derivative: -2 sum_j K_ij y_j, since K is symmetric."""
     sample = tl.program_id(1).to(tl.int64)
     samples = tl.num_programs(1)
     voxels = depth * rows * columns
@@ -82,7 +81,7 @@ def _gather(
     planes = (channel * voxels)[:, None]
     is_mine = (channel < channels)[:, None] & is_voxel[None, :]
     y += sample * channels * voxels
-    message += sample * channels * voxels
+    derivative += sample * channels * voxels
     received = tl.zeros((padded, block), tl.float32)
     total = tl.zeros((block,), tl.float32)
     for view in tl.static_range(3):
@@ -117,7 +116,7 @@ def _gather(
                         y + planes + there[None, :], mask=(channel < channels)[:, None] & is_other[None, :], other=0.0
                     )
                     received += kernel[None, :] * theirs
-    tl.store(message + planes + here[None, :], received, mask=is_mine)
+    tl.store(derivative + planes + here[None, :], -2.0 * received, mask=is_mine)
     mine = tl.load(y + planes + here[None, :], mask=is_mine, other=0.0)
     energy = tl.sum(total - tl.sum(received * mine, 0), 0)
     tl.store(energies + sample * tl.num_programs(0) + tl.program_id(0), energy)
