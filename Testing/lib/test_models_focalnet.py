@@ -71,10 +71,12 @@ def test_strides_for_any_size(size, conv_embed):
     ]
 
 
+@pytest.mark.parametrize("depthwise", [True, False])
 @pytest.mark.parametrize("post_norm", [True, False])
-def test_every_parameter_gets_a_gradient(post_norm):
+def test_every_parameter_gets_a_gradient(post_norm, depthwise):
     torch.manual_seed(0)
-    network = FocalNet(replace(SMALL, use_post_norm=post_norm, drop_path=0.0, in_channels=3))
+    config = replace(SMALL, use_post_norm=post_norm, use_depthwise=depthwise, drop_path=0.0, in_channels=3)
+    network = FocalNet(config)
     weights = [torch.randn(c) for c in SMALL.channels]
     features = network(torch.rand(2, 3, 64, 64))
     sum((f * w[:, None, None]).square().mean() for f, w in zip(features, weights)).backward()
@@ -89,6 +91,29 @@ def test_feature_maps_are_normalised_before_the_down_sampling():
     features = network(torch.rand(1, 1, 32, 32))
     torch.testing.assert_close(network.norm0(seen[0].permute(0, 2, 3, 1)).permute(0, 3, 1, 2), features[0])
     torch.testing.assert_close(features[0].mean(1), torch.zeros(1, 8, 8), atol=1e-5, rtol=0)
+
+
+def test_a_block_with_depthwise_convolutions_normalises_the_sums():
+    torch.manual_seed(0)
+    block = FocalNet(replace(SMALL, use_depthwise=True, drop_path=0.0)).layers[0].blocks[0]
+    x = torch.randn(1, 6, 5, 4)
+
+    def near(conv, y):
+        return conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    y = x + near(block.dw1, x)
+    y = block.norm1(y + block.gamma_1 * block.modulation(y))
+    y = y + near(block.dw2, y)
+    torch.testing.assert_close(block(x), block.norm2(y + block.gamma_2 * block.mlp(y)))
+
+
+def test_the_stem_with_depthwise_convolutions_begins_three_pixels_before_its_patch():
+    network = FocalNet(replace(SMALL, use_depthwise=True))
+    with torch.no_grad():
+        network.patch_embed.proj.weight.zero_()[..., 3, 3] = 1.0
+    images = torch.rand(1, 1, 8, 8)
+    found = network.patch_embed.proj(images)[:, :1]
+    torch.testing.assert_close(found, images[..., ::4, ::4] + network.patch_embed.proj.bias[0])
 
 
 def test_focal_modulation_by_hand():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -208,6 +210,59 @@ def test_weights_with_factors_need_a_network_that_normalises_behind_its_branches
     path = write(tmp_path / "a.safetensors", microsoft(make(0).state_dict()))
     with pytest.raises(ModelError, match="normalises behind its branches.*use_post_norm to true"):
         load_public_weights(make(1, use_post_norm=False), path)
+
+
+@pytest.mark.parametrize("conv_embed", [True, False])
+def test_the_tiny_network_of_seem_is_taken_with_its_depthwise_convolutions(tmp_path, conv_embed):
+    source, network = make(0, use_depthwise=True), make(1, use_depthwise=True, use_conv_embed=conv_embed)
+    state = {f"backbone.{name}": value for name, value in microsoft(source.state_dict()).items()}
+    report = load_public_weights(network, write(tmp_path / "a.safetensors", state))
+    assert (report.missing, report.unused) == ((), ())
+    if conv_embed:
+        images = torch.rand(1, 3, 32, 32)
+        assert all(torch.equal(a, b) for a, b in zip(network(images), source(images)))
+    else:
+        # The stem begins three pixels before its patch.
+        assert torch.equal(network.patch_embed.proj.weight, source.patch_embed.proj.weight[..., 3:, 3:])
+
+
+@pytest.mark.parametrize(
+    ("has", "message"),
+    [
+        (True, 'depth-wise convolutions before its branches, as the tiny.*"use_depthwise": true'),
+        (False, "without depth-wise convolutions .* Set its use_depthwise to false"),
+    ],
+)
+def test_depthwise_convolutions_are_neither_left_out_nor_random(tmp_path, has, message):
+    path = write(tmp_path / "a.safetensors", microsoft(make(0, use_depthwise=has).state_dict()))
+    with pytest.raises(ModelError, match=message):
+        load_public_weights(make(1, use_depthwise=not has), path)
+
+
+def test_a_block_with_parts_that_the_network_lacks_is_refused(tmp_path):
+    """As the huge FocalNet, which normalises within its modulation, too."""
+    state = microsoft(make(0).state_dict())
+    parts = {f"layers.0.blocks.0.modulation.ln.{name}": torch.ones(4) for name in ("weight", "bias")}
+    with pytest.raises(ModelError, match=r"parts that this encoder lacks: layers\.0\.blocks\.0\.modulation\.ln"):
+        load_public_weights(make(1), write(tmp_path / "a.safetensors", {**state, **parts}))
+
+
+def test_factors_that_the_network_lacks_are_not_left_out(tmp_path):
+    path = write(tmp_path / "a.safetensors", microsoft(make(0).state_dict()))
+    with pytest.raises(ModelError, match=r"parts that this encoder lacks: layers\.0\.blocks\.0\.gamma_1 and 9 others"):
+        load_public_weights(make(1, layer_scale=None), path)
+
+
+def test_the_conversion_that_is_told_copes_with_tensors_that_share_memory(tmp_path):
+    """As a pickle may: safetensors does not write such tensors."""
+    state = microsoft(make(0).state_dict())
+    pickled, target = tmp_path / "focalnet.pth", tmp_path / "a.safetensors"
+    torch.save({"model": {**state, "other.weight": state["norm3.weight"]}}, pickled)
+    with pytest.raises(ModelError) as caught:
+        load_public_weights(make(0), pickled)
+    program = re.search(r'-c "(.*)" weights', str(caught.value))[1]
+    subprocess.run([sys.executable, "-c", program, pickled, target], check=True)
+    assert load_public_weights(make(1), target).missing == ()
 
 
 def test_a_missing_and_a_damaged_file_are_told(tmp_path):

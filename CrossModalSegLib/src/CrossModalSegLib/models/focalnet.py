@@ -41,6 +41,8 @@ class FocalNetConfig:
         use_post_norm: Normalise a branch behind instead of before it.
         normalize_modulator: Divide the gathered context by the number of its levels.
         use_conv_embed: Overlapping convolutions (7x7 stride 4, 3x3 stride 2) instead of patches (4x4, 2x2).
+        use_depthwise: As the tiny network of SEEM, a 3x3 depth-wise convolution, a residual branch itself, comes before
+            each branch; use_post_norm then normalises the sums, and the stem pads by 3 instead of 2.
     """
 
     embed_dim: int = 96
@@ -54,6 +56,7 @@ class FocalNetConfig:
     use_post_norm: bool = True
     normalize_modulator: bool = True
     use_conv_embed: bool = True
+    use_depthwise: bool = False
 
     def __post_init__(self) -> None:
         if min(self.embed_dim, self.in_channels, *self.depths, *self.focal_levels) < 1:
@@ -111,12 +114,14 @@ class DropPath(nn.Module):
 class PatchEmbed(nn.Module):
     """A strided convolution, then LayerNorm."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, overlapping: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, overlapping: bool, stem_padding: int = 2
+    ) -> None:
         super().__init__()
         self.stride = stride
         kernel, padding = stride, 0
         if overlapping:
-            kernel, padding = (7, 2) if stride == 4 else (3, 1)
+            kernel, padding = (7, stem_padding) if stride == 4 else (3, 1)
         self.proj = nn.Conv2d(in_channels, out_channels, kernel, stride, padding)
         self.norm = nn.LayerNorm(out_channels)
 
@@ -179,6 +184,9 @@ class FocalBlock(nn.Module):
         super().__init__()
         c = config.channels[stage]
         self.use_post_norm = config.use_post_norm
+        self.dw1 = self.dw2 = None
+        if config.use_depthwise:
+            self.dw1, self.dw2 = (nn.Conv2d(c, c, 3, padding=1, groups=c) for _ in range(2))
         self.norm1, self.norm2 = nn.LayerNorm(c), nn.LayerNorm(c)
         self.modulation = FocalModulation(
             c, config.focal_levels[stage], config.focal_window, config.normalize_modulator
@@ -192,12 +200,20 @@ class FocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) -> the same shape."""
-        x = x + self._branch(x, self.modulation, self.norm1, self.gamma_1)
-        return x + self._branch(x, self.mlp, self.norm2, self.gamma_2)
+        x = self._with_branch(x, self.dw1, self.modulation, self.norm1, self.gamma_1)
+        return self._with_branch(x, self.dw2, self.mlp, self.norm2, self.gamma_2)
 
-    def _branch(self, x: Tensor, body: nn.Module, norm: nn.Module, gamma: Tensor | None) -> Tensor:
-        y = norm(body(x)) if self.use_post_norm else body(norm(x))
-        return self.drop_path(y if gamma is None else gamma * y)
+    def _with_branch(
+        self, x: Tensor, depthwise: nn.Conv2d | None, body: nn.Module, norm: nn.Module, gamma: Tensor | None
+    ) -> Tensor:
+        if depthwise is not None:
+            x = x + depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = body(x if self.use_post_norm else norm(x))
+        normalises_sum = self.use_post_norm and depthwise is not None
+        if self.use_post_norm and not normalises_sum:
+            y = norm(y)
+        x = x + self.drop_path(y if gamma is None else gamma * y)
+        return norm(x) if normalises_sum else x
 
 
 class Stage(nn.Module):
@@ -218,7 +234,13 @@ class FocalNet(nn.Module):
     def __init__(self, config: FocalNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = PatchEmbed(config.in_channels, config.embed_dim, 4, config.use_conv_embed)
+        self.patch_embed = PatchEmbed(
+            config.in_channels,
+            config.embed_dim,
+            4,
+            config.use_conv_embed,
+            stem_padding=3 if config.use_depthwise else 2,
+        )
         blocks = sum(config.depths)
         rates = [config.drop_path * i / max(1, blocks - 1) for i in range(blocks)]
         self.layers = nn.ModuleList()

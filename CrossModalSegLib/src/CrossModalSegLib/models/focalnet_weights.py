@@ -9,7 +9,8 @@ timm are understood. What a file may do otherwise than the network:
 - no factors of the branches: they are 1.
 What a file does not say has to be configured: whether the gathered context is divided by the number of its levels.
 Whether normalisation comes before or behind a branch is not said either, but follows: all published FocalNets with
-factors of the branches normalise behind, all without before.
+factors of the branches normalise behind, all without before. A file whose blocks have parts that the network lacks,
+such as the depth-wise convolutions of SEEM's tiny one, is refused: without them the others mean something else.
 """
 
 from __future__ import annotations
@@ -50,12 +51,15 @@ _RENAMED = (
 )
 # Rows and columns by which kernels of an embedding begin before the patch they stand for.
 _EMBEDDING_PADDING = {7: 2, 4: 0, 3: 1, 2: 0}
+_STEM_PADDING_WITH_DEPTHWISE = 3
 # What a file may lack, because it has fewer levels or is no backbone.
 _OPTIONAL = re.compile(r"norm[0-3]\..*|.*\.focal_layers\..*")
+# Parts of a block; focal levels may be more than the network has.
+_PART_OF_BLOCK = re.compile(r"layers\.\d+\.blocks\.\d+\.(?!modulation\.focal_layers\.)")
 _CONVERT = (
     'python -c "import sys, torch; from safetensors.torch import save_file; '
     "s = torch.load(sys.argv[1], weights_only=True); s = s.get('model', s.get('state_dict', s)); "
-    'save_file({k: v.contiguous() for k, v in s.items() if torch.is_tensor(v)}, sys.argv[2])" '
+    'save_file({k: v.clone().contiguous() for k, v in s.items() if torch.is_tensor(v)}, sys.argv[2])" '
     "weights.pth weights.safetensors"
 )
 _NAMED = 6
@@ -95,13 +99,14 @@ def load_public_weights(network: FocalNet, path: str | Path) -> WeightsReport:
 
     Raises:
         ModelError: The file is missing, damaged, or of another kind; it holds NaN or infinite values, no FocalNet, one
-            of another width or depth, one that normalises elsewhere, or only a part of one.
+            of another width or depth, one that normalises elsewhere, one with other parts, or only a part of one.
     """
     path = Path(path)
     stored = _read(path)
     names = _network_names(stored)
     _check_size(network.config, stored, names, path)
     _check_norms(network.config, names, path)
+    _check_depthwise(network.config, names, path)
     own = network.state_dict()
     taken: dict[str, Tensor] = {}
     adapted, unused = set(), []
@@ -124,6 +129,12 @@ def load_public_weights(network: FocalNet, path: str | Path) -> WeightsReport:
         raise ModelError(
             f"'{path}' holds only a part of the weights of a FocalNet: {needed[0]} and {len(needed) - 1} others are "
             "missing or of another shape. Take a file with the whole encoder."
+        )
+    foreign = [name for name in unused if _PART_OF_BLOCK.match(names[name])]
+    if foreign:
+        raise ModelError(
+            f"'{path}' holds a FocalNet whose blocks have parts that this encoder lacks: {foreign[0]} and "
+            f"{len(foreign) - 1} others. Choose the encoder that the file was made for."
         )
     network.load_state_dict({**own, **taken})
     loaded = tuple(name for name in own if name in taken and name not in adapted)
@@ -198,6 +209,21 @@ def _check_norms(config: FocalNetConfig, names: dict[str, str], path: Path) -> N
     )
 
 
+def _check_depthwise(config: FocalNetConfig, names: dict[str, str], path: Path) -> None:
+    has_convolutions = any(re.search(r"\.dw1\.", new) for new in names.values())
+    if has_convolutions == config.use_depthwise:
+        return
+    if has_convolutions:
+        raise ModelError(
+            f"'{path}' holds a FocalNet with depth-wise convolutions before its branches, as the tiny one of SEEM has; "
+            'this encoder has none. Set it so in a settings file: {"network": {"encoder": {"use_depthwise": true}}}.'
+        )
+    raise ModelError(
+        f"'{path}' holds a FocalNet without depth-wise convolutions before its branches; this encoder has them, as the "
+        "tiny one of SEEM. Set its use_depthwise to false."
+    )
+
+
 def _fit(name: str, tensor: Tensor, own: Tensor, config: FocalNetConfig) -> Tensor | None:
     """The tensor in the shape and type of the network's own, or None."""
     tensor = tensor.to(own)
@@ -209,7 +235,10 @@ def _fit(name: str, tensor: Tensor, own: Tensor, config: FocalNetConfig) -> Tens
         if name == "patch_embed.proj.weight":
             grey = tensor.mean(1, keepdim=True) * (tensor.shape[1] / own.shape[1])
             tensor = tensor if tensor.shape[1] == own.shape[1] else grey.expand(-1, own.shape[1], -1, -1)
-        tensor = _fit_kernel(tensor, own.shape[-1], is_focal=".focal_layers." in name)
+        padding = (
+            {**_EMBEDDING_PADDING, 7: _STEM_PADDING_WITH_DEPTHWISE} if config.use_depthwise else _EMBEDDING_PADDING
+        )
+        tensor = _fit_kernel(tensor, own.shape[-1], None if ".focal_layers." in name else padding)
     return tensor if tensor is not None and tensor.shape == own.shape else None
 
 
@@ -223,13 +252,19 @@ def _fit_gates(tensor: Tensor, own: Tensor, channels: int) -> Tensor:
     return fitted
 
 
-def _fit_kernel(kernel: Tensor, size: int, is_focal: bool) -> Tensor | None:
-    """(C', C, k, k) -> (C', C, size, size), so that the common rows and columns meet the same pixels."""
+def _fit_kernel(kernel: Tensor, size: int, padding: dict[int, int] | None) -> Tensor | None:
+    """(C', C, k, k) -> (C', C, size, size), so that the common rows and columns meet the same pixels.
+
+    Args:
+        kernel: Of the file.
+        size: Of the network's kernel.
+        padding: Of the kernels of an embedding, by size; None for a focal level, whose kernels lie around their pixel.
+    """
     sizes = kernel.shape[-1], size
-    if is_focal:
+    if padding is None:
         has, needs = (n // 2 for n in sizes)
-    elif set(sizes) <= set(_EMBEDDING_PADDING):
-        has, needs = (_EMBEDDING_PADDING[n] for n in sizes)
+    elif set(sizes) <= set(padding):
+        has, needs = (padding[n] for n in sizes)
     else:
         return None
     before, after = needs - has, size - sizes[0] - (needs - has)
