@@ -16,6 +16,7 @@ from CrossModalSegLib.training.referring.config import ABLATIONS, PRESETS, Refer
 def test_the_paper_preset_is_that_of_the_paper():
     config = preset("paper")
     assert config.network.channels == 512 and config.network.queries == 11 and not config.network.seed_queries
+    assert config.network.dropout == 0.0
     assert config.preprocessing == SlicePreprocessing(256, "stretch", (0.5, 99.5))
     assert config.pairs.kinds == PairKinds() and not config.pairs.both_ways
     assert config.pairs.styles == ScribbleStyles(freeform=0.5, small=0.5)
@@ -67,6 +68,13 @@ def test_an_ablation_changes_what_its_name_says(base, ablation, differences):
         },
     }
     assert differences <= changed <= differences | allowed.get(ablation, set())
+
+
+@pytest.mark.parametrize(("queries", "drawn"), [(11, 3), (2, 2)])
+def test_the_baseline_draws_as_many_queries_as_seem(queries, drawn):
+    config = tiny_referring_config()
+    config = replace(config, network=replace(config.network, queries=queries))
+    assert ABLATIONS["seem"](config).network.sample_queries == drawn
 
 
 def flat_differences(a: dict, b: dict, prefix: str = "") -> set[str]:

@@ -39,7 +39,7 @@ class CrossMRConfig:
         image_size: Rows and columns of the canvas that slices are brought to; the network itself takes any size.
         channels, heads, feedforward: Of the pixel decoder and the decoder.
         decoder_layers, encoder_layers: Of the decoder, and of the transformer on the coarsest level.
-        dropout: In the latter.
+        dropout: In the latter; SEEM's settings have none.
         queries: N, of each organ.
         max_points: Visual tokens of an image and a level, at most.
         visual_tokens: False: the ablation without visual tokens; scribbles then only choose among the queries.
@@ -61,7 +61,7 @@ class CrossMRConfig:
     feedforward: int = 2048
     decoder_layers: int = 9
     encoder_layers: int = 6
-    dropout: float = 0.1
+    dropout: float = 0.0
     queries: int = 11
     max_points: int = 512
     visual_tokens: bool = True
@@ -111,7 +111,6 @@ PRESETS: dict[str, CrossMRConfig] = {
         feedforward=384,
         decoder_layers=6,
         encoder_layers=2,
-        dropout=0.0,
         seed_queries=True,
         prototype_masks=True,
         token_positions=True,

@@ -35,6 +35,10 @@ AblationName = Literal[
 ]
 
 
+# What SEEM's settings draw for each scribble in a training step.
+SEEM_QUERIES = 3
+
+
 @dataclass(frozen=True)
 class ReferringConfig:
     """How to train.
@@ -203,8 +207,8 @@ def _with_network(**changes: object) -> Callable[[ReferringConfig], ReferringCon
 
 
 def _seem(config: ReferringConfig) -> ReferringConfig:
-    """Queries drawn at random and matched over all organs; one augmented image for both sides."""
-    drawn = max(1, config.network.queries * 2 // 3)
+    """Few queries drawn at random and matched over all organs; one augmented image for both sides."""
+    drawn = min(SEEM_QUERIES, config.network.queries)
     config = replace(config, network=replace(config.network, sample_queries=drawn), within_organ=False)
     return _without_pairing(config)
 
