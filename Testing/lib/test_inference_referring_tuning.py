@@ -190,6 +190,25 @@ def test_the_weights_of_the_best_judgement_answer_and_it_ends_when_none_follows(
     assert any(not torch.equal(value, seen[-1]["decoder"][key]) for key, value in seen[1]["decoder"].items())
 
 
+@pytest.mark.parametrize(("seconds", "judgements"), [(10.0, [1]), (2e3, [10, 14])])
+def test_the_last_steps_are_judged_too(seconds, judgements, monkeypatch):
+    """A slow machine does not take ten steps in the time that is given; they had been lost."""
+    seen = []
+
+    class Stopping(Ticks):
+        def clock(self) -> float:
+            self.now += seconds if len(taken) == judgements[-1] else 0.0
+            return self.now
+
+    taken = []
+    step = _Tuner.step
+    monkeypatch.setattr(_Tuner, "step", lambda tuner: (taken.append(1), step(tuner))[1])
+    monkeypatch.setattr(_Tuner, "agreement", lambda tuner: (seen.append(len(taken)), 2.0)[1])
+    network, report = tuned(seconds, Stopping())
+    assert seen == judgements and report.steps == judgements[-1]
+    assert report.is_better and report.after == 2.0 and network is not tiny_model().network
+
+
 def test_the_time_is_kept():
     _, report = tuned(10.0, Ticks())
     assert 1 <= report.steps <= 10

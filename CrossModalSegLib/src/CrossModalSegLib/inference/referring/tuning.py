@@ -132,24 +132,44 @@ def tune(
         logger.warning("Nothing is tuned: %s", note)
         return network, TuningReport(0, None, None, False, note=note)
     tuner = _Tuner(network, features_of, judge, organs, autocast, rng)
-    before = best = tuner.before
-    weights, steps, worse = None, 0, 0
+    best, steps = _Best(tuner.before), 0
     total, begun = max(1, round(seconds)), cancel.clock()
-    while cancel.clock() - begun < seconds and worse < PATIENCE:
+    while cancel.clock() - begun < seconds and best.worse < PATIENCE:
         cancel.raise_if_cancelled()
         loss = tuner.step()
         steps += 1
         progress(min(total, round(cancel.clock() - begun)), total, "tune", {"loss": loss})
         if steps % STEPS_PER_JUDGEMENT == 0:
-            agreement = tuner.agreement()
-            worse += 1
-            if agreement > best:
-                best, weights, worse = agreement, tuner.weights(), 0
+            best.judge(tuner)
+    if steps % STEPS_PER_JUDGEMENT:  # the last ones; in a short time there are no others
+        best.judge(tuner)
     progress(total, total, "tune")
-    if weights is None or best < before + LEAST_GAIN:
-        return network, TuningReport(steps, before, before, False, tuner.new)
-    tuner.restore(weights)
-    return tuner.answering, TuningReport(steps, before, best, True, tuner.new)
+    if best.weights is None or best.agreement < tuner.before + LEAST_GAIN:
+        return network, TuningReport(steps, tuner.before, tuner.before, False, tuner.new)
+    tuner.restore(best.weights)
+    return tuner.answering, TuningReport(steps, tuner.before, best.agreement, True, tuner.new)
+
+
+@dataclass
+class _Best:
+    """The best answer so far.
+
+    Attributes:
+        agreement: With the held-out strokes.
+        weights: None where it is that of the start.
+        worse: Judgements since then.
+    """
+
+    agreement: float
+    weights: dict[str, dict[str, Tensor]] | None = None
+    worse: int = 0
+
+    def judge(self, tuner: _Tuner) -> None:
+        """Look at the weights that answer now."""
+        agreement = tuner.agreement()
+        self.worse += 1
+        if agreement > self.agreement:
+            self.agreement, self.weights, self.worse = agreement, tuner.weights(), 0
 
 
 class _Tuner:
