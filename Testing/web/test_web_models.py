@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,24 @@ def test_refer_segments_reference_and_target_and_answers_more_strokes(
                 np.testing.assert_array_equal(found.array, expected.segmentations[name].array)
             tab.drag("Axial1", (0.45, 0.52), (0.55, 0.52))
         assert tab.problems == []
+
+
+def test_another_target_is_shown_where_the_reference_is_looked_at(
+    browser: object, phantom: dict[str, Path], models: Path, tmp_path: Path
+) -> None:
+    other = shutil.copy(phantom["mr"], tmp_path / "other.nii.gz")
+    arguments = ("--reference", phantom["ct"], "--target", phantom["mr"], other, "--model", models / "refer")
+    with opened(browser, tmp_path, 3, *arguments) as tab:
+        tab.page.click('[data-layout="side"]')
+        tab.wait(lambda: tab.page.locator(".view").count() == 6)
+        start = tab.where("Axial1")
+        tab.wheel("Axial1", -300)
+        here = tab.wait(lambda: tab.where("Axial2") == tab.where("Axial1") != start and tab.where("Axial1"))
+        tab.page.locator('button[title="Show this target in the views"]').nth(1).click()
+        tab.wait(lambda: tab.page.locator(".image-name").all_inner_texts() == ["ct", "other", "mr"])
+        tab.page.wait_for_timeout(500)
+        assert (tab.where("Axial1"), tab.where("Axial2")) == (here, here)
+        assert tab.error() == "" and tab.problems == []
 
 
 def test_refer_learns_from_the_strokes_first_where_it_is_asked_to(

@@ -168,14 +168,17 @@ class Page:
         shown = (first, second, self.viewer.layout, self.state.blend)
         if shown == self._shown:
             return
-        is_new = self._shown is None or shown[:2] != self._shown[:2]
-        self._shown = shown
+        before, self._shown = self._shown or (None, None), shown
         placement = self.session.placement()
         self.viewer.is_linked = placement is None or placement.state != "apart"
         self.viewer.show_images(first, second, self.state.blend)
         self._show_results()
-        if is_new:
-            self._show_windows()
+        if shown[:2] == before[:2]:
+            return
+        self._show_windows()
+        if first is before[0]:
+            self.viewer.fit_second()  # what is looked at in the first image stays
+        else:
             self.viewer.fit()
 
     def _results_changed(self) -> None:

@@ -131,6 +131,16 @@ class Viewer:
         for name in self._views:
             self._on_moved(name)
 
+    def fit_second(self) -> None:
+        """Show the second image where the first one is looked at; all of it, where they do not lie together."""
+        with self._linking():
+            for name in SECOND:
+                self._views[name].reset_view()
+                if self.is_linked:
+                    _copy_slice(self._views[_partner(name)], self._views[name])
+        for name in SECOND:
+            self._on_moved(name)
+
     def look_at_solids(self) -> None:
         """Point the camera of the 3D view at what is in it."""
         self._solid.reset_view()
