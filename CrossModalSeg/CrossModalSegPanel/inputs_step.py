@@ -7,6 +7,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from CrossModalSegPanel.parameters import Task
+from CrossModalSegPanel.watching import Watch
 
 MOVED_MILLISECONDS = 200  # after the last movement
 
@@ -16,7 +17,8 @@ class InputsStep:
 
     def __init__(self, panel) -> None:
         self._panel, self._ui, self._logic = panel, panel.ui, panel.logic
-        self._observed = []
+        # Images are moved by hand, and by other modules.
+        self._places = Watch([slicer.vtkMRMLTransformableNode.TransformModifiedEvent], self._on_moved)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(MOVED_MILLISECONDS)
@@ -40,7 +42,7 @@ class InputsStep:
         for widget in (ui.referenceLabel, ui.referenceSelector, ui.targetsLabel, ui.targetsSelector):
             widget.setVisible(not is_fit)
         self._check_targets(parameters.targets)
-        self._observe(list(self._panel.images().values()))
+        self._places.follow({node.GetID(): node for node in self._panel.images().values()}.values())
         self._show_placement()
         can_register = self._panel.can_start and bool(self._pairs())
         ui.registerButton.setEnabled(can_register)
@@ -49,19 +51,7 @@ class InputsStep:
     def stop(self) -> None:
         """The panel goes, or lets go of the scene."""
         self._timer.stop()
-        self._observe([])
-
-    def _observe(self, nodes: list) -> None:
-        """Follow images that are moved, by hand or by other modules."""
-        nodes = list({node.GetID(): node for node in nodes}.values())  # one may be chosen twice
-        if nodes == self._observed:
-            return
-        event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
-        for node in self._observed:
-            self._panel.removeObserver(node, event, self._on_moved)
-        for node in nodes:
-            self._panel.addObserver(node, event, self._on_moved)
-        self._observed = nodes
+        self._places.follow([])
 
     def _on_moved(self, caller, event) -> None:
         self._timer.start()

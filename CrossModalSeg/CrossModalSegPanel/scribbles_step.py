@@ -6,6 +6,7 @@ from slicer.i18n import tr as _
 
 from CrossModalSegPanel.nodes import singleton
 from CrossModalSegPanel.parameters import Task
+from CrossModalSegPanel.watching import Watch
 
 COUNT_MILLISECONDS = 400  # after the last stroke
 UNDO_STATES = 20
@@ -16,8 +17,10 @@ class ScribblesStep:
 
     def __init__(self, panel) -> None:
         self._panel, self._ui, self._logic = panel, panel.ui, panel.logic
-        self._observed = None
-        self._placed = []
+        events = [slicer.vtkSegmentation.SourceRepresentationModified, slicer.vtkSegmentation.SegmentModified]
+        self._strokes = Watch(events, self._on_stroke)
+        # Which voxels of the image are scribbled depends on where the two lie.
+        self._places = Watch([slicer.vtkMRMLTransformableNode.TransformModifiedEvent], self._on_stroke)
         self._counted = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -40,9 +43,12 @@ class ScribblesStep:
         if self._ui.labelsEdit.text != parameters.labels:
             self._ui.labelsEdit.setText(parameters.labels)
         image = panel.drawn_on()
-        self._observe(parameters.scribbles)
-        self._observe_places([node for node in (parameters.scribbles, image) if node is not None])
+        drawn = [] if parameters.scribbles is None else [parameters.scribbles]
+        self._strokes.follow([node.GetSegmentation() for node in drawn])
+        self._places.follow([*drawn, *([] if image is None else [image])])
         self._ui.editor.setSegmentationNode(parameters.scribbles)
+        # Segment Editor takes the first segmentation that comes into a scene by itself, such as a mask.
+        self._ui.editor.setEnabled(parameters.scribbles is not None)
         if parameters.scribbles is not None:  # an error to Segment Editor before
             self._ui.editor.setSourceVolumeNode(image)
         has_image = panel.can_start and image is not None
@@ -54,8 +60,8 @@ class ScribblesStep:
     def stop(self) -> None:
         """The panel goes, or lets go of the scene."""
         self._timer.stop()
-        self._observe(None)
-        self._observe_places([])
+        self._strokes.follow([])
+        self._places.follow([])
         self._counted = None
 
     def end_strokes(self) -> None:
@@ -93,28 +99,6 @@ class ScribblesStep:
         parameters = self._panel.parameters
         nodes = [node and node.GetID() for node in (parameters.scribbles, self._panel.drawn_on())]
         return (*nodes, parameters.labels, parameters.task, self._panel.is_ready)
-
-    def _observe(self, node) -> None:
-        if node is self._observed:
-            return
-        events = [slicer.vtkSegmentation.SourceRepresentationModified, slicer.vtkSegmentation.SegmentModified]
-        for event in events:
-            if self._observed is not None:
-                self._panel.removeObserver(self._observed.GetSegmentation(), event, self._on_stroke)
-            if node is not None:
-                self._panel.addObserver(node.GetSegmentation(), event, self._on_stroke)
-        self._observed = node
-
-    def _observe_places(self, nodes: list) -> None:
-        """Follow transforms: which voxels of the image are scribbled depends on where the two lie."""
-        if nodes == self._placed:
-            return
-        event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
-        for node in self._placed:
-            self._panel.removeObserver(node, event, self._on_stroke)
-        for node in nodes:
-            self._panel.addObserver(node, event, self._on_stroke)
-        self._placed = nodes
 
     def _on_stroke(self, caller, event) -> None:
         self._counted = None

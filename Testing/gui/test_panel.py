@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import gc
 import importlib
 import os
 import shutil
@@ -435,6 +436,31 @@ def test_closing_the_scene_cancels_and_leaves_an_empty_panel(panel, phantom) -> 
     until(lambda: not panel.work.is_busy, 200)
     assert panel.ui.ctSelector.currentNode() is None
     assert "drawn" not in panel.ui.workLabel.text
+
+
+def test_images_and_strokes_of_a_closed_scene_leave_the_memory(panel) -> None:
+    gone, scene = set(), slicer.mrmlScene
+    panel.ui.ctSelector.setCurrentNode(add_volume(scene, np.zeros((4, 5, 6), np.float32), np.eye(4), "CT"))
+    panel.ui.mrSelector.setCurrentNode(add_volume(scene, np.zeros((4, 5, 6), np.float32), np.eye(4), "MR"))
+    panel.ui.labelsEdit.setText("liver")
+    panel.ui.prepareButton.click()
+    names = {each: getattr(panel.parameters, each).GetName() for each in ("ct", "mr", "scribbles")}
+    for each, name in names.items():
+        getattr(panel.parameters, each).AddObserver(vtk.vtkCommand.DeleteEvent, lambda *_, name=name: gone.add(name))
+    scene.Clear(0)
+    panel.ui.editor.told.clear()  # that of Slicer lets go of what the scene lets go of
+    gc.collect()
+    assert gone == {"CT", "MR", "CT scribbles"}
+
+
+def test_segment_editor_is_only_offered_for_scribbles(panel, phantom) -> None:
+    """It chooses the first segmentation of a scene by itself, and its own selector is hidden."""
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mask")
+    panel.show()
+    assert not panel.ui.editor.enabled
+    panel.ui.labelsEdit.setText("liver")
+    panel.ui.prepareButton.click()
+    assert panel.ui.editor.enabled
 
 
 def test_closing_the_scene_in_a_fit_ends_it_and_another_scene_is_worked_on(panel, drawn, module) -> None:
