@@ -64,6 +64,23 @@ def test_deterministic_and_on_the_grid_of_the_ct() -> None:
     assert (mr_from_ct(ct, mask, TABLE, 8, "dwi").array != first.array).any()
 
 
+def test_labels_without_a_tissue_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    ct, mask = phantom()
+    mr_from_ct(ct, mask, LabelTable.from_names(("liver", "stomach", "aorta", "Spl")), 0)
+    assert not caplog.records  # the content of hollow organs has its own CT numbers, and no voxel is "Spl"
+    mr_from_ct(ct, mask, LabelTable.from_names(("Liv", "gallbladder", "label 3")), 0)
+    assert "No tissue is known for Liv, label 3" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["liver tumour", "kidney tumor", "GTV of the colon"])
+def test_a_tumour_is_none_of_the_organ_that_it_grows_in(name: str) -> None:
+    ct, mask = phantom()
+    inside = np.hypot(*np.meshgrid(np.arange(60) - 25, np.arange(60) - 20, indexing="ij")) < 3
+    mask.array[:, inside] = 4
+    mr = mr_from_ct(ct, mask, LabelTable.from_names((*TABLE.names, name)), 0, "t2", CLEAN).array[4].astype(float)
+    assert mr[25, 20] > 1.5 * mr[25, 14]
+
+
 def test_misregistration_moves_the_mr() -> None:
     ct, mask = phantom()
     still = mr_from_ct(ct, mask, TABLE, 0, "t2", CLEAN).array

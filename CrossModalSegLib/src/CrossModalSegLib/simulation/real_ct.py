@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,15 @@ from .render import voxel_centres
 from .sequences import Contrast, tissue_signal
 from .tissues import TISSUES
 
-#: Organ (a word of the label's name) to tissue; the first that occurs in the name counts.
-_ORGAN_TISSUE = (
+logger = logging.getLogger(__name__)
+
+#: Organ (a word of the label's name) to tissue; the first of these that occurs in the name counts. Hollow organs (None)
+#: hold what their CT numbers say: gas, fluid, wall.
+_ORGAN_TISSUE: tuple[tuple[str, str | None], ...] = (
+    ("tumour", "npc"),
+    ("tumor", "npc"),
+    ("gtv", "npc"),
+    *((hollow, None) for hollow in ("stomach", "oesophagus", "esophagus", "duodenum", "bowel", "colon")),
     ("liver", "liver"),
     ("spleen", "spleen"),
     ("kidney", "kidney_cortex"),
@@ -34,12 +42,7 @@ _ORGAN_TISSUE = (
     ("bone", "vertebra"),
     ("vertebra", "vertebra"),
     ("muscle", "muscle"),
-    ("tumour", "npc"),
-    ("tumor", "npc"),
-    ("gtv", "npc"),
 )
-#: Hollow organs hold what their CT numbers say: gas, fluid, wall.
-_HOLLOW = ("stomach", "oesophagus", "esophagus", "duodenum", "bowel", "colon")
 
 _CLIPPED_AIR_HU = -121.0  # in files whose CT numbers were clipped at -125
 _UNCLIPPED_AIR_HU = -300.0
@@ -93,8 +96,9 @@ def mr_from_ct(
     """Simulate an MR on the grid of a real CT; the same arguments give the same voxels.
 
     Labelled organs take their own tissue, the rest a mixture by CT number (air, fat, fluid, muscle, blood, bone), so
-    that partial volume in the CT stays partial volume in the MR. What varies within a tissue in the CT varies in the
-    MR too, with a sign and gain of each tissue's own. Then come further texture, a bias field and Rician noise.
+    that partial volume in the CT stays partial volume in the MR. So do labels whose names say no tissue; a warning
+    names them. What varies within a tissue in the CT varies in the MR too, with a sign and gain of each tissue's own.
+    Then come further texture, a bias field and Rician noise.
 
     Args:
         ct: CT numbers (k, j, i), HU; may be clipped (from -125 HU).
@@ -228,11 +232,9 @@ def _dense(
     return bony & ~marrow, marrow, medium
 
 
-def _tissue_name(label_name: str) -> str | None:
-    lowered = label_name.lower()
-    if any(word in lowered for word in _HOLLOW):
-        return None
-    return next((tissue for word, tissue in _ORGAN_TISSUE if word in lowered), None)
+def _tissue_of(label_name: str) -> tuple[str, str | None] | None:
+    """The entry of `_ORGAN_TISSUE` that a label's name has a word of, None without one."""
+    return next((entry for entry in _ORGAN_TISSUE if entry[0] in label_name.lower()), None)
 
 
 def _window(region: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
@@ -252,9 +254,16 @@ def _with_organs(
 ) -> np.ndarray:
     """Blend each organ's signal in, softly at its surface."""
     result = signal.copy()
+    unknown = []
     for label, region in zip(table.labels, ndimage.find_objects(labels, max_label=len(table)), strict=True):
-        name = _tissue_name(label.name)
-        if region is None or name is None:
+        if region is None:
+            continue
+        known = _tissue_of(label.name)
+        if known is None:
+            unknown.append(label.name)
+            continue
+        name = known[1]
+        if name is None:
             continue
         window = _window(region, 3, labels.shape)
         organ = labels[window] == label.value
@@ -271,6 +280,12 @@ def _with_organs(
         fat = np.clip((20 - hu[window]) / (20 - _FAT_HU), 0, 1) if name != "bile" else np.float32(0)
         values += fat * np.float32(signals["visceral_fat"] - own)
         result[window] += soft * (values - result[window])
+    if unknown:
+        logger.warning(
+            "No tissue is known for %s: there the MR shows what the CT numbers say, as outside of the labels. Give the "
+            "classes their English names, such as liver, left kidney or tumour.",
+            ", ".join(unknown),
+        )
     return result
 
 
