@@ -284,6 +284,11 @@ def test_a_network_from_scratch_segments_without_scribbles(tmp_path):
     assert same_geometry(segment_case(model, unscribbled).labels, loaded.scribbles)
 
 
+def test_a_network_from_scratch_names_its_images_ct_first():
+    fitted = fit_case(loaded_case(("mr", "ct")), TABLE, FitConfig("scratch", **QUICK))
+    assert fitted.card.modalities == ("ct", "mr")
+
+
 class FailingTuner:
     """A network whose second step ends in an error."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,18 @@ def test_the_crop_has_the_contrast_of_the_whole_image():
     low, high = np.percentile(loaded.images["mr"].array, (0.5, 99.5))
     assert high > 1000
     assert working_case(loaded).prepared.images.max() < 1.1 * (1 - low) / (high - low)
+
+
+def test_the_ct_comes_first_whatever_the_order_of_the_images():
+    loaded = long_case()
+    mr = loaded.images["mr"]
+    ct = mr.with_array(mr.array - 500)
+    given, other = (
+        working_case(replace(loaded, images=images)).prepared.images
+        for images in ({"ct": ct, "mr": mr}, {"mr": mr, "ct": ct})
+    )
+    assert not np.array_equal(given[0], given[1])
+    np.testing.assert_array_equal(given, other)
 
 
 def test_an_answer_is_background_beyond_the_crop_and_certain_under_the_strokes():

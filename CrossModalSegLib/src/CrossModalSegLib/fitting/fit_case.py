@@ -35,6 +35,7 @@ from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.models.vnet import VNet, VNetConfig
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
+from CrossModalSegLib.training.cases import branch_order
 from CrossModalSegLib.training.rng import isolated_rng
 from CrossModalSegLib.versions import library_versions
 from CrossModalSegLib.volume import Volume
@@ -280,7 +281,7 @@ def _card(
         name="fit",
         architecture="vnet" if config.method == "pce" else "cmfnet",
         network=to_dict(network.config),
-        modalities=("ct", "mr") if is_prompted else tuple(loaded.images),
+        modalities=("ct", "mr") if is_prompted else branch_order(loaded.images),
         labels=LabelTable.from_names(["structure"]) if is_prompted else table,
         preprocessing=Preprocessing(spacing=working.prepared.spacing),
         provenance={"what": "fitted to the scribbles of one case", "fit": to_dict(config)},

@@ -14,6 +14,7 @@ from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.fitting.regions import Box, drawn_across, largest_stroke_mm, scribbled_box
 from CrossModalSegLib.inference.segment import SegmentationResult, labels_from_probabilities
 from CrossModalSegLib.labels import UNLABELLED
+from CrossModalSegLib.training.cases import branch_order
 from CrossModalSegLib.volume import Volume
 
 # The prior was trained on voxels of 1.1-3.2 mm in-plane and 2.5-8 mm between slices.
@@ -33,7 +34,8 @@ class WorkingCase:
     """A prepared crop of a case.
 
     Attributes:
-        prepared: Images (M, k, j, i) and scribbles on the working grid, whose axes may have another order.
+        prepared: Images (M, k, j, i) in `branch_order` and scribbles on the working grid, whose axes may have another
+            order.
         box: Where the crop lies in the case's own arrays.
         grid: The scribbles on the case's own grid.
     """
@@ -106,7 +108,7 @@ def working_case(loaded: LoadedCase, may_turn: bool = False) -> WorkingCase:
     prep = Preprocessing(spacing=working_spacing(drawn.spacing, drawn.shape, largest))
     # Of the whole images, as `segment` will see them, not of the crop.
     ranges = {n: value_range(v.array, n, prep.ct_window, prep.percentiles) for n, v in loaded.images.items()}
-    prepared = prepare_case(turned, prep, value_ranges=ranges)
+    prepared = prepare_case(turned, prep, modalities=branch_order(loaded.images), value_ranges=ranges)
     return WorkingCase(replace(prepared, source=grid_of(own).volume()), box, loaded.scribbles)
 
 

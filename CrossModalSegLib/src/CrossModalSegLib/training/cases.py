@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -57,8 +57,8 @@ def check_annotations(cases: Sequence[Case], target: Target, method: str) -> Non
     )
 
 
-def branch_order(modalities: Sequence[str]) -> tuple[str, ...]:
-    """CT before the others, whatever the cohort's order: networks with a branch for each expect it first."""
+def branch_order(modalities: Iterable[str]) -> tuple[str, ...]:
+    """CT before the others, whatever the order of a cohort or case: networks with a branch for each expect it first."""
     return tuple(sorted(modalities, key=lambda name: not is_ct(name)))
 
 
