@@ -32,7 +32,9 @@ _QUIET = ("--disable-pip-version-check", "--no-input", "--no-color")
 _VERSION = re.compile(r"(\d+!)?\d+(\.\d+)*[-_.a-z0-9]*(\+[a-z0-9._-]+)?", re.IGNORECASE)
 _LIST_INSTALLED = """
 import importlib.metadata, json
-print(json.dumps({each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}))
+found = [(each.metadata["Name"], each.version) for each in importlib.metadata.distributions()]
+# What an interrupted pip leaves has neither.
+print(json.dumps({name: version for name, version in found if name and version}))
 """
 
 
@@ -184,6 +186,8 @@ class Installation:
                 self._install(Path(folder))
         except (SetupError, OSError) as error:
             self.error = str(error)
+        except Exception as error:  # noqa: BLE001 - in this thread nobody else hears of it
+            self.error = f"The installation failed ({type(error).__name__}: {error})."
         finally:
             self.has_ended = True
 
@@ -245,8 +249,11 @@ class Installation:
         after = self._installed()
         added = sorted(set(after) - set(before))
         changed = sorted(name for name in before if name in after and after[name] != before[name])
-        if added:
-            self._pip("uninstall", "--yes", *added)
+        try:
+            if added:
+                self._pip("uninstall", "--yes", *added)
+        except SetupError:
+            return f"What was added could not be removed again: {', '.join(added)}."
         try:
             if changed:
                 former = [f"{name}=={before[name]}" for name in changed]

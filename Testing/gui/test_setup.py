@@ -176,6 +176,38 @@ def test_what_cannot_be_set_back_is_named(slicer_like) -> None:
         installation.run()
 
 
+def test_what_cannot_be_removed_again_is_named_beside_the_first_failure(slicer_like) -> None:
+    installation = FullDisk(slicer_like[1])
+    pip = installation._pip
+
+    def refuse(action: str, *arguments: str) -> None:
+        if action == "uninstall":
+            raise setup.SetupError("Access is denied")
+        pip(action, *arguments)
+
+    installation._pip = refuse
+    with pytest.raises(setup.SetupError, match="No space left on device\nWhat was added could not be .*: helper.$"):
+        installation.run()
+
+
+def test_what_an_interrupted_pip_left_behind_is_no_package(slicer_like) -> None:
+    python, source, wheels = slicer_like
+    site = next(Path(python).parents[1].rglob("site-packages"))
+    (site / "torch-2.7.dist-info").mkdir()
+    setup.Installation(source, wheels, python).run()
+    assert installed(python) == {"numpy": "1.0", "torch": "2.8", "helper": "1.0", "CrossModalSegLib": "0.3.0"}
+
+
+def test_whatever_goes_wrong_is_told(slicer_like, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation = FullDisk(slicer_like[1])
+    monkeypatch.setattr(installation, "_wanted", lambda _: [][0])
+    installation._run()
+    assert (
+        installation.has_ended
+        and installation.error == "The installation failed (IndexError: list index out of range)."
+    )
+
+
 def test_only_what_is_too_old_may_be_changed() -> None:
     installed = {"numpy": "1.0", "Helper": "0.9", "tqdm": "4.0", "torch": "2.8+cpu", "odd": "unknown"}
     wanted = [setup.Requirement("helper", ">=1"), setup.Requirement("tqdm", ">=4")]
