@@ -65,6 +65,18 @@ def test_segment_one_case(model: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert np.array_equal(np.argmax(shares, axis=0), labels.array)
 
 
+def test_an_image_that_the_model_does_not_use_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = to_dict(network_config("vnet", num_classes=3, modalities=1, base_channels=2))
+    folder = save_model(
+        tmp_path / "m", build_network("vnet", config), ModelCard("mono", "vnet", config, ("mr",), TABLE)
+    )
+    paths = write_case(tmp_path)
+    words = ("segment", "--model", folder, "--ct", paths["ct"], "--mr", paths["mr"], "--out", tmp_path / "o", "--quiet")
+    result = run(capsys, *words, "--device", "cpu")
+    assert result.code == 0
+    assert result.err.count("does not use the images ct") == 1
+
+
 def test_where_a_gpu_is_too_small_the_cpu_segments(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,6 @@ def run(args: Arguments) -> int:
 def _segment_one(args: Arguments) -> None:
     from CrossModalSegLib.cli.images import load_single, named_images
     from CrossModalSegLib.cli.segmentation_files import write_on_grid
-    from CrossModalSegLib.inference.model_folder import check_inputs
     from CrossModalSegLib.io import write_segmentation
     from CrossModalSegLib.output import atomic_folder
 
@@ -95,7 +94,6 @@ def _segment_one(args: Arguments) -> None:
         images = {modalities[0]: args.image}
     images = {name: images[name] for name in sorted(images, key=lambda name: _position(name, modalities))}
     loaded = load_single(images, model.card.labels, resample=args.resample)
-    check_inputs(model.card, loaded)
     _say_if_sheared(loaded)
     with (
         atomic_folder(args.out, overwrite=args.overwrite, inputs=images.values()) as folder,
