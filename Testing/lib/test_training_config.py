@@ -99,6 +99,26 @@ def test_unusable_settings_are_named(changes, message):
         TrainingConfig(**changes)
 
 
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("em", "weight"),
+        ("tv", "weight"),
+        ("ms", "weight"),
+        ("ms", "contour_weight"),
+        ("ustm", "consistency"),
+        ("ustm", "noise"),
+        ("s2l", "weight"),
+        ("dmsps", "weight"),
+    ],
+)
+def test_a_negative_weight_of_a_method_is_named(method, name):
+    given = {"method": method, method: {name: -1.0}}
+    with pytest.raises(InputError, match=f"The {name} of .* is 0 or more; got -1"):
+        from_dict(TrainingConfig, given)
+    assert getattr(getattr(from_dict(TrainingConfig, {method: {name: 0.0}}), method), name) == 0
+
+
 @pytest.mark.parametrize("changes", [{"share": 0.0}, {"share": 1.0}, {"max_uncertainty": 0.0}])
 def test_an_unusable_second_stage_is_named(changes):
     with pytest.raises(InputError, match="second stage"):

@@ -30,3 +30,19 @@ def check_numbers(config: object, counts: Sequence[str], amounts: Sequence[str],
             raise InputError(f"{name} of a training is above 0; got {value}.")
     if config.ema_decay is not None and not 0.0 <= config.ema_decay < 1.0:
         raise InputError(f"ema_decay lies within 0 and 1, 1 excluded; got {config.ema_decay}.")
+
+
+def check_weights(config: object, owner: str, *names: str) -> None:
+    """Check the weights of loss terms: a negative one would train the opposite of what it is for.
+
+    Args:
+        config: Settings of a method.
+        owner: The method in words.
+        names: Fields from 0 up.
+
+    Raises:
+        InputError: One is below 0, or no number.
+    """
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise InputError(f"The {name} of {owner} is 0 or more; got {getattr(config, name)}.")

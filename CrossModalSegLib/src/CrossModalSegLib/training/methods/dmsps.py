@@ -18,6 +18,7 @@ from CrossModalSegLib.models.dual_decoder_vnet import MeanOfDecoders
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.methods.method import Method, MethodSetting, with_total
 from CrossModalSegLib.training.methods.supervision import supervise
+from CrossModalSegLib.training.number_checks import check_weights
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class DmspsConfig:
     """
 
     weight: float = 8.0
+
+    def __post_init__(self) -> None:
+        check_weights(self, "DMSPS", "weight")
 
 
 class MixedPseudoLabels(Method):

@@ -11,6 +11,7 @@ from CrossModalSegLib.losses.entropy_minimization import DEFAULT_WEIGHT, entropy
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.methods.method import MethodSetting
 from CrossModalSegLib.training.methods.pce import PartialCrossEntropy
+from CrossModalSegLib.training.number_checks import check_weights
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class EmConfig:
     """
 
     weight: float = DEFAULT_WEIGHT
+
+    def __post_init__(self) -> None:
+        check_weights(self, "entropy minimisation", "weight")
 
 
 class EntropyMinimization(PartialCrossEntropy):

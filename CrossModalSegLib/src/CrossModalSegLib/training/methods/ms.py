@@ -11,6 +11,7 @@ from CrossModalSegLib.losses.mumford_shah import DEFAULT_WEIGHT_MEAN, mumford_sh
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.methods.method import MethodSetting
 from CrossModalSegLib.training.methods.pce import PartialCrossEntropy
+from CrossModalSegLib.training.number_checks import check_weights
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class MsConfig:
 
     weight: float = DEFAULT_WEIGHT_MEAN
     contour_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_weights(self, "Mumford-Shah", "weight", "contour_weight")
 
 
 class MumfordShah(PartialCrossEntropy):

@@ -17,6 +17,7 @@ from CrossModalSegLib.losses.partial_cross_entropy import partial_cross_entropy
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.methods.method import MethodSetting, PredictCase
 from CrossModalSegLib.training.methods.pce import PartialCrossEntropy
+from CrossModalSegLib.training.number_checks import check_weights
 
 PSEUDO_LABELS = "averaged predictions"
 
@@ -43,6 +44,7 @@ class S2LConfig:
         for name in ("alpha", "confidence", "warm_up_share", "period_share"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise InputError(f"The {name} of Scribble2Label lies above 0, up to 1; got {getattr(self, name)}.")
+        check_weights(self, "Scribble2Label", "weight")
 
 
 class Scribble2Label(PartialCrossEntropy):

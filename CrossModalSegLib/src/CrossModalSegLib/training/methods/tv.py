@@ -12,6 +12,7 @@ from CrossModalSegLib.losses.total_variation import DEFAULT_WEIGHT, total_variat
 from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.methods.method import MethodSetting
 from CrossModalSegLib.training.methods.pce import PartialCrossEntropy
+from CrossModalSegLib.training.number_checks import check_weights
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class TvConfig:
 
     weight: float = DEFAULT_WEIGHT
     form: Literal["contour", "difference"] = "contour"
+
+    def __post_init__(self) -> None:
+        check_weights(self, "total variation", "weight")
 
 
 class TotalVariation(PartialCrossEntropy):

@@ -20,6 +20,7 @@ from CrossModalSegLib.training.batches import Batch
 from CrossModalSegLib.training.ema import WeightAverage
 from CrossModalSegLib.training.methods.method import MethodSetting
 from CrossModalSegLib.training.methods.pce import PartialCrossEntropy
+from CrossModalSegLib.training.number_checks import check_weights
 from CrossModalSegLib.training.schedule import sigmoid_ramp
 
 
@@ -49,6 +50,7 @@ class UstmConfig:
             raise InputError(f"The teacher's ema_decay lies within 0 and 1, 1 excluded; got {self.ema_decay}.")
         if self.passes < 1:
             raise InputError(f"The teacher needs at least one pass; got {self.passes}.")
+        check_weights(self, "the mean teacher", "noise", "noise_limit", "consistency", "ramp_share")
 
 
 class MeanTeacher(PartialCrossEntropy):
