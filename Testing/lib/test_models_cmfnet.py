@@ -105,3 +105,5 @@ def test_what_does_not_fit_is_told():
         CmFNetConfig(cfe=False)
     with pytest.raises(ModelError, match=r"\(N, 2, k, j, i\)"):
         network()(torch.rand(1, 1, *SHAPE))
+    with pytest.raises(ModelError, match=r"multiples of 16; got \(16, 24, 32\)"):
+        network().segment(torch.rand(1, 2, 16, 24, 32))

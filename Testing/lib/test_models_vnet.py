@@ -58,3 +58,11 @@ def test_the_divisor_is_enough(depth):
 def test_wrong_configurations_are_told(options):
     with pytest.raises(ModelError, match="got"):
         VNetConfig(**options)
+
+
+def test_images_that_do_not_fit_are_told():
+    network = VNet(VNetConfig(base_channels=2))
+    with pytest.raises(ModelError, match=r"\(N, 1, k, j, i\); got \(1, 2, 16, 32, 32\)"):
+        network(torch.rand(1, 2, 16, 32, 32))
+    with pytest.raises(ModelError, match=r"multiples of 8; got \(12, 32, 32\)"):
+        network.segment(torch.rand(1, 1, 12, 32, 32))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.models.convolution import Conv3d
 from CrossModalSegLib.models.fusion import CrossModalFeatureEnhancement, CrossModalFeatureFusion
+from CrossModalSegLib.models.input_check import require_images
 from CrossModalSegLib.models.vnet import (
     CONVOLUTIONS_PER_STAGE,
     Normalization,
@@ -131,6 +132,9 @@ class CmFNet(nn.Module):
         Returns:
             "out" (y_mm), "ct" (y_ct) and "mr" (y_mr), each (N, num_classes, k, j, i). Without CFE y_ct is the result:
             "out" (y_ct) and "mr".
+
+        Raises:
+            ModelError: The images have not the channels or the size that the network needs.
         """
         ct, mr = self._encode(images)
         y_ct, y_mr = self.ct_decoder(ct), self.mr_decoder(mr)
@@ -150,11 +154,6 @@ class CmFNet(nn.Module):
 
     def _split(self, images: Tensor) -> tuple[Tensor, Tensor]:
         m = self.config.modalities
-        expected = m + self.config.prompt_channels
-        if images.ndim != 5 or images.shape[1] != expected:
-            raise ModelError(
-                f"CmFNet expected images of shape (N, {expected}, k, j, i); got {tuple(images.shape)}. "
-                "Give the modalities the model was made for, CT first."
-            )
+        require_images(images, m + self.config.prompt_channels, self.divisor, "CmFNet")
         prompts = images[:, m:]
         return torch.cat([images[:, :1], prompts], dim=1), torch.cat([images[:, m - 1 : m], prompts], dim=1)

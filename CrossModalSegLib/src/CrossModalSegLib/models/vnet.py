@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.models.convolution import Conv3d
-from CrossModalSegLib.models.input_check import require_sizes
+from CrossModalSegLib.models.input_check import require_images, require_sizes
 
 Normalization = Literal["none", "batch", "instance"]
 CONVOLUTIONS_PER_STAGE = (1, 2, 3, 4, 4, 4, 4)
@@ -183,4 +183,5 @@ class VNet(nn.Module):
 
     def segment(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes, k, j, i) of `images` (N, in_channels, k, j, i)."""
+        require_images(images, self.config.in_channels, self.divisor, "V-Net")
         return self.decoder(self.encoder(images))
