@@ -274,6 +274,21 @@ def test_other_settings_do_not_go_on_in_the_same_folder(cohort, models, tmp_path
     assert "was made with other settings (action, model" in capsys.readouterr().err
 
 
+def test_finished_cases_whose_files_are_others_now_are_named_and_stay(cohort, models, tmp_path, batch, capsys) -> None:
+    out = tmp_path / "out"
+    words = ("segment", "--cohort", cohort, "--model", models / "plain", "--out", out)
+    assert batch(*words) == 0
+    before = times(out, *NAMES)
+    text = cohort.read_text(encoding="utf-8")
+    moved = cohort.parent.rename(tmp_path / "moved")
+    assert batch("segment", "--cohort", moved / cohort.name, *words[3:], "--resume") == 0
+    (moved / cohort.name).write_text(text.replace('"case 2"', '"x"').replace('"case 3"', '"case 2"'), encoding="utf-8")
+    capsys.readouterr()
+    assert batch("segment", "--cohort", moved / cohort.name, *words[3:], "--resume") == 2
+    assert "or are those of other cases: case 2. Remove their folders from " in capsys.readouterr().err
+    assert times(out, *NAMES) == before
+
+
 def test_cases_whose_folders_some_systems_would_mix_up_are_refused(cohort, tmp_path, capsys) -> None:
     cohort.write_text(cohort.read_text(encoding="utf-8").replace('"case 3"', '"Case 2"'), encoding="utf-8")
     assert CrossModalSegBatch.main(["fit", "--cohort", str(cohort), "--out", str(tmp_path / "out")]) == 2

@@ -32,6 +32,7 @@ class Outcome:
         files: in the folder of the case.
         message: why it failed.
         notes: what the worker said meanwhile.
+        inputs: tells the files that it was made from from others, as `cases.fingerprint` does; None where not known.
     """
 
     case: str
@@ -42,6 +43,7 @@ class Outcome:
     files: tuple[str, ...] = ()
     message: str = ""
     notes: tuple[str, ...] = ()
+    inputs: str | None = None
 
 
 def finished(out: Path, case: str) -> Outcome | None:

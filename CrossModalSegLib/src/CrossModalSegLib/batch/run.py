@@ -16,11 +16,12 @@ from CrossModalSegLib.output import atomic_folder, write_json
 from CrossModalSegLib.worker.client import Job, WorkerClient
 from CrossModalSegLib.worker.messages import DoctorRequest, JobRequest, Model, ModelInfoRequest, ModelsRequest
 
-from .cases import request_for, segmented, write_segmented
+from .cases import fingerprint, request_for, segmented, write_segmented
 from .report import CASE_FILE, Outcome, finished, remove_remains, require_same, write_report
 from .settings import BatchSettings, images_used, require_task
 
 _WAIT_SECONDS = 0.2
+_NAMED = 5  # cases in a sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,9 @@ def check_batch(
     _require_device(settings.device, client, alive)
     model = _model(settings, client, alive)
     require_task(settings, model)
-    return Batch(cohort, settings, images_used(settings, cohort, model), out, client, alive)
+    batch = Batch(cohort, settings, images_used(settings, cohort, model), out, client, alive)
+    _require_same_files(batch)
+    return batch
 
 
 def run_batch(batch: Batch, say: Callable[[str], None]) -> int:
@@ -126,15 +129,16 @@ def run_batch(batch: Batch, say: Callable[[str], None]) -> int:
 def _outcome(batch: Batch, case: Case) -> Outcome:
     began = time.monotonic()
     try:
+        inputs = fingerprint(case, batch.modalities, batch.settings)
         request = request_for(case, batch.cohort, batch.modalities, batch.settings)
         job = _answered(batch.client, request, batch.alive)
-        return _write(batch, case, job, time.monotonic() - began)
+        return _write(batch, case, job, time.monotonic() - began, inputs)
     except (CrossModalSegError, OSError, MemoryError) as error:
         sentence = " ".join(str(error).split()) or "There is not enough memory for this case."
         return Outcome(case.name, "failed", time.monotonic() - began, message=sentence)
 
 
-def _write(batch: Batch, case: Case, job: Job, seconds: float) -> Outcome:
+def _write(batch: Batch, case: Case, job: Job, seconds: float, inputs: str | None) -> Outcome:
     """The results of a case, complete or not at all."""
     with atomic_folder(batch.out / case.name) as folder:
         milliliters, files = {}, []
@@ -142,7 +146,7 @@ def _write(batch: Batch, case: Case, job: Job, seconds: float) -> Outcome:
             files += write_segmented(each, folder)
             milliliters[each.name] = {name: float(value) for name, value in each.milliliters.items()}
         device, notes = job.result.device, tuple(job.notes)
-        outcome = Outcome(case.name, "done", seconds, device, milliliters, tuple(files), notes=notes)
+        outcome = Outcome(case.name, "done", seconds, device, milliliters, tuple(files), notes=notes, inputs=inputs)
         write_json(outcome, folder / CASE_FILE)
     return outcome
 
@@ -188,6 +192,24 @@ def _require_new(out: Path, inputs: Iterable[Path]) -> None:
             f"The output folder '{out}' exists and is not empty. Name another one, or add --resume to go on in it."
         )
     check_new_folder(out, False, inputs)
+
+
+def _require_same_files(batch: Batch) -> None:
+    """Check that the finished cases were made from the files that the cohort names now."""
+    others = []
+    for case in batch.cohort.cases:
+        outcome = finished(batch.out, case.name)
+        if outcome is None or outcome.inputs is None:
+            continue
+        if fingerprint(case, batch.modalities, batch.settings) not in (None, outcome.inputs):
+            others.append(case.name)
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        raise OutputError(
+            "The images or scribbles of finished cases have changed since, or are those of other cases: "
+            f"{', '.join(others[:_NAMED])}{more}. Remove their folders from '{batch.out}' to have them done again, or "
+            "name another output folder."
+        )
 
 
 def _described(settings: BatchSettings, cohort: Cohort) -> dict[str, object]:
