@@ -1,9 +1,10 @@
 """Fit one case from its scribbles: a first answer within seconds, better ones while time remains.
 
 The default method, "cmfnet", starts from a prompted CmFNet that ships with the library, answers at once, and then
-tunes it on the case with the paper's hybrid supervision. "scratch" trains an ordinary CmFNet on the case alone, "pce" a
-V-Net with partial cross-entropy alone (the paper's baseline). A share of the scribbled slices is held out, and the
-answer that agrees best with them is the one that is returned: it is never worse there than the first.
+tunes it on the case with the paper's hybrid supervision and partial Dice. "scratch" trains an ordinary CmFNet on the
+case alone with the same terms, "pce" a V-Net with partial cross-entropy alone (the paper's baseline). A share of the
+scribbled slices is held out, and the answer that agrees best with them is the one that is returned: it is never worse
+there than the first.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class FitConfig:
 
     Attributes:
         method: "cmfnet": the prompted CmFNet, tuned on the case; "scratch": a CmFNet trained on the case alone with the
-            hybrid loss; "pce": a V-Net trained on the case alone with partial cross-entropy.
+            hybrid loss and partial Dice; "pce": a V-Net trained on the case alone with partial cross-entropy.
         seconds: Time for training, or at most for tuning, which ends after `search.TUNING_STEPS` steps; the first
             answer and the writing of the result come on top.
         preview_every: Seconds between two answers.

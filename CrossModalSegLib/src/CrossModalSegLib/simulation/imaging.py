@@ -29,7 +29,10 @@ class TissueValues:
 def patient_values(
     rng: np.random.Generator, contrast: Contrast, field_strength: float, tumour_contrast: str
 ) -> TissueValues:
-    """Draw one patient's tissue values about the table's means (3 HU or 3 %, and 5 % of the MR signal)."""
+    """Draw one patient's tissue values about the table's means, at most two standard deviations away.
+
+    These are 1.5 % of the CT number, or 15 % of the tissue's texture where that is more, and 4 % of the MR signal.
+    """
     hu, signal = {}, {}
     for name, tissue in TISSUES.items():
         shift, factor = rng.normal(0, 1, 2).clip(-2, 2)
