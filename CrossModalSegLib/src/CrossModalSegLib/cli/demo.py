@@ -34,9 +34,9 @@ class Arguments:
     """Simulate a head with a tumour in CT and MR, scribble on a few slices, segment from the scribbles alone, measure.
 
     Three fits see the same scribbles for the same time: CmFNet from the prior that ships, as `fit` does it; CmFNet from
-    random weights, with the paper's hybrid loss and partial Dice on this case alone; and the baseline, a V-Net from random
-    weights with partial cross-entropy alone. The true mask is used to draw the scribbles and to measure, never to fit. The
-    output folder appears when all is done and holds ct, mr, scribbles, mask and segmentation (.nii.gz),
+    random weights, with the paper's hybrid loss and partial Dice on this case alone; and the baseline, a V-Net from
+    random weights with partial cross-entropy alone. The true mask is used to draw the scribbles and to measure, never
+    to fit. The output folder appears when all is done and holds ct, mr, scribbles, mask and segmentation (.nii.gz),
     segmentation.seg.nrrd, overlay.png, curve.png and report.json.
 
     Attributes:
