@@ -79,6 +79,13 @@ def test_unsafe_archives_leave_nothing_behind(source, tmp_path, name, message):
     assert {p for p in tmp_path.rglob("*") if p != path} == before
 
 
+def test_what_macos_adds_to_an_archive_is_left_out(source, tmp_path):
+    extra = [("heads/.DS_Store", "x"), ("__MACOSX/heads/._model.json", "x"), ("__MACOSX/._heads", "x")]
+    path = archive(source, tmp_path / "heads.zip", prefix="heads/", extra=extra)
+    folder = import_model(path, tmp_path / "models")
+    assert {each.name for each in folder.iterdir()} == {each.name for each in source.iterdir()}
+
+
 def test_links_are_refused(source, tmp_path):
     path = archive(source, tmp_path / "link.zip")
     with zipfile.ZipFile(path, "a") as out:

@@ -99,7 +99,7 @@ def _check_loads(temporary: Path, source: Path) -> None:
 
 def _zip_members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
     """Files of the archive by their bare name."""
-    infos = [info for info in archive.infolist() if not info.is_dir()]
+    infos = [info for info in archive.infolist() if not info.is_dir() and not _is_of_finder(info)]
     _check_size(sum(info.file_size for info in infos), len(infos), source)
     tops = {PurePosixPath(info.filename).parts[:-1] for info in infos}
     for info in infos:
@@ -111,6 +111,12 @@ def _zip_members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.Zi
     members = {PurePosixPath(info.filename).name: info for info in infos}
     _check_complete(set(members), source)
     return members
+
+
+def _is_of_finder(info: zipfile.ZipInfo) -> bool:
+    """Whether macOS put it beside what was chosen; it is never taken."""
+    parts = PurePosixPath(info.filename).parts
+    return "__MACOSX" in parts[:1] or parts[-1:] == (".DS_Store",)
 
 
 def _check_member(info: zipfile.ZipInfo, source: Path) -> None:
