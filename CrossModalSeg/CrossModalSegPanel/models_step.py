@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -114,12 +112,11 @@ class ModelsStep:
             None, _("Where to write the model"), f"{model.name}.zip", _("Models (*.zip)")
         )
         if out:
+            path = out if out.lower().endswith(".zip") else f"{out}.zip"
             self._start(
                 _("Writing the model …"),
                 # The dialog has asked whether a file may be replaced.
-                lambda **callbacks: self._logic.exportModel(
-                    model.name, Path(out).with_suffix(".zip"), overwrite=Path(out).suffix == ".zip", **callbacks
-                ),
+                lambda **callbacks: self._logic.exportModel(model.name, path, overwrite=path == out, **callbacks),
                 lambda path: _("The model was written to {path}.").format(path=path),
             )
 

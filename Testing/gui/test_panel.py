@@ -699,9 +699,9 @@ def test_models_are_listed_used_exported_deleted_and_imported(
     until(lambda: not panel.work.is_busy, 200)
     assert panel.ui.workLabel.text == "Done." and panel.parameters.result is not None
 
-    archive = tmp_path / "out.zip"
+    archive = tmp_path / "out.v2.zip"
     dialogs = SimpleNamespace(
-        getSaveFileName=lambda *_: str(archive),
+        getSaveFileName=lambda *_: str(archive.with_suffix("")),  # typed without the ending
         getOpenFileName=lambda *_: str(archive),
         getExistingDirectory=lambda *_: str(installed / "refer"),
     )
