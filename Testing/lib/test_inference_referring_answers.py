@@ -100,3 +100,59 @@ def test_a_stroke_on_the_image_keeps_its_piece():
     strokes[2, 12, 12] = 1
     answers.drop_small_pieces("largest", volume.frame.from_axial(strokes))
     assert answers.labels[2, 12, 12] == 1
+
+
+def certain(with_probabilities=False):
+    """Three slices, two organs that the network sees only in the first; strokes say that organ 1 is in the second."""
+    shown = np.zeros((3, 2), bool)
+    shown[:2, 0] = True
+    answers = SliceAnswers(exact(3), 2, 0.85, with_probabilities, CPU, shown)
+    masks = torch.full((3, 2, 16, 16), -4.0)
+    masks[:, 0, 2:8, 2:8] = 4.0
+    masks[:, 1, 2:4, 2:12] = 5.0
+    answers.put([0, 1, 2], masks, torch.tensor([[0.9, 0.9], [0.2, 0.2], [0.2, 0.2]]))
+    return answers
+
+
+def test_a_slice_with_a_stroke_on_an_organ_shows_it():
+    answers = certain()
+    assert not answers.labels[1:].any()
+    first = answers.labels[0].copy()
+    answers.drop_small_pieces("large", None)
+    answers.add_certain()
+    expected = np.zeros((16, 16), np.uint8)
+    expected[2:8, 2:8] = 1
+    np.testing.assert_array_equal(answers.labels[1], expected)  # and organ 2, without a stroke there, is not
+    np.testing.assert_array_equal(answers.labels[0], first)
+    assert not answers.labels[2].any()
+
+
+def test_what_is_added_says_nothing_about_pieces_of_other_slices():
+    shown = np.zeros((3, 1), bool)
+    shown[1] = True
+    answers = SliceAnswers(exact(3), 1, 0.85, False, CPU, shown)
+    masks = torch.full((3, 1, 16, 16), -4.0)
+    masks[0, 0, 2:8, 2:8] = masks[1, 0, 2:13, 2:13] = masks[2, 0, 12, 12] = 4.0
+    answers.put([0, 1, 2], masks, torch.tensor([[0.9], [0.2], [0.9]]))
+    answers.drop_small_pieces("large", None)
+    answers.add_certain()
+    assert answers.labels.sum(axis=(1, 2)).tolist() == [36, 121, 0]
+
+
+def test_an_organ_that_was_added_takes_no_other_ones_place():
+    shown = np.array([[True, False]])
+    answers = SliceAnswers(exact(1), 2, 0.85, False, CPU, shown)
+    masks = torch.full((1, 2, 16, 16), 4.0)
+    masks[0, 1, :, 8:] = -4.0
+    answers.put([0], masks + torch.tensor([1.0, 0.0])[None, :, None, None], torch.tensor([[0.2, 0.9]]))
+    answers.add_certain()
+    assert (answers.labels[0, :, :8] == 2).all() and (answers.labels[0, :, 8:] == 1).all()
+
+
+def test_probabilities_agree_with_what_was_added():
+    answers = certain(with_probabilities=True)
+    answers.add_certain()
+    np.testing.assert_array_equal(answers.probabilities.argmax(axis=0), answers.labels)
+    np.testing.assert_allclose(answers.probabilities.sum(axis=0), 1.0, atol=1e-6)
+    assert answers.probabilities[1, 1, 5, 5] == pytest.approx(1 / (1 + np.exp(-4.0)), rel=1e-5)
+    assert answers.probabilities[1, 2, 5, 5] < 1e-6

@@ -40,6 +40,11 @@ def test_each_organ_is_served_by_its_nearest_slices(position, limit, expected):
     assert reference().select(position, limit) == expected
 
 
+def test_which_slices_have_a_stroke_on_which_organ():
+    shown = reference().shown(11)
+    assert (shown.shape, np.argwhere(shown).tolist()) == ((11, 2), [[2, 0], [5, 0], [5, 1], [9, 0]])
+
+
 def test_a_slice_that_serves_one_organ_says_nothing_about_another():
     """Slice 9 for the liver, slice 5 for the spleen: the liver's token of slice 5 stays out."""
     merged = reference().merged(((9,), (5,)))

@@ -7,15 +7,18 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from referring_support import (
     ANGLES,
+    CONFIG,
     FLIPS,
     ORDERS,
     SIZE,
     SPACINGS,
     TABLE,
+    Follower,
     affine_of,
     card,
     follower,
@@ -328,6 +331,29 @@ def test_an_organ_that_a_slice_does_not_show_is_not_in_it():
     result = refer_volumes(follower(), reference, on_bright(reference), {"t": Volume(empty, affine_of())}, ONE)
     assert np.argwhere(result.segmentations["t"].array).tolist() == [[2, 5, 5]]
     assert result.reports["t"].slices_with == {"bright": 1}
+
+
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_a_slice_with_a_stroke_on_an_organ_shows_it_whatever_the_network_says(probabilities):
+    """It had shown the strokes alone; other slices, and the targets, go by the network."""
+
+    class Blind(Follower):
+        def decode_last(self, features, tokens):
+            found = super().decode_last(features, tokens)
+            return replace(found, presence=torch.full_like(found.presence, -5.0))
+
+    reference = dots()
+    model = LoadedModel(Blind(CONFIG).eval(), card())
+    result = refer_volumes(
+        model, reference, on_bright(reference), {"t": reference}, ONE, pieces="all", probabilities=probabilities
+    )
+    expected = np.zeros(reference.shape, bool)
+    expected[1] = reference.array[1] > 0
+    np.testing.assert_array_equal(result.segmentations[REFERENCE].array, expected)
+    assert result.reports[REFERENCE].slices_with == {"bright": 1}
+    assert not result.segmentations["t"].array.any()
+    if probabilities:
+        np.testing.assert_array_equal(result.probabilities[REFERENCE].argmax(axis=0), expected)
 
 
 @pytest.mark.parametrize(("pieces", "marked"), [("all", 48 + 11), ("large", 48 + 10), ("largest", 48)])

@@ -35,8 +35,8 @@ class Arguments:
     The targets may have any contrast and any grid. Their slices are matched with those of the reference by position in
     the patient, or by order where the images do not overlap in space, which is then said. The output folder appears
     when all is done and holds, for each image, NAME.nii.gz and NAME.seg.nrrd on its own grid (NAME is that of its
-    file), overlay.png and report.json. Scribbled voxels of the reference keep the organ that was drawn. Of sheared
-    images (a tilted gantry) .nrrd files are written instead of .nii.gz.
+    file), overlay.png and report.json. Scribbled voxels of the reference keep the organ that was drawn, and its slices
+    with a stroke on an organ show it. Of sheared images (a tilted gantry) .nrrd files are written instead of .nii.gz.
 
     Attributes:
         reference: image that was scribbled on: NIfTI, NRRD, MHA, or a DICOM series folder.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +15,21 @@ from CrossModalSegLib.inference.referring.referred_volume import ReferredVolume
 ABSENT_LOGIT = -20.0
 
 
+@dataclass(frozen=True, eq=False)
+class _CertainSlice:
+    """The answer for a slice that shows organs for certain which the network did not see there.
+
+    Attributes:
+        index: Of the slice.
+        labels: (rows, columns) uint8, these organs alone.
+        probabilities: (K + 1, rows, columns) float32, or None.
+    """
+
+    index: int
+    labels: np.ndarray
+    probabilities: np.ndarray | None
+
+
 class SliceAnswers:
     """Collects the answers for the slices of a volume.
 
@@ -22,7 +39,13 @@ class SliceAnswers:
     """
 
     def __init__(
-        self, volume: ReferredVolume, organs: int, least_presence: float, with_probabilities: bool, device: torch.device
+        self,
+        volume: ReferredVolume,
+        organs: int,
+        least_presence: float,
+        with_probabilities: bool,
+        device: torch.device,
+        shown: np.ndarray | None = None,
     ) -> None:
         """Nothing is answered yet.
 
@@ -32,12 +55,15 @@ class SliceAnswers:
             least_presence: From this probability on an organ counts as present in a slice.
             with_probabilities: Whether to keep the probabilities.
             device: Where the masks are.
+            shown: (S, K) bool: the slice shows the organ for certain, since there is a stroke on it. None: not known.
         """
         self._volume, self._organs, self._least_presence = volume, organs, least_presence
         self._rows, self._columns = (torch.from_numpy(each).to(device) for each in volume.interpolation)
         shape = volume.frame.axial.shape
         self.labels = np.zeros(shape, np.uint8)
         self.probabilities = np.empty((organs + 1, *shape), np.float32) if with_probabilities else None
+        self._shown = shown
+        self._certain: list[_CertainSlice] = []
 
     def put(self, indices: list[int], masks: Tensor, presence: Tensor) -> None:
         """Take in the answers for some slices.
@@ -48,13 +74,38 @@ class SliceAnswers:
             presence: (B, K) probabilities that a slice shows an organ.
         """
         with torch.autocast(masks.device.type, enabled=False):
-            logits = self._rows @ masks.float() @ self._columns.T
-        logits = logits.masked_fill(presence[..., None, None] < self._least_presence, ABSENT_LOGIT)
-        best, organ = logits.max(dim=1)
+            masks = self._rows @ masks.float() @ self._columns.T
+        is_absent = presence < self._least_presence
+        logits = masks.masked_fill(is_absent[..., None, None], ABSENT_LOGIT)
         where = slice(indices[0], indices[-1] + 1)
-        self.labels[where] = torch.where(best > 0, organ + 1, 0).to("cpu", torch.uint8).numpy()
+        self.labels[where] = _labels(logits)
         if self.probabilities is not None:
             self.probabilities[:, where] = _exclusive(logits).transpose(0, 1).cpu().numpy()
+        if self._shown is not None:
+            self._keep_certain(indices, masks, is_absent.cpu().numpy())
+
+    def _keep_certain(self, indices: list[int], masks: Tensor, is_absent: np.ndarray) -> None:
+        for n, index in enumerate(indices):
+            certain = self._shown[index] & is_absent[n]
+            if not certain.any():
+                continue
+            left_out = torch.from_numpy(is_absent[n] & ~certain).to(masks.device)
+            logits = masks[n : n + 1].masked_fill(left_out[None, :, None, None], ABSENT_LOGIT)
+            labels = _labels(logits)[0]
+            labels[~np.isin(labels, np.flatnonzero(certain) + 1)] = 0
+            probabilities = None if self.probabilities is None else _exclusive(logits)[0].cpu().numpy()
+            self._certain.append(_CertainSlice(index, labels, probabilities))
+
+    def add_certain(self) -> None:
+        """Mark organs in slices that show them for certain, where the network did not see them.
+
+        After `drop_small_pieces`: what is added here says nothing about the pieces of other slices.
+        """
+        for each in self._certain:
+            added = (each.labels > 0) & (self.labels[each.index] == 0)
+            self.labels[each.index][added] = each.labels[added]
+            if self.probabilities is not None:
+                self.probabilities[:, each.index][:, added] = each.probabilities[:, added]
 
     def drop_small_pieces(self, pieces: Pieces, strokes: np.ndarray | None) -> None:
         """Make background of small pieces of the organs, and of their probabilities, once all slices are answered.
@@ -81,6 +132,12 @@ class SliceAnswers:
         if self.probabilities is None:
             return None
         return np.stack([self._volume.frame.from_axial(each) for each in self.probabilities])
+
+
+def _labels(logits: Tensor) -> np.ndarray:
+    """(B, rows, columns) uint8 from the logits (B, K, rows, columns): the highest above 0."""
+    best, organ = logits.max(dim=1)
+    return torch.where(best > 0, organ + 1, 0).to("cpu", torch.uint8).numpy()
 
 
 def _exclusive(logits: Tensor) -> Tensor:

@@ -32,6 +32,13 @@ class ReferenceTokens:
     tokens: tuple[VisualTokens, ...]
     by_organ: tuple[tuple[int, ...], ...]
 
+    def shown(self, count: int) -> np.ndarray:
+        """(S, K) bool: which of the S slices of the reference have a stroke on which organ."""
+        shown = np.zeros((count, len(self.by_organ)), bool)
+        for organ, slices in enumerate(self.by_organ):
+            shown[list(slices), organ] = True
+        return shown
+
     def select(self, position: float, limit: int) -> Selection:
         """The scribbled slices that serve a target slice, by organ.
 

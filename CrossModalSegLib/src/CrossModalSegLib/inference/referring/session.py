@@ -223,7 +223,7 @@ class ReferSession:
         Args:
             scribbles: uint8 on the reference's own grid: 0 background, 1..K, 255 not drawn. Every organ needs a stroke
                 on one axial slice or more; background strokes are optional. On the reference, scribbled voxels keep
-                what was drawn.
+                what was drawn, and slices with a stroke on an organ show it.
             table: The organs 1..K: any, in any order. A warning names those that the model was not trained on.
             probabilities, slices, reference_slices, pieces, tune_seconds: See `ReferOptions`.
             progress: Called with whole seconds of the tuning, then with each slice of all volumes.
@@ -339,7 +339,10 @@ class ReferSession:
     ) -> VolumeResult:
         began = time.perf_counter()
         table, options = asked.table, asked.options
-        answers = SliceAnswers(volume, len(table), self._card.least_presence, options.probabilities, self.device)
+        is_reference = volume is self._reference
+        shown = asked.tokens.shown(volume.count) if is_reference else None
+        least = self._card.least_presence
+        answers = SliceAnswers(volume, len(table), least, options.probabilities, self.device, shown)
         selections = [asked.tokens.select(position, options.reference_slices) for position in positions]
         for selection, indices in slice_batches(selections, DECODED_AT_ONCE.get(self.device.type, 1)):
             cancel.raise_if_cancelled()
@@ -347,8 +350,9 @@ class ReferSession:
             tokens = asked.tokens.merged(selection).expand(len(indices))
             answers.put(indices, *choose(asked.network.decode_last(features, tokens)))
             count.advance(len(indices))
-        drawn = asked.scribbles.array if volume is self._reference else None
+        drawn = asked.scribbles.array if is_reference else None
         answers.drop_small_pieces(options.pieces, drawn)
+        answers.add_certain()
         array = answered_labels(answers, drawn)
         labels = Volume(array, volume.frame.source.affine)
         probabilities = answers.source_probabilities()
