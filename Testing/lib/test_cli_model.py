@@ -108,6 +108,19 @@ def test_segment_a_cohort_and_evaluate_it(
     assert len(json.loads((tmp_path / "r.json").read_text())["cases"]) == 2
 
 
+def test_cases_of_a_cohort_without_a_segmentation_are_named(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p").mkdir()
+    write_volume(Volume(mask_array(), affine()), tmp_path / "p" / "b.nii.gz")
+    words = ("evaluate", "--prediction", tmp_path / "p", "--cohort", cohort, "--out", tmp_path / "r.json", "--quiet")
+    assert "note: no segmentation of 1 of 2 cases, which count in no mean: a\n" in run(capsys, *words).out
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert report["missing"] == ["a"] and report["mean_dsc"] == 1.0
+    write_volume(Volume(mask_array(), affine()), tmp_path / "p" / "a.nii.gz")
+    assert "no segmentation of" not in run(capsys, *words, "--overwrite").out
+
+
 def test_a_failing_case_is_left_out_and_the_others_are_kept(
     model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ class Arguments:
         prediction: segmentation, or folder of segmentations, such as `fit`, `segment` and `refer` write.
         mask: reference mask, or folder of masks with the same names.
         cohort: cohort file whose masks are the references, instead of --mask; the predictions are named as its cases.
+            Cases without one are named, and count in no mean.
         out: JSON report to write.
         labels: names of the classes 1..K; the names in the files where not given.
         tolerances: distances in mm at which NSD is given.
@@ -95,9 +96,16 @@ def _inputs(args: Arguments) -> list[Path]:
 
 
 def _say_what_is_left_out(report: MetricsReport | FolderReport) -> None:
-    """Segments of masks that were not measured, with the number of cases where that is not all of them."""
+    """What counts in no mean: cases without a segmentation, and segments that only masks have.
+
+    The latter with the number of cases where that is not all of them.
+    """
     from CrossModalSegLib.metrics import FolderReport
 
+    if isinstance(report, FolderReport) and report.missing:
+        every = len(report.cases) + len(report.missing)
+        names = ", ".join(report.missing)
+        say(f"note: no segmentation of {len(report.missing)} of {every} cases, which count in no mean: {names}")
     if not report.left_out:
         return
     names = report.left_out
@@ -143,4 +151,4 @@ def _cohort_report(args: Arguments, table: LabelTable | None, progress: Progress
         report = evaluate_files(predictions[name], masks[name], table or cohort.labels, args.tolerances)
         cases.append(CaseMetrics(name, report))
     progress(len(cases), len(cases), "measuring")
-    return FolderReport(tuple(cases))
+    return FolderReport(tuple(cases), tuple(sorted(set(masks) - set(predictions))))

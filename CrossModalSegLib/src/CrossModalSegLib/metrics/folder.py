@@ -35,9 +35,15 @@ class CaseMetrics:
 
 @dataclass(frozen=True)
 class FolderReport:
-    """Measures of all cases of a folder, in the order of their names."""
+    """Measures of all cases of a folder, in the order of their names.
+
+    Attributes:
+        cases: Those with a segmentation and a mask.
+        missing: Names of cases with a mask of which there is no segmentation; they count in no mean.
+    """
 
     cases: tuple[CaseMetrics, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def mean_dsc(self) -> float | None:
@@ -74,6 +80,7 @@ class FolderReport:
             "mean_dsc": self.mean_dsc,
             "mean": self.means,
             "labels": {name: _summary(labels, self.tolerances_mm) for name, labels in self.by_label().items()},
+            "missing": list(self.missing),
             "cases": [{"name": case.name, **case.report.to_json()} for case in self.cases],
         }
 
