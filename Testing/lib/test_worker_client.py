@@ -21,7 +21,7 @@ import worker_double
 
 from CrossModalSegLib.errors import InputError, WorkerError
 from CrossModalSegLib.volume import Volume
-from CrossModalSegLib.worker import volume_files
+from CrossModalSegLib.worker import connection, volume_files
 from CrossModalSegLib.worker.client import Job, WorkerClient
 from CrossModalSegLib.worker.jobs_folder import make_jobs_folder
 from CrossModalSegLib.worker.messages import (
@@ -514,6 +514,24 @@ def test_a_full_disk_is_told_and_nothing_is_left(client, base, monkeypatch):
         assert job.wait(PATIENCE)
     assert (job.state, job.error.kind) == ("failed", "disk")
     assert "No space left on device" in job.error.message
+    assert job_folders(base) == []
+    assert ask(client, "loop 1").wait(PATIENCE)
+
+
+def test_a_result_that_memory_is_too_small_for_is_told_and_the_worker_lives_on(client, base, monkeypatch):
+    read = connection.read_volumes
+
+    def refuse(event: object, folder: Path) -> object:
+        if isinstance(event, (Preview, ModelInfoResult)):
+            raise MemoryError
+        return read(event, folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(connection, "read_volumes", refuse)
+        job = ask(client, "preview 1")
+        assert job.wait(PATIENCE)
+    assert (job.state, job.error.kind) == ("failed", "memory")
+    assert job.error.message.startswith("There is not enough memory to take the result")
     assert job_folders(base) == []
     assert ask(client, "loop 1").wait(PATIENCE)
 

@@ -263,10 +263,10 @@ class Connection:
             return
         try:
             event = read_volumes(event, self._folder.of(job))
-        except CrossModalSegError as error:
+        except (CrossModalSegError, MemoryError) as error:
             if isinstance(event, Preview):  # the disk is full, or the system cleaned up: the result will tell
                 return
-            event = Error("disk", f"The result could not be read. {error}")
+            event = _unread(error)
         if isinstance(event, Preview):
             digest = self._digests.get(job)
             digested = event if digest is None else digest(event)
@@ -323,6 +323,13 @@ class Connection:
 def _put(pipe: BinaryIO, envelope: Envelope) -> None:
     pipe.write(to_line(envelope))
     pipe.flush()
+
+
+def _unread(error: Exception) -> Error:
+    """What to say of a result that cannot be taken."""
+    if isinstance(error, MemoryError):
+        return Error("memory", "There is not enough memory to take the result; close other programs, and start again.")
+    return Error("disk", f"The result could not be read. {error}")
 
 
 def _detached() -> dict[str, object]:
