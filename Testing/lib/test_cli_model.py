@@ -138,7 +138,7 @@ def test_a_failing_case_is_left_out_and_the_others_are_kept(
     assert "1 of 2 cases are segmented; not a." in result.out
     assert content(out) == {"b.seg.nrrd", "b_extras", "b_extras/uncertainty.nii.gz"}
     (out / "notes.txt").write_text("mine")
-    assert "--overwrite" in run(capsys, *words).error
+    assert "--overwrite to replace the files of its cases." in run(capsys, *words).error
     assert run(capsys, *words, "--overwrite").code == 1
     assert content(out) == {"b.seg.nrrd", "notes.txt"}
 

@@ -38,13 +38,16 @@ def check_new_file(path: Path, overwrite: bool, inputs: Iterable[Path | None] = 
     check_writable(path.absolute().parent)
 
 
-def check_new_folder(path: Path, overwrite: bool, inputs: Iterable[Path | None] = ()) -> None:
-    """Check that a folder can be written as a whole.
+def check_new_folder(
+    path: Path, overwrite: bool, inputs: Iterable[Path | None] = (), replaced: str = "all of it"
+) -> None:
+    """Check that a folder can be written.
 
     Args:
         path: the folder.
         overwrite: whether it may be replaced.
         inputs: what the command reads; None where an option was not given. None of it may lie in the folder.
+        replaced: what --overwrite would replace.
 
     Raises:
         OutputError: it holds something and may not be replaced, is a file, is or holds the working or home folder or an
@@ -55,8 +58,8 @@ def check_new_folder(path: Path, overwrite: bool, inputs: Iterable[Path | None] 
     check_spares(path, [each for each in inputs if each is not None])
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise OutputError(
-            f"The output folder '{path}' exists and is not empty. Name another one, or add --overwrite to replace all "
-            "of it."
+            f"The output folder '{path}' exists and is not empty. Name another one, or add --overwrite to replace "
+            f"{replaced}."
         )
     check_writable(path.absolute().parent)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from CrossModalSegLib.inference.segment import SegmentationResult
     from CrossModalSegLib.progress import Progress
 
+# What --overwrite replaces.
+OF_A_COHORT = "the files of its cases"
 EXAMPLE = "crossmodalseg segment --model models/liver --ct ct.nii.gz --mr mr.nii.gz --out liver"
 
 
@@ -71,7 +73,7 @@ def run(args: Arguments) -> int:
     from CrossModalSegLib.errors import InputError
 
     inputs = [args.ct, args.mr, args.image, args.cohort, *model_paths(args.model)]
-    check_new_folder(args.out, args.overwrite, inputs)
+    check_new_folder(args.out, args.overwrite, inputs, "all of it" if args.cohort is None else OF_A_COHORT)
     if args.cohort is not None and any(path is not None for path in (args.ct, args.mr, args.image)):
         raise InputError("Give either a --cohort or images, not both.")
     if args.cohort is not None:
@@ -114,7 +116,7 @@ def _segment_cohort(args: Arguments) -> int:
 
     cohort = read_any_cohort(args.cohort)
     check_result_names(case.name for case in cohort.cases)
-    check_new_folder(args.out, args.overwrite, cohort_files(args.cohort, cohort))
+    check_new_folder(args.out, args.overwrite, cohort_files(args.cohort, cohort), OF_A_COHORT)
     model = _model(args)
     _check_modalities(model, cohort)
     failed: list[str] = []
