@@ -84,3 +84,10 @@ def test_no_class_loses_its_last_slice_and_no_label_is_lost(seed, share):
 def test_a_share_that_holds_nothing_out_is_told(caplog, is_any, fold, share, is_told):
     tell_if_none_validates(is_any, fold, {"validation_share": share})
     assert ("validation_share 0.1 comes to none" in caplog.text) == is_told
+
+
+def test_a_fold_that_cannot_validate_is_told(caplog):
+    tell_if_none_validates(True, 1, {"validation_share": 0.2})
+    assert not caplog.records
+    tell_if_none_validates(False, 1, {"validation_share": 0.2})
+    assert "the cases of fold 1 have neither a mask nor scribbles" in caplog.text

@@ -54,15 +54,25 @@ def split_cases(cohort: Cohort, fold: int | None, share: float, seed: int) -> Sp
 
 
 def tell_if_none_validates(is_any: bool, fold: int | None, shares: Mapping[str, float]) -> None:
-    """Warn where validation was asked for by a share, but the cases, or their scribbles, are too few for it.
+    """Warn where validation was asked for, but there is nothing for it.
+
+    By a share, of cases or scribbles that are too few; or by a fold, of cases without a mask and scribbles.
 
     Args:
         is_any: Whether there is anything to validate on.
         fold: Asked for instead of a share.
         shares: By the names of the settings.
     """
+    if is_any:
+        return
     wanted = [f"{name} {share:g}" for name, share in shares.items() if share > 0]
-    if wanted and fold is None and not is_any:
+    if fold is not None:
+        logger.warning(
+            "Nothing is validated on: the cases of fold %d have neither a mask nor scribbles to be compared with. The "
+            "last weights will be taken, not the best ones.",
+            fold,
+        )
+    elif wanted:
         logger.warning(
             "Nothing is held out to validate on: %s comes to none of so few cases, as it is rounded down. "
             "The last weights will be taken, not the best ones; for those, set a larger share, or name a fold.",
