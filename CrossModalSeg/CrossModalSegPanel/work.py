@@ -100,17 +100,21 @@ class Work:
     def _pause_or_resume(self, *_args) -> None:
         if self._task is None:
             return
-        self._is_paused = not self._is_paused
+        self._show_paused(not self._is_paused)
         if self._is_paused:
             self._task.pause()
         else:
             self._task.resume()
-        self._ui.pauseButton.setText(_("Go on") if self._is_paused else _("Pause"))
+
+    def _show_paused(self, is_paused: bool) -> None:
+        self._is_paused = is_paused
+        self._ui.pauseButton.setText(_("Go on") if is_paused else _("Pause"))
 
     def _finish(self, *_args) -> None:
         if self._task is not None:
             self._task.finish()
             self._ui.finishButton.setEnabled(False)
+            self._show_paused(False)  # it goes on to its end
 
     def _on_progress(self, done: int, total: int, message: str, values) -> None:
         if self.is_closed or self._task is None:

@@ -649,7 +649,10 @@ def test_fit_pauses_goes_on_and_stops_with_the_best(panel, drawn, tmp_path: Path
     until(lambda: panel.work._task.state == "paused")
     panel.ui.pauseButton.click()
     assert panel.ui.pauseButton.text == "Pause"
+    panel.ui.pauseButton.click()
+    until(lambda: panel.work._task.state == "paused")
     panel.ui.finishButton.click()
+    assert panel.ui.pauseButton.text == "Pause"
     until(lambda: not panel.work.is_busy, 100)
     assert panel.ui.workLabel.text.startswith("Done."), panel.ui.workLabel.text
     assert panel.parameters.result is not None
