@@ -581,6 +581,24 @@ def test_refer_gives_every_volume_a_segmentation_of_its_own(scene, workflow, cli
     assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
 
 
+def test_a_result_that_serves_as_strokes_stays_as_it_is(scene, workflow, client, ct, mr):
+    labels = random_labels(5)
+    labels[0, 0, :2] = 0, 1
+    drawn = write_segmentation(scene, read_grid(ct).with_array(labels), TABLE, ct, "CT segmentation")
+    referred = workflow.refer(ct, [mr], drawn, TABLE)
+    client.jobs[0].done(refer_result({"reference": ct, "MR": mr}, 1))
+    background = drawn.GetSegmentation().AddEmptySegment("Background", "Background")
+    assert background
+    paint(drawn, background, labels == 0, OBLIQUE)
+    fitted = workflow.fit({"ct": ct}, drawn, TABLE)
+    client.jobs[1].done(fit_result(ct, random_labels(2)))
+    assert referred.result.segmentation is fitted.result.segmentation is not drawn
+    np.testing.assert_array_equal(read_mask(drawn, ct, TABLE).array, labels)
+    np.testing.assert_array_equal(read_mask(fitted.result.segmentation, ct, TABLE).array, random_labels(2))
+    with pytest.raises(InputError, match="'CT segmentation' holds the strokes"):
+        workflow.fit({"ct": ct}, drawn, TABLE, into=drawn)
+
+
 def test_after_new_strokes_only_the_strokes_are_sent(workflow, client, ct, mr, scribbles):
     volumes = {"reference": ct, "MR": mr}
     first = workflow.refer(ct, [mr], scribbles, TABLE, pieces="largest")

@@ -59,10 +59,13 @@ def result_name(volume: vtkMRMLVolumeNode) -> str:
     return f"{volume.GetName()} segmentation"
 
 
-def last_result(scene: vtkMRMLScene, volume: vtkMRMLVolumeNode, name: str) -> vtkMRMLSegmentationNode | None:
-    """The result of this name that was made for a volume before."""
+def last_result(
+    scene: vtkMRMLScene, volume: vtkMRMLVolumeNode, name: str, besides: vtkMRMLSegmentationNode | None = None
+) -> vtkMRMLSegmentationNode | None:
+    """The result of this name that was made for a volume before; not `besides`, whose segments serve as strokes now."""
     for node in nodes_of(scene, "vtkMRMLSegmentationNode"):
-        if role(node) == RESULT and node.GetName() == storable(name) and drawn_on(node) is volume:
+        is_named = role(node) == RESULT and node.GetName() == storable(name)
+        if is_named and node is not besides and drawn_on(node) is volume:
             return node
     return None
 
@@ -101,6 +104,7 @@ def write_referred(
     show_3d: bool,
     result: ReferResult,
     change: Change,
+    scribbles: vtkMRMLSegmentationNode | None = None,
 ) -> Segmented:
     """Write a segmentation, and what comes beside it, for the reference and each target.
 
@@ -111,12 +115,13 @@ def write_referred(
         show_3d: whether surfaces are made.
         result: what the worker said.
         change: takes note, for undo.
+        scribbles: that it was computed from, which stay as they are.
     """
     segmentations, probabilities, rows = {}, {}, []
     for key, snapshot in before.items():
         volume, labels = snapshot.node, snapshot.now(result.labels[key])
         name = result_name(volume)
-        into = last_result(scene, volume, name)
+        into = last_result(scene, volume, name, scribbles)
         node = write_segmentation(scene, labels, table, volume, name, into, show_3d, change)
         segmentations[volume.GetID()] = node
         found = result.probabilities.get(key, {})

@@ -259,7 +259,7 @@ class Workflow:
         set_images(scribbles, images)
         before, case = next(iter(lent.snapshots.values())), _case(reference)
         name = name or result_name(reference)
-        target = self._target(reference, name, into)
+        target = self._target(reference, name, into, scribbles)
         shown = ShownResult(self.scene, table, reference, name, target)
 
         def request() -> FitRequest:
@@ -390,7 +390,7 @@ class Workflow:
         strokes = copy_complete_scribbles(scribbles, reference, table, background=False)
         before = {name: Snapshot(node) for name, node in volumes.items()}
         for node in volumes.values():
-            self._target(node, result_name(node))
+            self._target(node, result_name(node), scribbles=scribbles)
         session, state = _case(reference), (model, device, *volumes, *(_state(node) for node in volumes.values()))
         shown = self._shown.get(session)
 
@@ -426,7 +426,7 @@ class Workflow:
         def write(result: ReferResult) -> Segmented:
             shown.is_known = True
             with self._step() as change:
-                return write_referred(self.scene, before, table, show_3d, result, change)
+                return write_referred(self.scene, before, table, show_3d, result, change, scribbles)
 
         is_known = shown is not None and shown.is_known and shown.state == state
         request = strokes_only if is_known else whole()
@@ -547,16 +547,25 @@ class Workflow:
         return nodes[0], nodes
 
     def _target(
-        self, volume: vtkMRMLVolumeNode, name: str, into: vtkMRMLSegmentationNode | None = None
+        self,
+        volume: vtkMRMLVolumeNode,
+        name: str,
+        into: vtkMRMLSegmentationNode | None = None,
+        scribbles: vtkMRMLSegmentationNode | None = None,
     ) -> vtkMRMLSegmentationNode | None:
         """The segmentation that a result of a volume will go into; None for a new one.
 
         Raises:
             InputError: it cannot be written to, which should be known before the work.
         """
-        target = into or last_result(self.scene, volume, name)
-        if target is not None:
-            require_writable(target)
+        target = into or last_result(self.scene, volume, name, scribbles)
+        if target is None:
+            return None
+        require_writable(target)
+        if target is scribbles:
+            raise InputError(
+                f"'{target.GetName()}' holds the strokes, which stay as they are; choose another segmentation."
+            )
         return target
 
     def _forget_moot(self) -> None:
