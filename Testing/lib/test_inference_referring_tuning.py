@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from referring_support import TABLE, noise, strokes, tiny_model
+from referring_support import CONFIG, TABLE, noise, strokes, tiny_model
 
 from CrossModalSegLib.errors import Cancelled
 from CrossModalSegLib.inference.referring import REFERENCE, ReferSession, tuning
@@ -243,6 +244,15 @@ def test_a_step_weighs_how_far_the_answers_of_known_organs_moved(monkeypatch):
         losses.append(tuner.step())
     assert losses[1] > losses[0]
     assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-4)
+
+
+def test_a_network_without_visual_tokens_is_tuned_too():
+    """Its sampler has no parameters."""
+    config = replace(CONFIG, visual_tokens=False)
+    kept = ReferSession(tiny_model(config))
+    kept.set_reference(noise())
+    report = kept.refer(strokes(noise()), TABLE, tune_seconds=0.2).tuning
+    assert report.steps > 0 and report.note == ""
 
 
 def test_nothing_is_tuned_without_time_or_a_wish_to_stop():

@@ -203,7 +203,7 @@ class _Tuner:
         self.new = tuple(value for value, score in agreements.items() if score < NEW_BELOW)
         self._known = [index for index in range(organs) if index + 1 not in self.new]
         self._pace = BOLD if self.new else CAUTIOUS
-        parameters = [each for name in TUNED_PARTS for each in getattr(self._tuned, name).parameters()]
+        parameters = _tuned_parameters(self._tuned)
         self._optimizer = torch.optim.AdamW(parameters, lr=self._pace.learning_rate, weight_decay=1e-4)
 
     def step(self) -> float:
@@ -281,10 +281,9 @@ class _Tuner:
 
     @torch.no_grad()
     def _interpolate(self) -> None:
-        for name in TUNED_PARTS:
-            answers = list(getattr(self.answering, name).parameters())
-            torch._foreach_copy_(answers, list(getattr(self._tuned, name).parameters()))
-            torch._foreach_lerp_(answers, list(getattr(self._start, name).parameters()), self._pace.kept_start)
+        answers = _tuned_parameters(self.answering)
+        torch._foreach_copy_(answers, _tuned_parameters(self._tuned))
+        torch._foreach_lerp_(answers, _tuned_parameters(self._start), self._pace.kept_start)
 
 
 def stroke_loss(prediction: Prediction, scribbles: Tensor, counter_examples: float) -> Tensor:
@@ -369,6 +368,11 @@ def _canvas_probabilities(masks: Tensor, size: tuple[int, int]) -> Tensor:
     logits = functional.interpolate(masks, size=(height, width), mode="bilinear", align_corners=False)
     organs = logits[..., : size[0], : size[1]].sigmoid()
     return torch.cat([1.0 - organs.amax(1, keepdim=True), organs], dim=1)
+
+
+def _tuned_parameters(network: CrossMR) -> list[torch.nn.Parameter]:
+    """Of all parts together: without visual tokens the sampler has none."""
+    return [parameter for name in TUNED_PARTS for parameter in getattr(network, name).parameters()]
 
 
 def _copy(network: CrossMR) -> CrossMR:
