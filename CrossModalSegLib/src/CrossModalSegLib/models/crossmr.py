@@ -7,6 +7,12 @@ Notable in this network:
 - encoding, sampling and decoding are separate, so that features are kept and a new stroke runs the last two only;
 - neighbour slices can enter as further channels (2.5D);
 - each ablation of Table 2 that concerns the network is a field of the configuration.
+
+It is 2D, as in the paper. In 3D the encoder and the pixel decoder would need kernels over slices too, with strides that
+spare the few thick slices of an MR, and public weights inflated to them; positions of three coordinates; points of
+scribbles and losses sampled in volumes. Tokens, queries, matching and the choice of a mask would stay. At 1/8 a query
+would look at 32 x 32 places in each of, say, 40 slices instead of in one, all features of both volumes would be in
+memory at once for a training step, and a case would be one pair instead of as many as it has slices.
 """
 
 from __future__ import annotations
