@@ -374,6 +374,13 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
             )
         return self.evaluate(segmentation, mask, volume, **options)
 
+    def isReplacedBy(self, segmentation, volumes) -> bool:
+        """Whether a run on volumes would write into a segmentation, which is its result of before."""
+        from CrossModalSegLib.scene.results import last_result, result_name
+
+        results = [last_result(slicer.mrmlScene, volume, result_name(volume)) for volume in volumes]
+        return any(segmentation is each for each in results if each is not None)
+
     def showSurfaces(self, segmentation, isShown: bool) -> None:
         """Show a segmentation in 3D views, or hide it there."""
         from CrossModalSegLib.scene.segmentations import show_surfaces

@@ -87,8 +87,22 @@ class RunStep:
             "device": parameters.device.value,
         }
 
+    def _is_mask_safe(self, volumes) -> bool:
+        """Whether the truth to measure against stays as it is; says so where a result of before would be replaced."""
+        mask = self._panel.parameters.mask
+        if mask is None or not self._logic.isReplacedBy(mask, volumes):
+            return True
+        text = _(
+            "'{name}' is chosen as the reference mask in step 5, and this run would replace it. Rename it to keep it, "
+            "or choose another mask."
+        )
+        self._panel.work.say(self._ui.runStep, text.format(name=mask.GetName()))
+        return False
+
     def _fit(self, *_args) -> None:
         panel, parameters = self._panel, self._panel.parameters
+        if not self._is_mask_safe([panel.drawn_on()]):
+            return
         panel.scribbles.end_strokes()
         panel.work.start(
             self._ui.runStep,
@@ -121,6 +135,8 @@ class RunStep:
         model = panel.chosen(self._ui.segmentModelSelector)
         if model is not None and set(model.modalities) <= set(images):
             images = {modality: images[modality] for modality in model.modalities}
+        if not self._is_mask_safe(list(images.values())[:1]):
+            return
         panel.work.start(
             self._ui.runStep,
             _("Segmenting …"),
@@ -132,8 +148,10 @@ class RunStep:
 
     def _refer(self, *_args) -> None:
         panel, parameters = self._panel, self._panel.parameters
-        panel.scribbles.end_strokes()
         reference, *targets = panel.images().values()
+        if not self._is_mask_safe([reference, *targets]):
+            return
+        panel.scribbles.end_strokes()
         panel.work.start(
             self._ui.runStep,
             _("Segmenting …"),

@@ -33,6 +33,8 @@ from scene_support import add_transform, add_volume, paint, save_mrb, segment_na
 
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.headless import HeadlessScene
+from CrossModalSegLib.scene.segmentations import write_segmentation
+from CrossModalSegLib.scene.volumes import read_grid
 from CrossModalSegLib.scribbles import simulate_scribbles
 
 
@@ -637,6 +639,33 @@ def test_a_mask_that_does_not_fit_is_explained_and_the_result_stays(panel, drawn
     assert panel.ui.workLabel.text.startswith("No segment of 'other' has the name of a class")
     assert panel.parameters.result is not None
     assert not panel.ui.cancelButton.visible and not panel.ui.pauseButton.visible and not panel.ui.workBar.visible
+
+
+@pytest.mark.parametrize("button", ["fitButton", "segmentButton", "referButton"])
+def test_a_result_that_is_measured_against_is_not_replaced(panel, phantom, drawn, monkeypatch, button: str) -> None:
+    ct, mr, _ = phantom
+    begun, task = [], SimpleNamespace(kind=None, cancel=lambda: None)
+    for name in ("fit", "segment", "refer"):
+        monkeypatch.setattr(panel.logic, name, lambda *_args, name=name, **_options: (begun.append(name), task)[1])
+    corrected = write_segmentation(
+        slicer.mrmlScene,
+        read_grid(ct).with_array(np.ones((12, 40, 40), np.uint8)),
+        panel.table(),
+        ct,
+        "CT segmentation",
+    )
+    panel.parameters.mask = corrected
+    panel.parameters.segmentModel = "any"
+    panel.parameters.reference, panel.parameters.targets = mr, [ct]
+    if button == "referButton":
+        panel.ui.taskSelector.setCurrentIndex(1)
+    assert getattr(panel.ui, button).enabled
+    getattr(panel.ui, button).click()
+    assert begun == []
+    assert panel.ui.workLabel.text.startswith("'CT segmentation' is chosen as the reference mask in step 5, and this")
+    corrected.SetName("corrected")
+    getattr(panel.ui, button).click()
+    assert begun == [button.removesuffix("Button")]
 
 
 def test_fit_pauses_goes_on_and_stops_with_the_best(panel, drawn, tmp_path: Path) -> None:

@@ -734,6 +734,8 @@ def test_evaluate_measures_the_classes_that_both_have(scene, workflow, client, c
     row = {"name": "liver", "dsc": 0.5, "asd_mm": None, "nsd@2mm": 0.25, "volume_ml": 3.0}
     client.jobs[0].done(EvaluateResult({"tolerances_mm": [2.0], "labels": [row]}))
     assert content(task.result) == [["CT", "liver", "3", "0.5", "nan", "0.25"]]
+    with pytest.raises(InputError, match="'Result' would be measured against itself"):
+        workflow.evaluate(result, result, ct, TABLE)
     foreign = add_segmentation(scene, {"left kidney": random_labels(2) == 3}, OBLIQUE, "F", ct.GetParentTransformNode())
     other = add_segmentation(scene, {"liver": random_labels(2) == 3}, OBLIQUE, "O", ct.GetParentTransformNode())
     with pytest.raises(LabelError, match="'F' holds left kidney, and 'O' liver: they have no structure in common"):

@@ -513,6 +513,8 @@ class Workflow:
             CrossModalSegError: a node cannot be used, or the two have no class in common.
         """
         require_present(self.scene, segmentation, mask, reference)
+        if segmentation is mask:
+            raise InputError(f"'{mask.GetName()}' would be measured against itself; choose another reference mask.")
         common = _common_classes(segmentation, mask, table)
         request = EvaluateRequest(
             read_mask(segmentation, reference, common),
