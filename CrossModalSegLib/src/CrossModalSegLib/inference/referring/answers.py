@@ -74,15 +74,15 @@ class SliceAnswers:
             presence: (B, K) probabilities that a slice shows an organ.
         """
         with torch.autocast(masks.device.type, enabled=False):
-            masks = self._rows @ masks.float() @ self._columns.T
+            logits = self._rows @ masks.float() @ self._columns.T
         is_absent = presence < self._least_presence
-        logits = masks.masked_fill(is_absent[..., None, None], ABSENT_LOGIT)
+        if self._shown is not None:
+            self._keep_certain(indices, logits, is_absent.cpu().numpy())
+        logits.masked_fill_(is_absent[..., None, None], ABSENT_LOGIT)
         where = slice(indices[0], indices[-1] + 1)
         self.labels[where] = _labels(logits)
         if self.probabilities is not None:
             self.probabilities[:, where] = _exclusive(logits).transpose(0, 1).cpu().numpy()
-        if self._shown is not None:
-            self._keep_certain(indices, masks, is_absent.cpu().numpy())
 
     def _keep_certain(self, indices: list[int], masks: Tensor, is_absent: np.ndarray) -> None:
         for n, index in enumerate(indices):
