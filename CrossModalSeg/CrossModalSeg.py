@@ -172,12 +172,15 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return next(iter(self.images().values()), None)
 
     def table(self):
-        """The structures; those of a model with its colours and terminology.
+        """The structures; those of a model with its colours and terminology, or where none is named, of the scribbles.
 
         Raises:
             CrossModalSegError: a name cannot be used.
         """
-        chosen = table(self.parameters.labels)
+        parameters = self.parameters
+        if parameters.scribbles is not None and not parameters.labels.strip():
+            return self.logic.structuresOf(parameters.scribbles)
+        chosen = table(parameters.labels)
         tables = [model.labels for model in self.models if model.labels is not None]
         return next((each for each in tables if each.names == chosen.names), chosen)
 
@@ -341,6 +344,16 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
         lines = [_("Scribbled voxels: {drawn}").format(drawn=drawn)] if drawn else []
         lines.append(_("Still missing: {missing}").format(missing=missing) if missing else _("Nothing is missing."))
         return "\n".join(lines)
+
+    def structuresOf(self, scribbles):
+        """What the segments of scribbles stand for, such as those of the phantom.
+
+        Raises:
+            CrossModalSegError: they stand for nothing, or two for the same.
+        """
+        from CrossModalSegLib.scene.classes import classes_of
+
+        return classes_of(scribbles)
 
     def setImages(self, scribbles, images) -> None:
         """Remember which images scribbles belong to, for `writeCases`."""

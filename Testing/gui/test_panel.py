@@ -303,6 +303,17 @@ def test_strokes_are_counted_again_only_where_something_changed(panel, drawn) ->
     assert len(counted) == 1
 
 
+def test_scribbles_from_elsewhere_bring_their_structures(panel, drawn) -> None:
+    """As those of the phantom: nobody has typed what they stand for."""
+    panel.parameters.labels = ""
+    until(lambda: panel.ui.countsLabel.text.endswith("Nothing is missing."), 5)
+    assert panel.table().names == ("liver",)
+    panel.ui.secondsBox.setValue(0)
+    panel.ui.fitButton.click()
+    until(lambda: not panel.work.is_busy, 200)
+    assert panel.ui.workLabel.text.startswith("Done."), panel.ui.workLabel.text
+
+
 @pytest.mark.parametrize("who", ["scribbles", "image"])
 def test_strokes_are_counted_again_where_a_transform_changes(panel, drawn, who: str) -> None:
     until(lambda: panel.ui.countsLabel.text.startswith("Scribbled voxels"))
