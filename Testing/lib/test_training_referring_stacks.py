@@ -76,6 +76,12 @@ def test_askew_slices_of_all_cases_are_turned_alike(tmp_path):
     one, other = load_stacks(members.training, members.labels, ("mr",), SlicePreprocessing(32), **options)
     np.testing.assert_allclose(one.images["mr"], other.images["mr"], atol=1e-5)
     np.testing.assert_array_equal(one.labels, other.labels)
+    # And those that are held out like those that are trained on.
+    (held_out,) = load_stacks(members.training[1:], members.labels, ("mr",), SlicePreprocessing(32), **options)
+    assert not np.allclose(held_out.images["mr"], one.images["mr"], atol=1e-5)
+    options["like"] = one.frame
+    (held_out,) = load_stacks(members.training[1:], members.labels, ("mr",), SlicePreprocessing(32), **options)
+    np.testing.assert_allclose(held_out.images["mr"], one.images["mr"], atol=1e-5)
 
 
 def test_contrasts_are_all_or_those_wanted(cohort):

@@ -9,7 +9,7 @@ import numpy as np
 
 from CrossModalSegLib.cohort import Case, Cohort, load_case
 from CrossModalSegLib.data.cache import content_key
-from CrossModalSegLib.data.referring.slices import SlicePreprocessing, SliceStack, slice_stack
+from CrossModalSegLib.data.referring.slices import SliceFrame, SlicePreprocessing, SliceStack, slice_stack
 from CrossModalSegLib.errors import CohortError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.progress import CancelToken, Progress
@@ -101,10 +101,12 @@ def load_stacks(
     resample: bool,
     progress: Progress,
     cancel: CancelToken,
+    like: SliceFrame | None = None,
 ) -> tuple[SliceStack, ...]:
     """Load cases as slices, with label values of the joint table; prepared slices stay in memory.
 
-    What a case's cohort has no label for is unknown in it, not absent.
+    What a case's cohort has no label for is unknown in it, not absent. Askew slices are turned like those of `like`, or
+    of the first case, as `refer` turns them: cases are references of each other.
     """
     stacks: list[SliceStack] = []
     for number, member in enumerate(members):
@@ -112,8 +114,8 @@ def load_stacks(
         loaded = load_case(member.case, member.cohort, resample)
         images = {name: loaded.images[name] for name in contrasts if name in loaded.images}
         mask = _joint_mask(loaded.mask, member.cohort.labels, labels)
-        # Cases are references of each other, so all are turned alike, as `refer` turns them.
-        stack = slice_stack(loaded.name, images, mask, prep, like=stacks[0].frame if stacks else None)
+        stack = slice_stack(loaded.name, images, mask, prep, like)
+        like = like or stack.frame
         known = tuple(labels.label_by_name(name).value for name in member.cohort.labels.names)
         stacks.append(replace(stack, annotated=known, key=content_key([*images.items(), ("mask", mask)], prep)))
         progress(number + 1, len(members), "Preparing cases")

@@ -144,6 +144,7 @@ def train_referring(
         checkpoint = open_working_folder(working, description, fabric, resume)
         load = {"resample": resample, "progress": progress, "cancel": guard}
         training = load_stacks(members.training, members.labels, config.modalities, config.preprocessing, **load)
+        load["like"] = training[0].frame
         held_out = load_stacks(members.validation, members.labels, config.modalities, config.preprocessing, **load)
         content = content_of((*training, *held_out))
         # The weights of a training that goes on are in its checkpoint.
