@@ -394,6 +394,12 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
         results = [last_result(slicer.mrmlScene, volume, result_name(volume)) for volume in volumes]
         return any(segmentation is each for each in results if each is not None)
 
+    def showsSurfaces(self, segmentation) -> bool:
+        """Whether a segmentation is seen in 3D views."""
+        from CrossModalSegLib.scene.segmentations import shows_surfaces
+
+        return shows_surfaces(segmentation)
+
     def showSurfaces(self, segmentation, isShown: bool) -> None:
         """Show a segmentation in 3D views, or hide it there."""
         from CrossModalSegLib.scene.segmentations import show_surfaces

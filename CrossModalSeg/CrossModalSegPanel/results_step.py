@@ -24,6 +24,7 @@ class ResultsStep:
         has_result = panel.can_start and parameters.result is not None
         ui.measureButton.setEnabled(has_result and parameters.mask is not None)
         ui.surfacesButton.setEnabled(has_result)
+        ui.surfacesButton.setChecked(has_result and self._logic.showsSurfaces(parameters.result))
         ui.undoButton.setEnabled(panel.can_start and self._logic.canUndo)
 
     def take(self, segmentation) -> None:

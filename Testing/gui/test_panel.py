@@ -616,7 +616,13 @@ def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn,
     slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
     assert panel.ui.resultsTable.mrmlTableNode() is not None
     panel.ui.surfacesButton.click()
-    assert result.GetDisplayNode().GetVisibility3D()
+    assert result.GetDisplayNode().GetVisibility3D() and panel.ui.surfacesButton.checked
+    other = panel.logic.prepareScribbles(panel.drawn_on(), "heart", "other")
+    panel.ui.resultSelector.setCurrentNode(other)
+    assert not panel.ui.surfacesButton.checked
+    panel.ui.resultSelector.setCurrentNode(result)
+    assert panel.ui.surfacesButton.checked
+    slicer.mrmlScene.RemoveNode(other)
     panel.ui.measureButton.click()
     until(lambda: not panel.work.is_busy, 60)
     panel.ui.undoButton.click()  # what was measured by hand

@@ -155,6 +155,12 @@ def make_surfaces(node: vtkMRMLSegmentationNode, show_3d: bool, had_surfaces: bo
         node.GetDisplayNode().SetVisibility3D(True)
 
 
+def shows_surfaces(node: vtkMRMLSegmentationNode) -> bool:
+    """Whether surfaces of a segmentation are seen in 3D views."""
+    display = node.GetDisplayNode()
+    return display is not None and has_3d(node) and bool(display.GetVisibility() and display.GetVisibility3D())
+
+
 def show_surfaces(node: vtkMRMLSegmentationNode, is_shown: bool) -> None:
     """Show surfaces of all segments in 3D views, made where there are none, or hide them."""
     if is_shown:
