@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from CrossModalSegLib.config import from_dict, to_dict
 from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.models.focalnet import FocalNet, FocalNetConfig
 from CrossModalSegLib.models.focalnet_weights import load_public_weights
@@ -204,6 +206,17 @@ def test_files_that_do_not_fit_change_nothing(tmp_path, form, source, message):
     with pytest.raises(ModelError, match=message):
         load_public_weights(network, path)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_an_encoder_of_another_size_is_told_as_settings(tmp_path):
+    """And with those settings its weights are taken."""
+    source = make(0, embed_dim=8, depths=(1, 2, 1, 1), focal_levels=(2, 1, 2, 3))
+    path = write(tmp_path / "a.safetensors", microsoft(source.state_dict()))
+    with pytest.raises(ModelError) as caught:
+        load_public_weights(make(1), path)
+    told = json.loads(re.search(r"settings file: (.*)\.$", str(caught.value))[1])["network"]["encoder"]
+    network = FocalNet(from_dict(FocalNetConfig, to_dict(CONFIG) | told))
+    assert load_public_weights(network, path).adapted == ()
 
 
 def test_weights_with_factors_need_a_network_that_normalises_behind_its_branches(tmp_path):

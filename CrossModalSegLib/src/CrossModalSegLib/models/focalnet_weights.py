@@ -15,6 +15,7 @@ such as the depth-wise convolutions of SEEM's tiny one, is refused: without them
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,10 +186,24 @@ def _check_size(config: FocalNetConfig, stored: dict[str, Tensor], names: dict[s
         raise ModelError(f"'{path}' holds no FocalNet that this library knows: it has no stem or no blocks.")
     depths = tuple(sum(int(stage) == i for stage, _ in blocks) for i in range(STAGES))
     if (len(stem), depths) != (config.embed_dim, config.depths):
+        wanted = _settings(embed_dim=len(stem), depths=depths, focal_levels=_focal_levels(names))
         raise ModelError(
             f"'{path}' holds a FocalNet with embed_dim {len(stem)} and depths {depths}; the network has "
-            f"{config.embed_dim} and {config.depths}. Choose the encoder that the file was made for."
+            f"{config.embed_dim} and {config.depths}. Choose the encoder that the file was made for, in a settings "
+            f"file: {wanted}."
         )
+
+
+def _focal_levels(names: dict[str, str]) -> tuple[int, ...]:
+    """How many focal levels the stages of a file have."""
+    found = [re.match(r"layers\.(\d+)\.blocks\.0\.modulation\.focal_layers\.(\d+)\.", new) for new in names.values()]
+    levels = {(int(each[1]), int(each[2])) for each in found if each}
+    return tuple(sum(stage == i for stage, _ in levels) for i in range(STAGES))
+
+
+def _settings(**encoder: object) -> str:
+    """What a settings file says of an encoder."""
+    return json.dumps({"network": {"encoder": encoder}})
 
 
 def _check_norms(config: FocalNetConfig, names: dict[str, str], path: Path) -> None:
@@ -204,8 +219,8 @@ def _check_norms(config: FocalNetConfig, names: dict[str, str], path: Path) -> N
     raise ModelError(
         f"'{path}' holds a FocalNet that normalises before its branches, as those without factors of the branches do "
         "(tiny, small and base of Microsoft); this encoder normalises behind them. Take the weights of SEEM, or set "
-        'the encoder as that of the file was, in a settings file: {"network": {"encoder": {"use_post_norm": false, '
-        '"layer_scale": null, "normalize_modulator": false, "use_conv_embed": false}}}.'
+        "the encoder as that of the file was, in a settings file: "
+        f"{_settings(use_post_norm=False, layer_scale=None, normalize_modulator=False, use_conv_embed=False)}."
     )
 
 
@@ -216,7 +231,7 @@ def _check_depthwise(config: FocalNetConfig, names: dict[str, str], path: Path) 
     if has_convolutions:
         raise ModelError(
             f"'{path}' holds a FocalNet with depth-wise convolutions before its branches, as the tiny one of SEEM has; "
-            'this encoder has none. Set it so in a settings file: {"network": {"encoder": {"use_depthwise": true}}}.'
+            f"this encoder has none. Set it so in a settings file: {_settings(use_depthwise=True)}."
         )
     raise ModelError(
         f"'{path}' holds a FocalNet without depth-wise convolutions before its branches; this encoder has them, as the "
