@@ -7,6 +7,7 @@ import pytest
 from scene_support import (
     RAS_TO_LPS,
     TABLE,
+    add_bent_transform,
     add_segmentation,
     add_transform,
     add_volume,
@@ -16,7 +17,7 @@ from scene_support import (
     vtk_matrix,
 )
 
-from CrossModalSegLib.errors import Cancelled, InputError, LabelError, OutputError, WorkerError
+from CrossModalSegLib.errors import Cancelled, GeometryError, InputError, LabelError, OutputError, WorkerError
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.geometry import world_affine
 from CrossModalSegLib.scene.nodes import nodes_of
@@ -255,6 +256,15 @@ def test_a_segmentation_that_takes_no_result_is_named_before_any_work(scene, wor
         lambda: workflow.fit({"ct": ct}, scribbles, TABLE, into=scribbles),
     ):
         with pytest.raises(InputError, match="'Scribbles' holds scribbles, which are never overwritten"):
+            begin()
+    assert client.jobs == []
+
+
+def test_a_former_result_that_was_bent_is_named_before_any_work(scene, workflow, client, ct, scribbles):
+    former = write_segmentation(scene, read_grid(ct).with_array(random_labels(1)), TABLE, ct, "CT segmentation")
+    former.SetAndObserveTransformNodeID(add_bent_transform(scene).GetID())
+    for begin in (lambda: workflow.fit({"ct": ct}, scribbles, TABLE), lambda: workflow.segment({"ct": ct}, "model")):
+        with pytest.raises(GeometryError, match="'CT segmentation' lies under a transform that is not linear"):
             begin()
     assert client.jobs == []
 

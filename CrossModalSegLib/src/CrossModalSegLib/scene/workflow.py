@@ -51,7 +51,7 @@ from CrossModalSegLib.worker.messages import (
 from .alignment import apply_transform
 from .change import Change
 from .cohorts import CohortWriter, set_images
-from .geometry import world_affine
+from .geometry import affine_in, world_affine
 from .lending import LentImages
 from .nodes import require_present
 from .plots import Curve
@@ -558,7 +558,7 @@ class Workflow:
         """The segmentation that a result of a volume will go into; None for a new one.
 
         Raises:
-            InputError: it cannot be written to, which should be known before the work.
+            InputError, GeometryError: it cannot be written to, which should be known before the work.
         """
         target = into or last_result(self.scene, volume, name, scribbles)
         if target is None:
@@ -568,6 +568,7 @@ class Workflow:
             raise InputError(
                 f"'{target.GetName()}' holds the strokes, which stay as they are; choose another segmentation."
             )
+        affine_in(target, volume)  # whether there is a place for the result
         return target
 
     def _forget_moot(self) -> None:
