@@ -210,6 +210,17 @@ def test_the_last_steps_are_judged_too(seconds, judgements, monkeypatch):
     assert report.is_better and report.after == 2.0 and network is not tiny_model().network
 
 
+def test_a_loss_that_is_no_number_ends_the_tuning_with_the_best_answer(monkeypatch, caplog):
+    losses = iter([0.0] * 3 + [float("nan")])
+    original = stroke_loss
+    monkeypatch.setattr(tuning, "stroke_loss", lambda *given: original(*given) + next(losses))
+    monkeypatch.setattr(_Tuner, "agreement", lambda tuner: 2.0)
+    network, report = tuned(1e6)
+    assert (report.steps, report.after, report.is_better) == (3, 2.0, True)
+    assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
+    assert "tuning stopped early (the loss is no longer a finite number)" in caplog.text
+
+
 def test_the_time_is_kept():
     _, report = tuned(10.0, Ticks())
     assert 1 <= report.steps <= 10

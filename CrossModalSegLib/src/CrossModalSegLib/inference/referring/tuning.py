@@ -132,22 +132,32 @@ def tune(
         logger.warning("Nothing is tuned: %s", note)
         return network, TuningReport(0, None, None, False, note=note)
     tuner = _Tuner(network, features_of, judge, organs, autocast, rng)
-    best, steps = _Best(tuner.before), 0
-    total, begun = max(1, round(seconds)), cancel.clock()
-    while cancel.clock() - begun < seconds and best.worse < PATIENCE:
-        cancel.raise_if_cancelled()
-        loss = tuner.step()
-        steps += 1
-        progress(min(total, round(cancel.clock() - begun)), total, "tune", {"loss": loss})
-        if steps % STEPS_PER_JUDGEMENT == 0:
-            best.judge(tuner)
-    if steps % STEPS_PER_JUDGEMENT:  # the last ones; in a short time there are no others
-        best.judge(tuner)
+    best = _Best(tuner.before)
+    total = max(1, round(seconds))
+    steps = _take_steps(tuner, best, seconds, total, progress, cancel)
     progress(total, total, "tune")
     if best.weights is None or best.agreement < tuner.before + LEAST_GAIN:
         return network, TuningReport(steps, tuner.before, tuner.before, False, tuner.new)
     tuner.restore(best.weights)
     return tuner.answering, TuningReport(steps, tuner.before, best.agreement, True, tuner.new)
+
+
+def _take_steps(tuner: _Tuner, best: _Best, seconds: float, total: int, progress: Progress, cancel: CancelToken) -> int:
+    """Steps until the time is over or the patience is spent, all of them judged; how many there were."""
+    steps, begun = 0, cancel.clock()
+    try:
+        while cancel.clock() - begun < seconds and best.worse < PATIENCE:
+            cancel.raise_if_cancelled()
+            loss = tuner.step()
+            steps += 1
+            progress(min(total, round(cancel.clock() - begun)), total, "tune", {"loss": loss})
+            if steps % STEPS_PER_JUDGEMENT == 0:
+                best.judge(tuner)
+    except FloatingPointError as error:
+        logger.warning("The tuning stopped early (%s); the best answer so far is kept.", error)
+    if steps % STEPS_PER_JUDGEMENT:  # the last ones; in a short time there are no others
+        best.judge(tuner)
+    return steps
 
 
 @dataclass
