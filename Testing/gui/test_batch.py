@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from CrossModalSegLib.batch import BatchSettings, run_batch
+from CrossModalSegLib.batch.inputs import are_others, as_they_are
 from CrossModalSegLib.batch.report import Outcome
 from CrossModalSegLib.batch.run import Batch
 from CrossModalSegLib.cohort import Case, Cohort, read_cohort, write_cohort
@@ -281,12 +282,28 @@ def test_finished_cases_whose_files_are_others_now_are_named_and_stay(cohort, mo
     before = times(out, *NAMES)
     text = cohort.read_text(encoding="utf-8")
     moved = cohort.parent.rename(tmp_path / "moved")
+    os.utime(moved / "case 2" / "mr.nii.gz", (0, 0))  # as a copy that does not keep it
     assert batch("segment", "--cohort", moved / cohort.name, *words[3:], "--resume") == 0
     (moved / cohort.name).write_text(text.replace('"case 2"', '"x"').replace('"case 3"', '"case 2"'), encoding="utf-8")
     capsys.readouterr()
     assert batch("segment", "--cohort", moved / cohort.name, *words[3:], "--resume") == 2
     assert "or are those of other cases: case 2. Remove their folders from " in capsys.readouterr().err
     assert times(out, *NAMES) == before
+
+
+def test_files_are_others_where_their_content_is(tmp_path: Path) -> None:
+    files = [tmp_path / "a", tmp_path / "b"]
+    for file in files:
+        file.write_bytes(b"1234")
+    known = as_they_are(files)
+    assert not are_others(files, known)
+    os.utime(files[0], (0, 0))
+    assert not are_others(files, known)
+    files[1].write_bytes(b"4321")
+    os.utime(files[1], (1, 1))
+    assert are_others(files, known) and are_others(files[:1], known)
+    files[1].unlink()
+    assert not are_others(files, known)  # nobody can tell
 
 
 def test_cases_whose_folders_some_systems_would_mix_up_are_refused(cohort, tmp_path, capsys) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,6 @@ from .settings import BatchSettings
 
 _SESSION = "batch"  # one is enough: cases are not come back to
 _RESULT = "segmentation"
-_BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,27 +48,6 @@ class Segmented:
     milliliters: Mapping[str, float]
     probabilities: Mapping[str, Volume]
     uncertainty: Volume | None = None
-
-
-def fingerprint(case: Case, modalities: tuple[str, ...], settings: BatchSettings) -> str | None:
-    """What tells the files of a case from others, wherever they lie; of those that name others, only these names count.
-
-    Args:
-        case: one of the cohort.
-        modalities: of the images that are read.
-        settings: what is done.
-
-    Returns:
-        Hexadecimal digits; None where a file cannot be read.
-    """
-    paths = [case.images[name] for name in modalities]
-    if settings.action != "segment" and case.scribbles is not None:
-        paths.append(case.scribbles)
-    try:
-        parts = [_digest(each) for path in paths for each in _files(path)]
-    except OSError:
-        return None
-    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def request_for(case: Case, cohort: Cohort, modalities: tuple[str, ...], settings: BatchSettings) -> JobRequest:
@@ -171,16 +148,3 @@ def write_segmented(found: Segmented, folder: Path) -> list[str]:
     if found.uncertainty is not None:
         paths.append(write_on_grid(found.uncertainty, folder, f"{found.name}_uncertainty"))
     return [path.name for path in paths]
-
-
-def _files(path: Path) -> list[Path]:
-    """The file, or all of a folder, as a DICOM series is."""
-    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-
-
-def _digest(path: Path) -> bytes:
-    found = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            found.update(block)
-    return found.digest()

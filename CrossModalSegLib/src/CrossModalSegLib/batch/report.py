@@ -15,6 +15,8 @@ from CrossModalSegLib.errors import CrossModalSegError, OutputError
 from CrossModalSegLib.output import atomic_path, final_name, write_json
 from CrossModalSegLib.versions import library_versions
 
+from .inputs import InputFile
+
 JSON_FILE, CSV_FILE, CASE_FILE = "report.json", "report.csv", "case.json"
 _COLUMNS = ("case", "status", "image", "structure", "ml", "seconds", "device", "message")
 
@@ -32,7 +34,7 @@ class Outcome:
         files: in the folder of the case.
         message: why it failed.
         notes: what the worker said meanwhile.
-        inputs: tells the files that it was made from from others, as `cases.fingerprint` does; None where not known.
+        inputs: the files that it was made from; empty where they are not known.
     """
 
     case: str
@@ -43,7 +45,7 @@ class Outcome:
     files: tuple[str, ...] = ()
     message: str = ""
     notes: tuple[str, ...] = ()
-    inputs: str | None = None
+    inputs: tuple[InputFile, ...] = ()
 
 
 def finished(out: Path, case: str) -> Outcome | None:

@@ -16,7 +16,8 @@ from CrossModalSegLib.output import atomic_folder, write_json
 from CrossModalSegLib.worker.client import Job, WorkerClient
 from CrossModalSegLib.worker.messages import DoctorRequest, JobRequest, Model, ModelInfoRequest, ModelsRequest
 
-from .cases import fingerprint, request_for, segmented, write_segmented
+from .cases import request_for, segmented, write_segmented
+from .inputs import InputFile, are_others, as_they_are, input_files
 from .report import CASE_FILE, Outcome, finished, remove_remains, require_same, write_report
 from .settings import BatchSettings, images_used, require_task
 
@@ -129,8 +130,8 @@ def run_batch(batch: Batch, say: Callable[[str], None]) -> int:
 def _outcome(batch: Batch, case: Case) -> Outcome:
     began = time.monotonic()
     try:
-        inputs = fingerprint(case, batch.modalities, batch.settings)
         request = request_for(case, batch.cohort, batch.modalities, batch.settings)
+        inputs = as_they_are(input_files(case, batch.modalities, batch.settings))
         job = _answered(batch.client, request, batch.alive)
         return _write(batch, case, job, time.monotonic() - began, inputs)
     except (CrossModalSegError, OSError, MemoryError) as error:
@@ -138,7 +139,7 @@ def _outcome(batch: Batch, case: Case) -> Outcome:
         return Outcome(case.name, "failed", time.monotonic() - began, message=sentence)
 
 
-def _write(batch: Batch, case: Case, job: Job, seconds: float, inputs: str | None) -> Outcome:
+def _write(batch: Batch, case: Case, job: Job, seconds: float, inputs: tuple[InputFile, ...]) -> Outcome:
     """The results of a case, complete or not at all."""
     with atomic_folder(batch.out / case.name) as folder:
         milliliters, files = {}, []
@@ -199,9 +200,8 @@ def _require_same_files(batch: Batch) -> None:
     others = []
     for case in batch.cohort.cases:
         outcome = finished(batch.out, case.name)
-        if outcome is None or outcome.inputs is None:
-            continue
-        if fingerprint(case, batch.modalities, batch.settings) not in (None, outcome.inputs):
+        files = input_files(case, batch.modalities, batch.settings)
+        if outcome is not None and outcome.inputs and are_others(files, outcome.inputs):
             others.append(case.name)
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
