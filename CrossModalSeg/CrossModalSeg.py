@@ -329,11 +329,14 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
         return texts[found.state].format(name=second.GetName(), share=found.overlap)
 
     def countsText(self, volume, scribbles, labels, needsBackground: bool = True) -> str:
-        """How many voxels are scribbled, and what is missing; `labels` as in `prepareScribbles`.
+        """How many voxels are scribbled, what is missing, and for which other volume they were prepared.
+
+        `labels` are as in `prepareScribbles`.
 
         Raises:
             CrossModalSegError: a node cannot be used.
         """
+        from CrossModalSegLib.scene.nodes import drawn_on
         from CrossModalSegLib.scene.scribbles import count_scribbles
         from CrossModalSegLib.scene.segments import BACKGROUND
 
@@ -343,6 +346,10 @@ class CrossModalSegLogic(ScriptedLoadableModuleLogic, NodeFunctions):
         missing = ", ".join(name for name in needed if not counts[name])
         lines = [_("Scribbled voxels: {drawn}").format(drawn=drawn)] if drawn else []
         lines.append(_("Still missing: {missing}").format(missing=missing) if missing else _("Nothing is missing."))
+        prepared_for = drawn_on(scribbles)
+        if prepared_for is not None and prepared_for is not volume:
+            text = _("These scribbles were prepared for '{other}'. To draw on '{name}', press 'Prepare scribbles'.")
+            lines.append(text.format(other=prepared_for.GetName(), name=volume.GetName()))
         return "\n".join(lines)
 
     def structuresOf(self, scribbles):

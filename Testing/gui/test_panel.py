@@ -314,6 +314,19 @@ def test_scribbles_from_elsewhere_bring_their_structures(panel, drawn) -> None:
     assert panel.ui.workLabel.text.startswith("Done."), panel.ui.workLabel.text
 
 
+def test_scribbles_of_another_image_are_told_as_such(panel, drawn, phantom) -> None:
+    ct, mr, _ = phantom
+    text = "These scribbles were prepared for 'CT'. To draw on 'MR', press 'Prepare scribbles'."
+    panel.ui.mrSelector.setCurrentNode(None)
+    panel.ui.ctSelector.setCurrentNode(mr)
+    until(lambda: panel.ui.countsLabel.text.endswith(f"Nothing is missing.\n{text}"), 5)
+    panel.ui.prepareButton.click()
+    until(lambda: panel.ui.countsLabel.text == "Still missing: liver, Background", 5)
+    panel.ui.ctSelector.setCurrentNode(ct)
+    panel.parameters.scribbles = drawn[0]
+    until(lambda: panel.ui.countsLabel.text.endswith("Nothing is missing."), 5)
+
+
 @pytest.mark.parametrize("who", ["scribbles", "image"])
 def test_strokes_are_counted_again_where_a_transform_changes(panel, drawn, who: str) -> None:
     until(lambda: panel.ui.countsLabel.text.startswith("Scribbled voxels"))
