@@ -192,6 +192,8 @@ class Installation:
             self.has_ended = True
 
     def _install(self, folder: Path) -> None:
+        if self._wheels is not None and not self._wheels.is_dir():  # pip would miss the first package of all
+            raise SetupError(f"There is no folder '{self._wheels}' to install from; choose another one.")
         before = self._installed()
         wanted = self._wanted(before)
         constraints = folder / "constraints.txt"

@@ -198,6 +198,12 @@ def test_what_an_interrupted_pip_left_behind_is_no_package(slicer_like) -> None:
     assert installed(python) == {"numpy": "1.0", "torch": "2.8", "helper": "1.0", "CrossModalSegLib": "0.3.0"}
 
 
+def test_a_folder_of_wheels_that_is_not_there_is_named(slicer_like) -> None:
+    python, source, wheels = slicer_like
+    with pytest.raises(setup.SetupError, match="There is no folder '.*none' to install from"):
+        setup.Installation(source, wheels / "none", python).run()
+
+
 def test_whatever_goes_wrong_is_told(slicer_like, monkeypatch: pytest.MonkeyPatch) -> None:
     installation = FullDisk(slicer_like[1])
     monkeypatch.setattr(installation, "_wanted", lambda _: [][0])
