@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from referring_setup import tiny_referring_config
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training_cohort import make_cohort
 
 from CrossModalSegLib.cohort import Cohort, read_cohort
@@ -24,10 +24,11 @@ from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.io import read_volume, write_volume
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.models.crossmr import CrossMR
+from CrossModalSegLib.models.focalnet import FocalNet
 from CrossModalSegLib.models.unet2d import UNet2d
 from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.training.referring.config import ABLATIONS
-from CrossModalSegLib.training.referring.trainer import Start, train_referring
+from CrossModalSegLib.training.referring.trainer import Start, make_network, train_referring
 
 HERE = Path(__file__).resolve().parent
 
@@ -157,6 +158,17 @@ def test_a_fixed_encoder_stays_and_one_at_a_tenth_moves_less(cohort, tmp_path):
     assert moved("fixed", encoder_rate=0.0) == 0.0
     assert moved("tenth", encoder_rate=0.1) == pytest.approx(1e-4, rel=0.02)  # Adam's first step has the rate's size
     assert moved("whole", encoder_rate=1.0) == pytest.approx(1e-3, rel=0.02)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_focal_levels_that_a_file_lacks_are_told(tmp_path, caplog, levels):
+    config = tiny_referring_config()
+    file = tmp_path / "a.safetensors"
+    save_file(FocalNet(config.network.encoder).state_dict(), file)  # of one level
+    encoder = replace(config.network.encoder, focal_levels=(levels,) * 4)
+    wanted = replace(config, network=replace(config.network, encoder=encoder))
+    make_network(wanted, Start(encoder_weights=file), 3)
+    assert ("4 of its convolutions begin with random weights" in caplog.text) == (levels > 1)
 
 
 def test_an_encoder_of_random_weights_that_learns_less_is_told(cohort, tmp_path, caplog):

@@ -25,7 +25,7 @@ from CrossModalSegLib.errors import CohortError, InputError, LabelError, ModelEr
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.models.crossmr import CrossMR
-from CrossModalSegLib.models.focalnet_weights import load_public_weights
+from CrossModalSegLib.models.focalnet_weights import WeightsReport, load_public_weights
 from CrossModalSegLib.models.unet2d import UNet2d, UNet2dConfig
 from CrossModalSegLib.progress import CancelToken, Progress
 from CrossModalSegLib.training.batches import PlannedStream, batch_workers
@@ -279,8 +279,18 @@ def make_network(config: ReferringConfig, start: Start, num_classes: int) -> nn.
     if start.encoder_weights is not None and config.use_encoder_weights:
         if config.method == "unet":
             raise InputError("The 2D U-Net has no encoder that weights could be given to; leave them out.")
-        load_public_weights(network.encoder, start.encoder_weights)
+        _warn_of_random_levels(load_public_weights(network.encoder, start.encoder_weights))
     return network
+
+
+def _warn_of_random_levels(report: WeightsReport) -> None:
+    random = [name for name in report.missing if ".focal_layers." in name]
+    if random:
+        logger.warning(
+            "The encoder has more focal levels than the file of weights: %d of its convolutions begin with random "
+            "weights. Give it those of the file by focal_levels in a settings file.",
+            len(random),
+        )
 
 
 def _validation_pairs(stacks: Sequence[SliceStack], config: ReferringConfig) -> list[PairBatch]:
