@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from scene_support import (
@@ -16,6 +18,7 @@ from scene_support import (
     vtk_image,
     vtk_matrix,
 )
+from vtkmodules.vtkCommonCore import vtkCommand
 
 from CrossModalSegLib.errors import Cancelled, GeometryError, InputError, LabelError, OutputError, WorkerError
 from CrossModalSegLib.labels import LabelTable
@@ -217,6 +220,21 @@ def test_what_is_gone_is_not_offered_to_be_undone(scene, workflow, client, ct, s
     assert workflow.can_undo
     scene.Clear(0)
     assert not workflow.can_undo and not workflow.undo()
+
+
+def test_results_of_scenes_that_were_closed_leave_the_memory(scene, workflow, client):
+    gone = set()
+    for number in range(2):
+        image = add_volume(scene, np.zeros(SHAPE, np.float32), OBLIQUE, "CT")
+        workflow.segment({"ct": image}, "model")
+        labels = read_grid(image).with_array(random_labels(number))
+        client.jobs.pop().done(SegmentResult(labels, TABLE, {}, {}, None, "cpu", 1.0))
+        result = scene.GetFirstNodeByName("CT segmentation")
+        result.AddObserver(vtkCommand.DeleteEvent, lambda *_, number=number: gone.add(number))
+        del image, result
+        scene.Clear(0)
+    gc.collect()
+    assert 0 in gone
 
 
 def test_undo_goes_back_ten_steps(scene, workflow, client, ct, scribbles):

@@ -584,7 +584,8 @@ class Workflow:
         self._note(change)
 
     def _note(self, change: Change) -> None:
-        self._changes.append(change)
+        # Else results of scenes that were closed would stay in memory.
+        self._changes = [*(each for each in self._changes if not each.is_moot), change]
         del self._changes[:-_UNDO_STEPS]
 
     def _new_follower(self) -> Callable[[Mapping[str, float]], None]:
