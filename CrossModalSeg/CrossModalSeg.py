@@ -211,7 +211,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def undo(self, *_args) -> None:
         """Take the last result back."""
         if self.logic.undo():
-            self.results.forget_table()
+            self.results.look_again()
         self.show()
 
     def show(self, *_args) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import slicer
 from slicer.i18n import tr as _
 
 
@@ -43,6 +44,12 @@ class ResultsStep:
             return text
         self._measure(step=self._ui.runStep, text=text)
         return None
+
+    def look_again(self) -> None:
+        """Something was taken back: the numbers are those of before by now, or gone."""
+        node = self._ui.resultsTable.mrmlTableNode()
+        if node is not None and not slicer.mrmlScene.IsNodePresent(node):
+            self.forget_table()
 
     def forget_table(self) -> None:
         """The numbers are not there any more."""

@@ -640,6 +640,7 @@ def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn,
     until(lambda: not panel.work.is_busy, 60)
     panel.ui.undoButton.click()  # what was measured by hand
     assert slicer.mrmlScene.IsNodePresent(result)
+    assert panel.ui.resultsTable.visible and panel.ui.resultsTable.mrmlTableNode().GetTable().GetColumnByName("DSC")
     panel.ui.undoButton.click()  # the fit, with what was measured after it
     assert slicer.util.getNodesByClass("vtkMRMLTableNode") == [panel.logic.workflow().curve.table]
     assert not slicer.mrmlScene.IsNodePresent(result) and not panel.ui.undoButton.enabled
