@@ -230,7 +230,7 @@ def test_results_of_scenes_that_were_closed_leave_the_memory(scene, workflow, cl
         labels = read_grid(image).with_array(random_labels(number))
         client.jobs.pop().done(SegmentResult(labels, TABLE, {}, {}, None, "cpu", 1.0))
         result = scene.GetFirstNodeByName("CT segmentation")
-        result.AddObserver(vtkCommand.DeleteEvent, lambda *_, number=number: gone.add(number))
+        result.AddObserver(vtkCommand.DeleteEvent, lambda *_, add=gone.add, number=number: add(number))
         del image, result
         scene.Clear(0)
     gc.collect()
