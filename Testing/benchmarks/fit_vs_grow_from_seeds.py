@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -106,9 +106,8 @@ def grow(case: TestCase, drawn: np.ndarray) -> tuple[float, float]:
     return round(max(mean_dice(labels, case) for labels in grown), 4), round(seconds, 1)
 
 
-def compare(case: TestCase, every: int, arguments: argparse.Namespace) -> Row:
-    """Both methods on the same scribbles."""
-    drawn = simulate_scribbles(case.mask.array, case.mask.spacing, arguments.method, arguments.seed, every)
+def compare(case: TestCase, drawn: np.ndarray, every: int, arguments: argparse.Namespace) -> Row:
+    """Both methods on the same scribbles (k, j, i), internal convention, on every n-th slice."""
     grow_dice, grow_seconds = (None, None) if arguments.fit_alone else grow(case, drawn)
     loaded = LoadedCase(case.name, case.images, case.mask.with_array(drawn), None)
     answers: list[tuple[str, float, float]] = []
@@ -149,29 +148,46 @@ def line(row: Row) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with sabs_ct and chaos_mr")
-    parser.add_argument("--cases", nargs="+", default=["sabs00", "sabs07", "chaos05", "chaos13", "tumours"])
+def add_fit_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `run`."""
     parser.add_argument("--seconds", type=float, default=120.0, help="most time for tuning")
     parser.add_argument("--preview-every", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--method", default="contour", help="how scribbles are simulated")
     parser.add_argument("--prior", default=DEFAULT_PRIOR)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fit-alone", action="store_true", help="leave Grow from seeds out")
     parser.add_argument("--json", type=Path, help="where to write the rows")
-    arguments = parser.parse_args()
+
+
+def run(drawings: Iterable[tuple[TestCase, np.ndarray, int]], arguments: argparse.Namespace) -> list[Row]:
+    """Print a row for each (case, scribbles, every n-th slice)."""
     print(f"device {arguments.device}, {torch.get_num_threads()} threads, {os.cpu_count()} cores", flush=True)
     print("case        every  scribbled  grow           first answer   fit            gain", flush=True)
     rows = []
-    for case in test_cases(arguments.cases, arguments.data):
-        for every in DENSITIES[case.kind]:
-            row = compare(case, every, arguments)
-            rows.append(row)
-            print(line(row), flush=True)
+    for case, drawn, every in drawings:
+        rows.append(compare(case, drawn, every, arguments))
+        print(line(rows[-1]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    return rows
+
+
+def drawings_of(arguments: argparse.Namespace) -> Iterator[tuple[TestCase, np.ndarray, int]]:
+    """The cases with simulated scribbles, at each density."""
+    for case in test_cases(arguments.cases, arguments.data):
+        for every in DENSITIES[case.kind]:
+            drawn = simulate_scribbles(case.mask.array, case.mask.spacing, arguments.method, arguments.seed, every)
+            yield case, drawn, every
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with sabs_ct and chaos_mr")
+    parser.add_argument("--cases", nargs="+", default=["sabs00", "sabs07", "chaos05", "chaos13", "tumours"])
+    parser.add_argument("--method", default="contour", help="how scribbles are simulated")
+    add_fit_options(parser)
+    arguments = parser.parse_args()
+    run(drawings_of(arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.fitting.judge import split_scribbles
-from CrossModalSegLib.fitting.prompted import pad_to_multiple, two_images
+from CrossModalSegLib.fitting.prompted import pad_to_multiple, two_images, view_scales
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS, intensity_posterior, prompt_maps
 from CrossModalSegLib.fitting.regions import (
+    absent_slices,
     class_box,
     drawn_across,
     largest_stroke_mm,
@@ -210,3 +211,52 @@ def test_the_gap_of_scribbled_slices_is_the_median_in_millimetres():
     scribbles = scribbles_of((30, 4, 4), v1=[(2, 0, 0), (8, 0, 0), (14, 0, 0)], v0=[(29, 0, 0)])
     assert slice_gap_mm(scribbles, (3.0, 1.0, 1.0)) == 18.0
     assert slice_gap_mm(scribbles_of((30, 4, 4), v1=[(2, 0, 0)]), (3.0, 1.0, 1.0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("slices", "scales"),
+    [
+        ([0, 2, 4], [0.5, 0.8]),  # 20 mm and closer
+        ([0, 3, 6], [0.65, 1.05]),  # 30 mm
+        ([0, 4, 8], [0.8, 1.3]),  # 40 mm and wider
+        ([0, 9], [0.8, 1.3]),
+        ([5], [0.8, 1.3]),  # all others are far from a single one
+    ],
+)
+def test_views_are_fine_where_scribbled_slices_are_close(slices, scales):
+    scribbles = scribbles_of((10, 4, 4), v1=[(k, 0, 0) for k in slices])
+    assert view_scales(scribbles, (10.0, 1.0, 1.0)) == pytest.approx(scales)
+
+
+def test_views_of_a_single_slice_are_fine():
+    assert view_scales(scribbles_of((1, 4, 4), v1=[(0, 0, 0)]), (10.0, 1.0, 1.0)) == [0.5, 0.8]
+
+
+def drawn_on(**slices: list[int]) -> np.ndarray:
+    """Twelve slices; v1=[2, 3] has a voxel of class 1 on the slices 2 and 3."""
+    return scribbles_of((12, 4, 4), **{name: [(k, int(name[1:]), 0) for k in where] for name, where in slices.items()})
+
+
+def test_a_class_is_absent_where_one_who_draws_all_there_is_did_not_draw_it():
+    scribbles = drawn_on(v0=range(1, 11), v1=range(2, 9), v2=range(4, 10))
+    assert absent_slices(scribbles, 1).tolist() == [1, 9, 10]
+    assert absent_slices(scribbles, 2).tolist() == [1, 2, 3, 10]
+
+
+def test_a_single_class_is_absent_where_only_background_was_drawn():
+    assert absent_slices(drawn_on(v0=range(9), v1=range(2, 7)), 1).tolist() == [0, 1, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "scribbles",
+    [
+        drawn_on(v0=range(7), v1=range(1, 5), v2=range(1, 5)),  # on four slices: they may be a sample
+        drawn_on(v0=range(12), v1=[1, 2, 3, 5, 6], v2=range(1, 7)),  # left class 1 out on slice 4
+        drawn_on(v0=range(12), v1=[1, 3, 5, 7, 9], v2=[1, 3, 5, 7, 9, 11]),  # on every other slice
+        drawn_on(v0=range(12), v1=range(1, 4), v2=range(4, 8), v3=range(8, 11)),  # one after the other
+        drawn_on(v0=range(12)),
+    ],
+)
+def test_of_others_no_absence_is_known(scribbles):
+    for value in (1, 2, 3):
+        assert absent_slices(scribbles, value).size == 0

@@ -109,6 +109,20 @@ def test_what_looks_like_a_class_gets_its_probability():
     assert found[0, :, 10, :5].min() > 0.99
 
 
+class Everywhere(Echo):
+    """Says that the class is everywhere."""
+
+    def segment(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([-torch.ones_like(x[:, 0]), torch.ones_like(x[:, 0])], dim=1)
+
+
+def test_a_class_is_not_found_where_it_is_known_to_be_absent():
+    scribbles = np.full((7, 20, 20), 255, np.uint8)
+    scribbles[:, 15, 5:15], scribbles[1:, 5, 5:15] = 0, 1
+    found = segment_prompted(Everywhere(), np.zeros((1, 7, 20, 20), np.float32), scribbles, 2, (3.0, 1.0, 1.0), CPU)
+    assert found[1, 0].max() < 1e-4 and found[1, 1:].min() > 0.7
+
+
 def test_padding_holds_no_strokes():
     network = Echo()
     scribbles = np.full((1, 20, 20), 255, np.uint8)

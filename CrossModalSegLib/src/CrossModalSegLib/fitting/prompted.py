@@ -9,15 +9,31 @@ import torch
 
 from CrossModalSegLib.fitting.class_view import ClassView, class_view
 from CrossModalSegLib.fitting.prompts import prompt_maps
+from CrossModalSegLib.fitting.regions import absent_slices, scribbled_slices, slice_gap_mm
 from CrossModalSegLib.inference.predictor import mixed_precision
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.models.cmfnet import CmFNet
 from CrossModalSegLib.progress import CancelToken
 
 MODALITIES = 2
-# Two views, finer and coarser than what suits the class: small structures gain from one, sparse strokes from the other.
-SCALES = (0.8, 1.3)
+# Two views of a class, whose answers are averaged. Where scribbled slices are close, both are fine: thin structures,
+# such as the heart's muscle or the pancreas, are lost in coarse ones. Where they are far apart, both are coarse, and so
+# reach from one scribbled slice to the next.
+CLOSE_SCALES, FAR_SCALES = (0.5, 0.8), (0.8, 1.3)
+SCALE_GAPS_MM = (20.0, 40.0)
 ABSENT_LOGIT = -12.0
+
+
+def view_scales(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> list[float]:
+    """Scales of the views of all classes, by how far it is from one scribbled slice to the next.
+
+    Args:
+        scribbles: (k, j, i) uint8, internal convention.
+        spacing: mm, (k, j, i).
+    """
+    is_lone = len(scribbles) > 1 and len(scribbled_slices(scribbles)) == 1
+    gap = np.inf if is_lone else slice_gap_mm(scribbles, spacing)
+    return [float(np.interp(gap, SCALE_GAPS_MM, ends)) for ends in zip(CLOSE_SCALES, FAR_SCALES, strict=True)]
 
 
 def two_images(images: np.ndarray) -> np.ndarray:
@@ -32,7 +48,7 @@ def class_logits(
     value: int,
     spacing: tuple[float, float, float],
     device: torch.device,
-    scales: Sequence[float] = SCALES,
+    scales: Sequence[float],
 ) -> np.ndarray:
     """How much each voxel looks like the scribbled class.
 
@@ -110,12 +126,13 @@ def segment_prompted(
         (K + 1, k, j, i) float32; the classes' log-odds against a background of 0, through a softmax.
     """
     logits = np.zeros((num_classes, *scribbles.shape), np.float32)
-    images = two_images(images)
+    images, scales = two_images(images), view_scales(scribbles, spacing)
     for value in range(1, num_classes):
         if cancel is not None:
             cancel.raise_if_cancelled()
         if (scribbles == value).any():
-            logits[value] = class_logits(network, images, scribbles, value, spacing, device)
+            logits[value] = class_logits(network, images, scribbles, value, spacing, device, scales)
+            logits[value, absent_slices(scribbles, value)] = ABSENT_LOGIT
         else:
             logits[value] = ABSENT_LOGIT
     return torch.from_numpy(logits).softmax(dim=0).numpy()

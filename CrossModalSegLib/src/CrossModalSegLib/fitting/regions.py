@@ -8,6 +8,8 @@ from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
 
 MARGIN_MM = 35.0
+# Fewer drawn slices may be a sample of those that a structure is in.
+MANY_SLICES = 5
 # The prior was trained on strokes across k: where they lie in other planes, this far apart, it takes every slice that
 # they cross for a drawn one, and misses what no stroke crosses. Closer ones do as well along k if its slices are thick.
 WIDE_GAP_MM = 15.0
@@ -54,6 +56,30 @@ def scribbled_slices(scribbles: np.ndarray, value: int | None = None) -> np.ndar
     """Indices along k of the slices that hold scribbles (of one class)."""
     drawn = scribbles != UNLABELLED if value is None else scribbles == value
     return np.flatnonzero(drawn.any(axis=(1, 2)))
+
+
+def absent_slices(scribbles: np.ndarray, value: int) -> np.ndarray:
+    """Slices where a class cannot be, for they were drawn on and it was not, by one who draws all there is.
+
+    Such a one has drawn on every slice from the first to the last, on `MANY_SLICES` at least, never left out a class
+    between two slices that have it, and mostly drawn two classes or more, if there are two. Of others nothing is known:
+    they may draw on what is wrong in an answer, or on one class here and another one there.
+
+    Args:
+        scribbles: (k, j, i) uint8, internal convention.
+        value: The class.
+
+    Returns:
+        (N,) indices along k; none where scribbles are not known to be of that kind.
+    """
+    classes = [value for value in np.unique(scribbles) if value not in (BACKGROUND, UNLABELLED)]
+    slices = [scribbled_slices(scribbles, each) for each in classes]
+    drawn = np.unique(np.concatenate(slices)) if slices else np.empty(0, int)
+    is_whole = all(np.ptp(each) + 1 == len(each) for each in (*slices, drawn) if len(each))
+    shared = sum(sum(k in each for each in slices) > 1 for k in drawn)
+    if len(drawn) < MANY_SLICES or not is_whole or (len(classes) > 1 and 2 * shared < len(drawn)):
+        return np.empty(0, int)
+    return np.setdiff1d(scribbled_slices(scribbles), scribbled_slices(scribbles, value))
 
 
 def slice_gap_mm(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> float:

@@ -20,7 +20,7 @@ from CrossModalSegLib.data.augment import Augmentation, AugmentationLevel
 from CrossModalSegLib.data.patches import PatchSampler, stack_patches
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.fitting.class_view import ClassView, class_view
-from CrossModalSegLib.fitting.prompted import SCALES, pad_to_multiple, prompted_input, segment_prompted, two_images
+from CrossModalSegLib.fitting.prompted import pad_to_multiple, prompted_input, segment_prompted, two_images, view_scales
 from CrossModalSegLib.fitting.regions import slice_gap_mm
 from CrossModalSegLib.inference.predictor import mixed_precision, predict
 from CrossModalSegLib.labels import UNLABELLED
@@ -133,7 +133,8 @@ class PromptedTuner:
         self._case, self._scribbles, self._num_classes = case, scribbles, num_classes
         images = two_images(case.images)
         values = [value for value in range(1, num_classes) if (scribbles == value).any()]
-        self._views = [class_view(images, scribbles, value, case.spacing, s) for value in values for s in SCALES]
+        scales = view_scales(scribbles, case.spacing)
+        self._views = [class_view(images, scribbles, value, case.spacing, s) for value in values for s in scales]
         self._loss, self._config, self._device = loss, config, device
         gap = slice_gap_mm(scribbles, case.spacing)
         self._hidden_share = float(np.interp(gap, GAPS_MM, config.hidden_share))
