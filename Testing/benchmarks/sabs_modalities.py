@@ -1,10 +1,11 @@
 """A cohort of five simulated MR contrasts and the CT they are made from, for each abdominal CT case (BTCV, CC BY 4.0).
 
     python Testing/benchmarks/sabs_modalities.py --data DATA --out FOLDER --cases 03 16 19 24
-        [--seed N] [--organs NAME …]
+        [--seed N] [--organs NAME …] [--structures]
 
 All images of a case share its grid; masks hold the 13 organs, or those that are named, in that order. Only the CT and
-the labels are real.
+the labels are real. `--structures` writes FOLDER/structures_CASE.json as well, a cohort of the structures of each case
+that nobody has labelled (see unnamed_structures.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sabs_cohort import ORGANS, organ_mask, sabs_cohort
+from unnamed_structures import unnamed_structures
 
 from CrossModalSegLib.cohort import Cohort, write_cohort
 from CrossModalSegLib.io import read_volume, write_volume
@@ -46,6 +48,20 @@ def sabs_modalities(data: Path, out: Path, cases: list[str], seed: int = 0, orga
     return cohort
 
 
+def structure_cohorts(cohort: Cohort, out: Path) -> list[Path]:
+    """Write `out`/structures_CASE.json for each case of `sabs_modalities`, with the same images."""
+    paths = []
+    for case in cohort.cases:
+        ct, organs = read_volume(case.images["ct"]), read_volume(case.mask)
+        structures = unnamed_structures(ct, organs.array)
+        mask = out / f"{case.name}_structures.nii.gz"
+        write_volume(organs.with_array(structures), mask)
+        labels = LabelTable.from_names([f"{case.name} structure {number + 1}" for number in range(structures.max())])
+        paths.append(out / f"structures_{case.name}.json")
+        write_cohort(replace(cohort, labels=labels, cases=(replace(case, mask=mask.resolve()),)), paths[-1])
+    return paths
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -53,8 +69,11 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--organs", nargs="+", choices=ORGANS, default=ORGANS, help="that the masks hold")
+    parser.add_argument("--structures", action="store_true", help="also cohorts of what nobody has labelled")
     arguments = parser.parse_args()
-    sabs_modalities(arguments.data, arguments.out, arguments.cases, arguments.seed, arguments.organs)
+    cohort = sabs_modalities(arguments.data, arguments.out, arguments.cases, arguments.seed, arguments.organs)
+    if arguments.structures:
+        structure_cohorts(cohort, arguments.out)
 
 
 if __name__ == "__main__":

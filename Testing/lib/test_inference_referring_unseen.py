@@ -39,3 +39,11 @@ def test_organs_that_a_model_was_not_trained_on_are_told(caplog):
         "The model tiny was not trained on myocardium, but on liver, spleen. What it marks as organs that it was not "
         "trained on may be something else: tune it on the strokes, and look at every slice."
     )
+
+
+def test_another_model_that_was_trained_on_them_is_named(caplog):
+    session = ReferSession(tiny_model())
+    session.set_reference(noise())
+    session.refer(strokes(noise()), LabelTable.from_names(["pancreas", "Spleen"]))
+    [record] = [each for each in caplog.records if "not trained on" in each.getMessage()]
+    assert record.getMessage().endswith("look at every slice. The model abdomen-organs was trained on all of them.")

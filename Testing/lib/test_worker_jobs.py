@@ -390,6 +390,21 @@ def test_a_model_that_was_replaced_or_deleted_answers_no_more_strokes(models, tm
         run_job(strokes, Surroundings(store))
 
 
+def test_other_organs_may_take_another_of_the_models_that_ship(models):
+    store = Store()
+
+    def strokes(*organs: str) -> m.ReferStrokesRequest:
+        return m.ReferStrokesRequest("node 3", SCRIBBLES, LabelTable.from_names(organs))
+
+    run_job(refer_request(models, model=None), Surroundings(store))
+    assert store.sessions.get("node 3").model == "abdomen-organs"
+    run_job(strokes("pancreas", "liver"), Surroundings(store))
+    with pytest.raises(SessionError, match="Another model is the one for these organs"):
+        run_job(strokes("spleen", "liver"), Surroundings(store))
+    run_job(refer_request(models, model="abdomen-organs"), Surroundings(store))
+    run_job(strokes("spleen", "liver"), Surroundings(store))  # as it was named
+
+
 def test_errors_call_targets_as_the_client_does(models):
     flat = MR.with_array(np.zeros(SHAPE, np.float32))
     with pytest.raises(InputError, match="'DWI'|DWI"):

@@ -23,6 +23,7 @@ from CrossModalSegLib.worker.messages import (
     EvaluateResult,
     FitRequest,
     FitResult,
+    Model,
     ModelsResult,
     ReferRequest,
     ReferResult,
@@ -459,6 +460,19 @@ def test_reference_and_targets_get_a_result_each(session: Session, client: FakeC
     assert [(row.image, row.values["ml"]) for row in session.rows] == [("m", 2.0), ("c", 0.0)]
     assert len(session.results) == 2
     assert [row["first"] for row in picture(session, Choices())["rows"]] == [True, True]
+
+
+def test_where_no_model_was_named_the_structures_choose_one(session: Session, client: FakeClient) -> None:
+    pair(session).set_mode("refer")
+    session.drawing.draw(1, np.array([7]))
+    session.look_for_models()
+    found = tuple(Model(name, Path(name), True, 1, task="refer") for name in ("abdomen-mr", "abdomen-organs"))
+    client.jobs[-1].done(ModelsResult(found, Path("models")))
+    shown = picture(session, Choices())
+    assert [model["value"] for model in shown["models"]] == ["", "abdomen-mr", "abdomen-organs"]
+    assert shown["models"][0]["title"] == "Model by structures" and shown["model"] == ""
+    session.refer(shown["model"])
+    assert client.jobs[-1].request.model is None
 
 
 def test_removed_images_take_their_strokes_and_results_along(session: Session, client: FakeClient) -> None:

@@ -44,7 +44,8 @@ class Arguments:
             organs, --background and --unlabelled say what the rest means. On the grid of the reference.
         target: image to segment; may be given more than once.
         out: folder to write.
-        model: model folder or name, made by `train crossmr`; the one that ships where not given.
+        model: model folder or name, made by `train crossmr`. Where not given, one that ships: "abdomen-mr" if it was
+            trained on all of the organs, else "abdomen-organs".
         labels: names of the organs 1..K of a label map, in this order.
         unlabelled: value in a label map where nothing is drawn.
         background: value in a label map of background scribbles, which are optional.
@@ -91,7 +92,7 @@ def run(args: Arguments) -> None:
     loaded, table = _load_reference(args)
     names, targets = _load_targets(args)
     _say_if_sheared({names[0]: loaded.grid, **targets})
-    model = _model(args)
+    model = _model(args, table)
     _say_if_unnamed(args, table, model.card.labels)
     with progress_bar(args.quiet) as progress:
         work = partial(_refer, args, model, loaded, targets, table, progress)
@@ -110,14 +111,15 @@ def _check(args: Arguments) -> None:
     from CrossModalSegLib.cli.numbers import check_duration
     from CrossModalSegLib.cli.outputs import check_new_folder, model_paths
     from CrossModalSegLib.errors import InputError
-    from CrossModalSegLib.inference.referring import DEFAULT_MODEL
+    from CrossModalSegLib.inference.referring import BROAD_MODEL, DEFAULT_MODEL
 
     check_duration("--tune", args.tune, may_be_zero=True)
     if args.reference_slices < 1:
         raise InputError(f"--reference-slices should be 1 or above, got {args.reference_slices}.")
     if not args.target:
         raise InputError("There is nothing to segment: give at least one --target.")
-    paths = model_paths(args.model or DEFAULT_MODEL)
+    models = [args.model] if args.model else [DEFAULT_MODEL, BROAD_MODEL]
+    paths = [path for model in models for path in model_paths(model)]
     check_new_folder(args.out, args.overwrite, [args.reference, args.scribbles, *args.target, *paths])
 
 
@@ -168,17 +170,17 @@ def _say_if_unnamed(args: Arguments, table: LabelTable, known: LabelTable) -> No
     )
 
 
-def _model(args: Arguments) -> LoadedModel:
+def _model(args: Arguments, table: LabelTable) -> LoadedModel:
     from CrossModalSegLib.errors import ModelError
     from CrossModalSegLib.inference.model_folder import list_models, load_model
-    from CrossModalSegLib.inference.referring import DEFAULT_MODEL
+    from CrossModalSegLib.inference.referring import DEFAULT_MODEL, default_model
 
     if args.model is None and DEFAULT_MODEL not in list_models():
         raise ModelError(
             f"The model '{DEFAULT_MODEL}', which is used where none is named, is not installed. Name one with --model; "
             "`crossmodalseg train crossmr` makes one."
         )
-    return load_model(args.model or DEFAULT_MODEL)
+    return load_model(args.model or default_model(table))
 
 
 def _refer(

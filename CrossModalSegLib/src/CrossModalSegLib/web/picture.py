@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trame_server.state import State
 
 _LARGEST_CURSOR = 126  # browsers show no larger ones
+_BY_STRUCTURES = "Model by structures"  # of those that ship
 _WIDTH, _HEIGHT, _MARGIN = 300.0, 84.0, 8.0
 
 
@@ -157,12 +158,14 @@ def _choice(session: Session, state: State, missing: Sequence[str]) -> dict[str,
     """What can be started."""
     task = "refer" if session.mode == "refer" else "segment"
     models = session.models_for(task)
-    names = [model.name for model in models]
-    chosen = state.model if state.model in names else (names[0] if names else "")
+    titles = {model.name: PurePath(model.name).name for model in models}
+    if task == "refer" and models and session.may_choose_model:
+        titles = {"": _BY_STRUCTURES, **titles}
+    chosen = state.model if state.model in titles else next(iter(titles), "")
     is_fit = session.mode == "fit" and state.kind == "fit"
-    can = session.primary is not None and (is_fit or bool(names)) and not (missing and (is_fit or task == "refer"))
+    can = session.primary is not None and (is_fit or bool(titles)) and not (missing and (is_fit or task == "refer"))
     return {
-        "models": [{"value": name, "title": PurePath(name).name} for name in names],
+        "models": [{"value": name, "title": title} for name, title in titles.items()],
         "model": chosen,
         "model_hint": _model_hint(session, "crossmr" if task == "refer" else "cmfnet"),
         "can_start": can,

@@ -426,7 +426,7 @@ class Session:
         """Segment reference and targets from the strokes.
 
         Args:
-            model: folder or name.
+            model: folder or name; "" leaves the choice to the worker.
             pieces: which connected pieces of a structure stay.
             tune_seconds: in which a copy of the network learns from the strokes first.
         """
@@ -437,7 +437,7 @@ class Session:
             [target.node for target in targets],
             self.drawing.segmentation,
             self.table,
-            model=model,
+            model=model or None,
             pieces=pieces,
             tune_seconds=tune_seconds,
             show_3d=True,
@@ -685,6 +685,11 @@ class Session:
             add(models)
 
         self.client.submit(ModelsRequest(), on_done=lambda result: installed(list(result.models)), on_error=fail)
+
+    @property
+    def may_choose_model(self) -> bool:
+        """Whether the worker may choose among the models that ship by the names of the structures: none was named."""
+        return self._start_model is None
 
     def models_for(self, task: str) -> list[Model]:
         """Those for "segment" or "refer"."""

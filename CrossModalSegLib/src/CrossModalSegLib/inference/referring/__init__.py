@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from CrossModalSegLib.inference.referring.session import (
-    DEFAULT_MODEL,
     REFERENCE,
     ReferResult,
     ReferSession,
     VolumeReport,
     refer_volumes,
 )
+from CrossModalSegLib.inference.referring.shipped import BROAD_MODEL, DEFAULT_MODEL, default_model
 
-__all__ = ["DEFAULT_MODEL", "REFERENCE", "ReferResult", "ReferSession", "VolumeReport", "refer_volumes"]
+__all__ = [
+    "BROAD_MODEL",
+    "DEFAULT_MODEL",
+    "REFERENCE",
+    "ReferResult",
+    "ReferSession",
+    "VolumeReport",
+    "default_model",
+    "refer_volumes",
+]

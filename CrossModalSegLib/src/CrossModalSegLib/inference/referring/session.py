@@ -46,7 +46,6 @@ from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
 from CrossModalSegLib.volume import Volume, describe, same_geometry
 
 REFERENCE = "reference"
-DEFAULT_MODEL = "abdomen-mr"
 SliceMatching = Literal["auto", "position", "order"]
 
 # A GPU is idle with single slices; on a CPU larger batches than these would only let a wish to stop wait.

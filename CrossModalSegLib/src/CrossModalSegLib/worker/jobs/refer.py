@@ -15,8 +15,9 @@ from CrossModalSegLib.cli.devices import choose_device
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.errors import CrossModalSegError, InputError, SessionError
 from CrossModalSegLib.inference.memory import is_beyond_mps, is_out_of_memory, on_device_or_cpu
-from CrossModalSegLib.inference.referring.session import DEFAULT_MODEL, ReferSession
 from CrossModalSegLib.inference.referring.session import ReferResult as Referred
+from CrossModalSegLib.inference.referring.session import ReferSession
+from CrossModalSegLib.inference.referring.shipped import default_model
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.worker.context import Context
@@ -33,6 +34,7 @@ class KeptSession:
         session: with the features.
         model: its model's folder or name.
         key: of this model on its device, as it was then.
+        is_default: whether the request named no model.
         numbered: "target N" by the client's name.
         is_complete: whether all images of the last request were looked at, to the end.
     """
@@ -40,6 +42,7 @@ class KeptSession:
     session: ReferSession
     model: str
     key: tuple[object, ...]
+    is_default: bool
     numbered: dict[str, str] = field(default_factory=dict)
     is_complete: bool = False
 
@@ -93,7 +96,7 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
     """Answer other strokes in a session.
 
     Raises:
-        SessionError: the worker has no such session any more, or its model was replaced.
+        SessionError: the worker has no such session any more, or its model was replaced, or other organs need another.
         CrossModalSegError: something in the request cannot be used.
         Cancelled: on request.
     """
@@ -103,6 +106,8 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
         raise SessionError("The worker no longer has the features of these images: send them again.")
     if model_key(kept.model, kept.session.device) != kept.key:
         raise SessionError("Another model has this name now: send the images again.")
+    if kept.is_default and kept.model != default_model(request.labels):
+        raise SessionError("Another model is the one for these organs: send the images again.")
     try:
         with kept.telling_names():
             referred = _answer(kept.session, request, context)
@@ -125,12 +130,13 @@ def _refer(request: ReferRequest, context: Context, device: torch.device) -> tup
 
 def _session(request: ReferRequest, context: Context, device: torch.device) -> KeptSession:
     """The session of this name, if it has the same model on the same device; else a new one."""
-    name = request.model or DEFAULT_MODEL
+    name = request.model or default_model(request.labels)
     key = model_key(name, device)
     kept = context.store.sessions.get(request.session)
     if kept is not None and kept.key == key:
+        kept.is_default = request.model is None
         return kept
-    kept = KeptSession(ReferSession(warm_model(name, device, context.store), device), name, key)
+    kept = KeptSession(ReferSession(warm_model(name, device, context.store), device), name, key, request.model is None)
     context.store.sessions.put(request.session, kept)
     return kept
 

@@ -1,0 +1,48 @@
+"""Which model that ships answers for which organs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from CrossModalSegLib.inference import model_folder
+from CrossModalSegLib.inference.model_folder import load_model, shipped_models_folder
+from CrossModalSegLib.inference.referring import BROAD_MODEL, DEFAULT_MODEL, default_model
+from CrossModalSegLib.labels import LabelTable
+
+
+@pytest.mark.parametrize(
+    ("organs", "model"),
+    [
+        (["Liver", "kidney_right"], "abdomen-mr"),
+        (["spleen"], "abdomen-mr"),
+        (["liver", "pancreas"], "abdomen-organs"),
+        (["left ventricle"], "abdomen-organs"),
+        (["label 1", "label 2"], "abdomen-organs"),  # which may be anything
+    ],
+)
+def test_the_model_is_the_one_that_was_trained_on_all_of_the_organs(organs, model):
+    assert default_model(LabelTable.from_names(organs)) == model
+
+
+@pytest.mark.parametrize("there", [[], [DEFAULT_MODEL], [BROAD_MODEL]])
+def test_where_one_is_missing_there_is_no_choice(there, tmp_path, monkeypatch):
+    for name in there:
+        shutil.copytree(shipped_models_folder() / name, tmp_path / name)
+    monkeypatch.setattr(model_folder, "shipped_models_folder", lambda: tmp_path)
+    monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "none"))
+    assert default_model(LabelTable.from_names(["pancreas"])) == DEFAULT_MODEL
+
+
+@pytest.mark.parametrize(("name", "organs"), [(DEFAULT_MODEL, 4), (BROAD_MODEL, 13)])
+def test_what_ships_says_what_it_was_made_from(name, organs):
+    folder: Path = shipped_models_folder() / name
+    assert sum(each.stat().st_size for each in folder.iterdir()) <= 40e6
+    card = load_model(folder).card
+    assert card.name == name and len(card.labels) == organs
+    assert card.labels.names[:4] == ("liver", "right kidney", "left kidney", "spleen")
+    assert card.provenance["cases"]["training"] == ["sabs03", "sabs16", "sabs19", "sabs24"]
+    assert "CC BY 4.0" in card.licence
+    assert card.metrics["DSC"]["T2 to T1 (CHAOS)"] > 0.75
