@@ -12,7 +12,7 @@ from torch import nn
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.fitting import search as searching
 from CrossModalSegLib.fitting.fit_case import FitConfig, _tuner
-from CrossModalSegLib.fitting.prompted import segment_prompted
+from CrossModalSegLib.fitting.prompted import MOST_ALONE, contradicted_slices, segment_prompted
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS
 from CrossModalSegLib.fitting.search import Search, SearchLimits
 from CrossModalSegLib.fitting.tuning import PromptedTuner, PromptedTuning, optimise
@@ -121,6 +121,39 @@ def test_a_class_is_not_found_where_it_is_known_to_be_absent():
     scribbles[:, 15, 5:15], scribbles[1:, 5, 5:15] = 0, 1
     found = segment_prompted(Everywhere(), np.zeros((1, 7, 20, 20), np.float32), scribbles, 2, (3.0, 1.0, 1.0), CPU)
     assert found[1, 0].max() < 1e-4 and found[1, 1:].min() > 0.7
+
+
+class Shifted(Echo):
+    """Sees the strokes of several slices one voxel below where they are, those of a single slice where they are."""
+
+    def segment(self, x: torch.Tensor) -> torch.Tensor:
+        is_alone = x[0, 2].any(dim=-1).any(dim=-1).sum() == 1
+        inside = 20 * (x[:, 2:3] if is_alone else x[:, 2:3].roll(1, dims=-2)) - 10
+        self.inputs.append(x)
+        return torch.cat([-inside, inside], dim=1)
+
+
+@pytest.mark.parametrize(("network", "calls"), [(Shifted(), 2 + 2 * 3), (Echo(), 2)])
+def test_a_slice_whose_strokes_an_answer_contradicts_is_answered_alone(network, calls):
+    scribbles = np.full((3, 20, 20), 255, np.uint8)
+    scribbles[:, 5, 5:15], scribbles[:, 15, 5:15] = 1, 0
+    found = segment_prompted(network, np.zeros((1, 3, 20, 20), np.float32), scribbles, 2, (3.0, 1.0, 1.0), CPU)
+    assert (found.argmax(axis=0) == (scribbles == 1)).all()
+    assert len(network.inputs) == calls
+
+
+def test_only_the_slices_that_are_contradicted_most_are_answered_alone():
+    scribbles = np.full((40, 4, 20), 255, np.uint8)
+    scribbles[:, 0], scribbles[:, 2] = 1, 0
+    logits = np.where(scribbles == 1, 1.0, -1.0).astype(np.float32)
+    assert contradicted_slices(logits, scribbles, 1) == []
+    logits[7, 0, :2] = -1.0  # a tenth is missed
+    assert contradicted_slices(logits, scribbles, 1) == []
+    logits[7, 0, :3], logits[9, 2, :2] = -1.0, 1.0
+    assert contradicted_slices(logits, scribbles, 1) == [9, 7]
+    logits[:, 0, :4] = -1.0
+    assert contradicted_slices(logits, scribbles, 1)[0] == 9
+    assert len(contradicted_slices(logits, scribbles, 1)) == MOST_ALONE
 
 
 def test_padding_holds_no_strokes():

@@ -22,6 +22,10 @@ MODALITIES = 2
 CLOSE_SCALES, FAR_SCALES = (0.5, 0.8), (0.8, 1.3)
 SCALE_GAPS_MM = (20.0, 40.0)
 ABSENT_LOGIT = -12.0
+# An answer contradicts the strokes in a slice from these shares on: of the class's that it misses, of others' it takes.
+MOST_MISSED, MOST_TAKEN = 0.1, 0.02
+# A slice alone takes as long as a stack of 16.
+MOST_ALONE = 20
 
 
 def view_scales(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> list[float]:
@@ -52,6 +56,9 @@ def class_logits(
 ) -> np.ndarray:
     """How much each voxel looks like the scribbled class.
 
+    Where the answer contradicts the strokes in a slice, the slice is answered alone: slices may be shifted against each
+    other, as breath-holds leave them, and a network that reads volumes looks for the class where the next slice has it.
+
     Args:
         network: A prompted CmFNet with two classes.
         images: (2, k, j, i) float32 in [0, 1].
@@ -64,6 +71,41 @@ def class_logits(
     Returns:
         (k, j, i) float32, the log-odds of the class; `ABSENT_LOGIT` outside of its box.
     """
+    logits = _averaged(network, images, scribbles, value, spacing, device, scales)
+    for k in contradicted_slices(logits, scribbles, value):
+        alone = slice(k, k + 1)
+        logits[alone] = _averaged(network, images[:, alone], scribbles[alone], value, spacing, device, scales)
+    return logits
+
+
+def contradicted_slices(logits: np.ndarray, scribbles: np.ndarray, value: int) -> list[int]:
+    """Slices with strokes of a class, and of others, that an answer does not agree with; the worst `MOST_ALONE`.
+
+    Args:
+        logits: (k, j, i), the log-odds of the class.
+        scribbles: (k, j, i) uint8, internal convention.
+        value: The class.
+    """
+    own = scribbles == value
+    others = (scribbles != UNLABELLED) & ~own
+    wrong: dict[int, float] = {}
+    for k in np.flatnonzero(own.any(axis=(1, 2)) & others.any(axis=(1, 2))):
+        missed, taken = np.mean(logits[k][own[k]] <= 0), np.mean(logits[k][others[k]] > 0)
+        if missed > MOST_MISSED or taken > MOST_TAKEN:
+            wrong[int(k)] = max(missed / MOST_MISSED, taken / MOST_TAKEN)
+    return sorted(wrong, key=wrong.__getitem__, reverse=True)[:MOST_ALONE]
+
+
+def _averaged(
+    network: CmFNet,
+    images: np.ndarray,
+    scribbles: np.ndarray,
+    value: int,
+    spacing: tuple[float, float, float],
+    device: torch.device,
+    scales: Sequence[float],
+) -> np.ndarray:
+    """The mean answer (k, j, i) of the views."""
     logits = np.full(scribbles.shape, ABSENT_LOGIT, np.float32)
     views = [class_view(images, scribbles, value, spacing, scale) for scale in scales]
     answers = [view.restore(_log_odds(network, view, device)) for view in views]
