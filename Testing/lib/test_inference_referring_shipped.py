@@ -20,7 +20,8 @@ from CrossModalSegLib.labels import LabelTable
         (["spleen"], "abdomen-mr"),
         (["liver", "pancreas"], "abdomen-organs"),
         (["left ventricle"], "abdomen-organs"),
-        (["label 1", "label 2"], "abdomen-organs"),  # which may be anything
+        (["label 1", "Structure 2"], "abdomen-mr"),  # not told what they are
+        (["label 1", "pancreas"], "abdomen-organs"),
     ],
 )
 def test_the_model_is_the_one_that_was_trained_on_all_of_the_organs(organs, model):

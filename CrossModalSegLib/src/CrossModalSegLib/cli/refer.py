@@ -44,8 +44,8 @@ class Arguments:
             organs, --background and --unlabelled say what the rest means. On the grid of the reference.
         target: image to segment; may be given more than once.
         out: folder to write.
-        model: model folder or name, made by `train crossmr`. Where not given, one that ships: "abdomen-mr" if it was
-            trained on all of the organs, else "abdomen-organs".
+        model: model folder or name, made by `train crossmr`. Where not given, one that ships: "abdomen-mr", or
+            "abdomen-organs" where an organ is named that the other was not trained on.
         labels: names of the organs 1..K of a label map, in this order.
         unlabelled: value in a label map where nothing is drawn.
         background: value in a label map of background scribbles, which are optional.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from CrossModalSegLib.inference.model_folder import list_models, read_card
-from CrossModalSegLib.inference.referring.unseen import are_known
+from CrossModalSegLib.inference.referring.unseen import unseen_organs
 from CrossModalSegLib.labels import LabelTable
 
 DEFAULT_MODEL = "abdomen-mr"
@@ -13,11 +13,11 @@ BROAD_MODEL = "abdomen-organs"
 def default_model(table: LabelTable) -> str:
     """The name of the model for some organs.
 
-    `abdomen-mr` is the better one for the few organs that it was trained on, and finds hardly any other. So it answers
-    where all organs are among them, and `abdomen-organs`, which knows more and learnt to go by strokes, elsewhere: also
-    for structures without names, which may be anything.
+    `abdomen-mr` is the better one for the few organs that it was trained on, and finds hardly any other: where one is
+    named, `abdomen-organs` answers, which knows more and learnt to go by strokes. Organs without names, such as
+    "label 1", are taken for some of the few.
     """
     models = list_models()
     if DEFAULT_MODEL not in models or BROAD_MODEL not in models:
         return DEFAULT_MODEL
-    return DEFAULT_MODEL if are_known(table, read_card(models[DEFAULT_MODEL]).labels) else BROAD_MODEL
+    return BROAD_MODEL if unseen_organs(table, read_card(models[DEFAULT_MODEL]).labels) else DEFAULT_MODEL

@@ -26,12 +26,6 @@ def unseen_organs(asked: LabelTable, known: LabelTable) -> tuple[str, ...]:
     return tuple(name for name in asked.names if not _NO_NAME.fullmatch(name) and _words(name) not in found)
 
 
-def are_known(asked: LabelTable, known: LabelTable) -> bool:
-    """Whether all names in `asked` are in `known`; organs without names are not."""
-    found = {_words(name) for name in known.names}
-    return all(_words(name) in found for name in asked.names)
-
-
 def warn_of_unseen(unseen: tuple[str, ...], card: ModelCard, is_tuned: bool) -> None:
     """Tell the person who drew them; such answers of the models that ship were mostly wrong without tuning."""
     if unseen:
@@ -54,7 +48,7 @@ def _models_that_know(organs: tuple[str, ...]) -> list[str]:
             card = read_card(folder)
         except ModelError:
             continue  # no advice to take a damaged one
-        if card.task == "refer" and are_known(asked, card.labels):
+        if card.task == "refer" and not unseen_organs(asked, card.labels):
             names.append(name)
     return names
 
