@@ -71,10 +71,17 @@ def class_logits(
     Returns:
         (k, j, i) float32, the log-odds of the class; `ABSENT_LOGIT` outside of its box.
     """
-    logits = _averaged(network, images, scribbles, value, spacing, device, scales)
+
+    def answer(slices: slice) -> np.ndarray:
+        views = [class_view(images[:, slices], scribbles[slices], value, spacing, scale) for scale in scales]
+        logits = np.full(scribbles[slices].shape, ABSENT_LOGIT, np.float32)
+        logits[views[0].box] = np.mean([view.restore(_log_odds(network, view, device)) for view in views], axis=0)
+        return logits
+
+    logits = answer(slice(None))
     for k in contradicted_slices(logits, scribbles, value):
         alone = slice(k, k + 1)
-        logits[alone] = _averaged(network, images[:, alone], scribbles[alone], value, spacing, device, scales)
+        logits[alone] = answer(alone)
     return logits
 
 
@@ -94,23 +101,6 @@ def contradicted_slices(logits: np.ndarray, scribbles: np.ndarray, value: int) -
         if missed > MOST_MISSED or taken > MOST_TAKEN:
             wrong[int(k)] = max(missed / MOST_MISSED, taken / MOST_TAKEN)
     return sorted(wrong, key=wrong.__getitem__, reverse=True)[:MOST_ALONE]
-
-
-def _averaged(
-    network: CmFNet,
-    images: np.ndarray,
-    scribbles: np.ndarray,
-    value: int,
-    spacing: tuple[float, float, float],
-    device: torch.device,
-    scales: Sequence[float],
-) -> np.ndarray:
-    """The mean answer (k, j, i) of the views."""
-    logits = np.full(scribbles.shape, ABSENT_LOGIT, np.float32)
-    views = [class_view(images, scribbles, value, spacing, scale) for scale in scales]
-    answers = [view.restore(_log_odds(network, view, device)) for view in views]
-    logits[views[0].box] = np.mean(answers, axis=0)
-    return logits
 
 
 def pad_to_multiple(array: np.ndarray, divisor: int, fill: int | None = None) -> np.ndarray:
@@ -168,13 +158,13 @@ def segment_prompted(
         (K + 1, k, j, i) float32; the classes' log-odds against a background of 0, through a softmax.
     """
     logits = np.zeros((num_classes, *scribbles.shape), np.float32)
-    images, scales = two_images(images), view_scales(scribbles, spacing)
+    images, scales, absent = two_images(images), view_scales(scribbles, spacing), absent_slices(scribbles)
     for value in range(1, num_classes):
         if cancel is not None:
             cancel.raise_if_cancelled()
         if (scribbles == value).any():
             logits[value] = class_logits(network, images, scribbles, value, spacing, device, scales)
-            logits[value, absent_slices(scribbles, value)] = ABSENT_LOGIT
+            logits[value, absent.get(value, [])] = ABSENT_LOGIT
         else:
             logits[value] = ABSENT_LOGIT
     return torch.from_numpy(logits).softmax(dim=0).numpy()

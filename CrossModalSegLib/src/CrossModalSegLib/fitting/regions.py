@@ -58,8 +58,8 @@ def scribbled_slices(scribbles: np.ndarray, value: int | None = None) -> np.ndar
     return np.flatnonzero(drawn.any(axis=(1, 2)))
 
 
-def absent_slices(scribbles: np.ndarray, value: int) -> np.ndarray:
-    """Slices where a class cannot be, for they were drawn on and it was not, by one who draws all there is.
+def absent_slices(scribbles: np.ndarray) -> dict[int, np.ndarray]:
+    """Slices where classes cannot be, for they were drawn on and these were not, by one who draws all there is.
 
     Such a one has drawn on every slice from the first to the last, on `MANY_SLICES` at least, never left out a class
     between two slices that have it, and mostly drawn two classes or more, if there are two. Of others nothing is known:
@@ -67,19 +67,21 @@ def absent_slices(scribbles: np.ndarray, value: int) -> np.ndarray:
 
     Args:
         scribbles: (k, j, i) uint8, internal convention.
-        value: The class.
 
     Returns:
-        (N,) indices along k; none where scribbles are not known to be of that kind.
+        Indices along k by class; nothing where scribbles are not known to be of that kind.
     """
-    classes = [value for value in np.unique(scribbles) if value not in (BACKGROUND, UNLABELLED)]
-    slices = [scribbled_slices(scribbles, each) for each in classes]
-    drawn = np.unique(np.concatenate(slices)) if slices else np.empty(0, int)
-    is_whole = all(np.ptp(each) + 1 == len(each) for each in (*slices, drawn) if len(each))
-    shared = sum(sum(k in each for each in slices) > 1 for k in drawn)
-    if len(drawn) < MANY_SLICES or not is_whole or (len(classes) > 1 and 2 * shared < len(drawn)):
-        return np.empty(0, int)
-    return np.setdiff1d(scribbled_slices(scribbles), scribbled_slices(scribbles, value))
+    classes = [int(value) for value in np.unique(scribbles) if value not in (BACKGROUND, UNLABELLED)]
+    by_class = {value: scribbled_slices(scribbles, value) for value in classes}
+    if not by_class:
+        return {}
+    drawn, times = np.unique(np.concatenate(list(by_class.values())), return_counts=True)
+    is_whole = all(np.ptp(slices) + 1 == len(slices) for slices in (drawn, *by_class.values()))
+    is_shared = len(classes) == 1 or 2 * np.count_nonzero(times > 1) >= len(drawn)
+    if len(drawn) < MANY_SLICES or not is_whole or not is_shared:
+        return {}
+    touched = scribbled_slices(scribbles)
+    return {value: np.setdiff1d(touched, slices) for value, slices in by_class.items()}
 
 
 def slice_gap_mm(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trame.widgets import html
 from trame.widgets import vuetify3 as v3
 
@@ -43,19 +45,17 @@ def _plain_tool(icon: str, click: tuple | None, *attributes: str) -> None:
     icon_button(icon, click, *attributes, size=20, classes="tool alone", disabled=("!images.length",))
 
 
+def _choice(name: str, value: str, icon: str, hint: str, click: str, **options: Any) -> None:
+    """A button for a value of a name in the page's state, of which one is chosen."""
+    is_chosen = f"{name} === '{value}'"
+    attributes = (f'title="{hint}"', f'data-{name}="{value}"', f':aria-pressed="{is_chosen}"')
+    icon_button(icon, click, *attributes, size=20, classes=chosen_class("tool", is_chosen), **options)
+
+
 def _tools() -> None:
     with html.Div(classes="tools"):
         for tool, icon, hint in _TOOLS:
-            icon_button(
-                icon,
-                f"tool = '{tool}'",
-                f'title="{hint}"',
-                f'data-tool="{tool}"',
-                f""":aria-pressed="tool === '{tool}'\"""",
-                size=20,
-                classes=chosen_class("tool", f"tool === '{tool}'"),
-                disabled=("!images.length",),
-            )
+            _choice("tool", tool, icon, hint, f"tool = '{tool}'", disabled=("!images.length",))
 
 
 def _undo(do: Actions) -> None:
@@ -82,15 +82,7 @@ def _two_images() -> None:
         html.Span("{{ second_title }}", classes="dim")
     with html.Div(v_if="has_second", classes="tools"):
         for layout, icon, hint in _LAYOUTS:
-            icon_button(
-                icon,
-                f"layout = '{layout}'; focus = ''",
-                f'title="{hint}"',
-                f'data-layout="{layout}"',
-                f""":aria-pressed="layout === '{layout}'\"""",
-                size=20,
-                classes=chosen_class("tool", f"layout === '{layout}'"),
-            )
+            _choice("layout", layout, icon, hint, f"layout = '{layout}'; focus = ''")
 
 
 def _window_menu(do: Actions) -> None:
