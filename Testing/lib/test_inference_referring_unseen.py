@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from referring_support import TABLE, noise, strokes, tiny_model
 
-from CrossModalSegLib.inference.referring import ReferSession
+from CrossModalSegLib.inference.model_folder import read_card, shipped_models_folder
+from CrossModalSegLib.inference.referring import BROAD_MODEL, DEFAULT_MODEL, ReferSession
 from CrossModalSegLib.inference.referring.unseen import unseen_organs
 from CrossModalSegLib.labels import LabelTable
 
@@ -23,6 +24,39 @@ from CrossModalSegLib.labels import LabelTable
 def test_organs_are_known_by_their_words(asked, unseen):
     known = LabelTable.from_names(["liver", "left kidney"])
     assert unseen_organs(LabelTable.from_names(asked), known) == unseen
+
+
+def test_short_forms_and_names_of_public_datasets_are_known():
+    known = {name: read_card(shipped_models_folder() / name).labels for name in (DEFAULT_MODEL, BROAD_MODEL)}
+    for names in (
+        ["kidney right", "kidney_l", "LIVER", "Spleen"],
+        ["RightKidney", "left-kidney"],
+        ["Right kidney (RK)", "LK (left kidney)"],
+        ["Kidney.R", "Lt kidney"],
+        ["rkid", "lkid"],
+    ):
+        assert unseen_organs(LabelTable.from_names(names), known[DEFAULT_MODEL]) == (), names
+    for names in (
+        # TotalSegmentator, AMOS, FLARE, and BTCV as written by MONAI
+        ["kidney_left", "gallbladder", "esophagus", "inferior_vena_cava", "adrenal_gland_left", "pancreas", "aorta"],
+        ["portal_vein_and_splenic_vein", "adrenal_gland_right", "stomach"],
+        ["gall bladder", "postcava", "right adrenal gland"],
+        ["Inferior Vena Cava (IVC)", "Left Adrenal Gland (LAG)", "RAG"],
+        ["portal vein & splenic vein", "gall", "eso", "sto", "IVC"],
+        ["suprarenal gland, left", "vena cava inferior", "splenic and portal veins"],
+    ):
+        assert unseen_organs(LabelTable.from_names(names), known[BROAD_MODEL]) == (), names
+
+
+def test_a_terminology_tells_what_a_name_does_not():
+    known = LabelTable.from_names(["liver", "left kidney"])
+    coded = {label.name: label.terminology for label in LabelTable.from_names(["liver", "pancreas"]).labels}
+    asked = [{"name": "Leber", "terminology": coded["liver"]}, {"name": "Segment_1", "terminology": coded["pancreas"]}]
+    # Slicer's lists of terms differ in the name of the list, not in codes; the name counts where it is known.
+    asked[0]["terminology"] = asked[0]["terminology"].replace("3D Slicer General Anatomy list", "DICOM master list")
+    asked += [{"name": "kidney L", "terminology": coded["pancreas"]}, {"name": "Milz", "terminology": None}]
+    table = LabelTable.from_json([{"value": value, **each} for value, each in enumerate(asked, start=1)])
+    assert unseen_organs(table, known) == ("Segment_1", "Milz")
 
 
 def test_organs_that_a_model_was_not_trained_on_are_told(caplog):

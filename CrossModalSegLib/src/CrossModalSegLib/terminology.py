@@ -23,6 +23,7 @@ _LEFT = "SCT^7771000^Left"
 _RIGHT = "SCT^24028007^Right"
 
 Color = tuple[int, int, int]
+Code = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ BACKGROUND = _entry(_DICOM, _SPATIAL, "DCM^125040^Background")
 def find_structure(name: str) -> Structure | None:
     """Look a structure up by its everyday name.
 
-    Case, "_", "-", word order and British or American spelling do not matter: "Kidney_left" is "left kidney".
+    Case, "_", "-", word order, common short forms and British or American spelling do not matter: "Kidney_left", "RK"
+    and "RightKidney" are found as "left kidney" and "right kidney" are.
 
     Args:
         name: such as "liver", "oesophagus", "GTV" or "left adrenal gland".
@@ -57,17 +59,44 @@ def find_structure(name: str) -> Structure | None:
     Returns:
         The structure, or None when the name is not known.
     """
-    return _STRUCTURES.get(_key(name))
+    return _STRUCTURES.get(name_words(name))
 
 
-def _key(name: str) -> frozenset[str]:
-    words = re.split(r"[\s_\-,./()]+", name.casefold())
-    return frozenset(_SPELLINGS.get(word, word) for word in words if word and word not in _FILLERS)
+def structure_code(name: str, entry: str | None = None) -> Code | None:
+    """What two labels of one structure have in common, whatever they are called.
+
+    Args:
+        name: where `find_structure` knows it, its code counts.
+        entry: else the label's own serialised entry, which a person may have chosen for a name in another language.
+
+    Returns:
+        Scheme and value of type, type modifier, region and region modifier; None where no more is known than "tissue".
+    """
+    structure = find_structure(name)
+    parts = (structure.terminology if structure else entry or GENERIC_TISSUE).split("~")
+    code = tuple(tuple(part.split("^")[:2]) for part in (*parts[2:4], *parts[5:]))
+    return None if code[0] in (tuple(_TISSUE.split("^")[:2]), ("", "")) else code
 
 
-_FILLERS = {"and", "the", "of", "gland", "structure"}
+def name_words(name: str) -> frozenset[str]:
+    """The words of a name in one spelling, whatever their order, capitals and the signs between them."""
+    words = _WORD.findall(_CAMEL_CASE.sub(" ", name).casefold())
+    spelled = " ".join(_SPELLINGS.get(word, word) for word in words if word not in _FILLERS)
+    return frozenset(spelled.split())
+
+
+_WORD = re.compile(r"[^\W_]+")
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_FILLERS = {"and", "the", "of", "gland", "glands", "structure"}
+# One word each, as datasets and people write it; a short form may stand for several words.
 _SPELLINGS = {
     "esophagus": "oesophagus",
+    "eso": "oesophagus",
+    "gall": "gallbladder",
+    "sto": "stomach",
+    "ivc": "inferior vena cava",
+    "postcava": "inferior vena cava",
+    "portosplenic": "portal splenic",
     "tumor": "tumour",
     "tumors": "tumour",
     "tumours": "tumour",
@@ -76,6 +105,15 @@ _SPELLINGS = {
     "metastases": "metastasis",
     "edema": "oedema",
     "adrenals": "adrenal",
+    "suprarenal": "adrenal",
+    "lag": "left adrenal",
+    "rag": "right adrenal",
+    "lk": "left kidney",
+    "lkid": "left kidney",
+    "lkidney": "left kidney",
+    "rk": "right kidney",
+    "rkid": "right kidney",
+    "rkidney": "right kidney",
     "kidneys": "kidney",
     "lungs": "lung",
     "veins": "vein",
@@ -115,7 +153,7 @@ _NAMED = [
     *_anatomy("pancreas", "15776009^Pancreas", (249, 180, 111)),
     *_anatomy("oesophagus", "32849002^Esophagus", (211, 171, 143)),
     *_anatomy("aorta", "15825003^Aorta", (224, 97, 76)),
-    *_anatomy("inferior vena cava|ivc|postcava", "64131007^Inferior vena cava", _VEIN, _DICOM),
+    *_anatomy("inferior vena cava", "64131007^Inferior vena cava", _VEIN, _DICOM),
     *_anatomy(
         "portal vein|portal vein splenic vein|portal splenic vein|portal vein splenic",
         "32764006^Portal vein",
@@ -155,4 +193,4 @@ _NAMED = [
     ("tissue", Structure(GENERIC_TISSUE, (128, 174, 128))),
     ("background", Structure(BACKGROUND, (0, 0, 0))),
 ]
-_STRUCTURES = {_key(name): structure for name, structure in _NAMED}
+_STRUCTURES = {name_words(name): structure for name, structure in _NAMED}

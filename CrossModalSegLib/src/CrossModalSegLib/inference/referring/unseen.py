@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Hashable
 
 from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import list_models, read_card
-from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.labels import Label, LabelTable
+from CrossModalSegLib.terminology import name_words, structure_code
 
 logger = logging.getLogger(__name__)
 
-_WORD = re.compile(r"[^\W_]+")
 # What organs are called to which nobody gave a name: in label maps, on the page, and in 3D Slicer.
 _NO_NAME = re.compile(r"((label|structure|segment)[ _])?\d+", re.IGNORECASE)
 
 
 def unseen_organs(asked: LabelTable, known: LabelTable) -> tuple[str, ...]:
-    """Names in `asked` that are not in `known`, whatever their capitals, the order of their words and signs between.
+    """Names in `asked` that are none of `known`: neither other words for one of them, nor labels with its code.
 
-    Organs without names, such as "label 1", are left out.
+    Organs without names, such as "label 1", are left out unless their terminology tells what they are.
     """
-    found = {_words(name) for name in known.names}
-    return tuple(name for name in asked.names if not _NO_NAME.fullmatch(name) and _words(name) not in found)
+    found = {None, *map(_identity, known.labels)}
+    return tuple(label.name for label in asked.labels if _identity(label) not in found)
 
 
 def warn_of_unseen(unseen: tuple[str, ...], card: ModelCard, is_tuned: bool) -> None:
@@ -53,5 +54,9 @@ def _models_that_know(organs: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _words(name: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(name.casefold()))
+def _identity(label: Label) -> Hashable | None:
+    """What is equal for two labels of one structure; None where nobody told what it is."""
+    code = structure_code(label.name, label.terminology)
+    if code is None and not _NO_NAME.fullmatch(label.name):
+        return name_words(label.name)
+    return code
