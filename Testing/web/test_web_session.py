@@ -171,6 +171,35 @@ def test_classes_keep_their_strokes(session: Session) -> None:
         session.remove_class("Node")
 
 
+def test_other_structures_leave_the_history_of_strokes(session: Session) -> None:
+    """ "GTV" over background, both on the first image; undo and redo go on though structures come, change and go."""
+    pair(session)
+    scribble(session)
+    session.drawing.draw(1, np.array([100]))
+    session.end_stroke()
+    session.add_class("Node")
+    session.rename_class("GTV", "Tumor")
+    session.undo_stroke()
+    assert session.counts() == {"Tumor": 2, "Node": 0, "Background": 1}
+    session.redo_stroke()
+    assert session.counts() == {"Tumor": 3, "Node": 0, "Background": 0}
+    session.drawing.draw(2, np.array([4, 50]))
+    session.end_stroke()
+    session.set_mode("refer")
+    session.remove_class("Tumor")
+    session.set_mode("fit")
+    assert session.counts() == {"Node": 2, "Background": 0}
+    session.undo_stroke()
+    assert session.counts() == {"Node": 0, "Background": 0}, "what was the tumour's is erased"
+    session.undo_stroke()
+    assert session.counts() == {"Node": 0, "Background": 1}
+    session.undo_stroke()
+    assert not session.drawing.can_undo and session.counts() == {"Node": 0, "Background": 0}
+    for _ in range(3):
+        session.redo_stroke()
+    assert session.counts() == {"Node": 2, "Background": 0}
+
+
 def test_a_fit_is_asked_for_and_shown(session: Session, client: FakeClient) -> None:
     pair(session)
     scribble(session)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from CrossModalSegLib.errors import LabelError
-from CrossModalSegLib.labels import UNLABELLED, LabelTable
+from CrossModalSegLib.labels import BACKGROUND, UNLABELLED, LabelTable
 
 from .layers import add_voxels, remove_voxels
 from .scribbles import read_scribbles
@@ -71,6 +72,24 @@ class Drawing:
         """
         self._values = read_scribbles(self.segmentation, self.reference, self.table).array.ravel().copy()
         self._counts = _counted(self._values[self._values != UNLABELLED])
+
+    def follow(self, table: LabelTable, values: Mapping[int, int]) -> None:
+        """Go on with another table, and with the steps of undo.
+
+        Args:
+            table: the classes from now on; segments of these are there.
+            values: of classes before, by those now. What was drawn of any other class is gone; it counts as erased.
+
+        Raises:
+            CrossModalSegError: the scribbles cannot be read.
+        """
+        self.end_stroke()
+        now = np.full(UNLABELLED + 1, UNLABELLED, dtype=np.uint8)
+        now[BACKGROUND] = BACKGROUND
+        now[list(values)] = list(values.values())
+        self.table = table
+        self._done, self._undone = (_moved(steps, now) for steps in (self._done, self._undone))
+        self.refresh()
 
     def counts(self) -> np.ndarray:
         """(256,) how many voxels there are of each value; none of 255."""
@@ -164,6 +183,17 @@ class Drawing:
                 add_voxels(self.segmentation, segment_of[int(value)], self.reference, flat[values == value])
         self._values[flat] = values
         self._counts += _counted(values) - _counted(before)
+
+
+def _moved(steps: list[_Step], now: np.ndarray) -> list[_Step]:
+    """The same steps with other values, `now` (256,); those that changed nothing but what is gone are left out."""
+    moved = []
+    for step in steps:
+        before, after = now[step.before], int(now[step.after])
+        is_change = before != after
+        if is_change.any():
+            moved.append(_Step(step.flat[is_change], before[is_change], after))
+    return moved
 
 
 def _counted(values: np.ndarray) -> np.ndarray:

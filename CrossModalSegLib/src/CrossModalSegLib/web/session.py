@@ -292,7 +292,7 @@ class Session:
 
     def _drawing_on(self, image: Image) -> Drawing:
         drawing = self._drawings.get(image.identity)
-        if drawing is None or drawing.table is not self.table:
+        if drawing is None:
             node = prepare_scribbles(self.scene, image.node, self.table, f"{image.name} scribbles")
             drawing = self._drawings[image.identity] = Drawing(node, image.node, self.table)
         return drawing
@@ -313,14 +313,21 @@ class Session:
     def remove_class(self, name: str) -> None:
         """One class less, with its strokes."""
         self._require_idle()
-        self._set_table(remove_class(self._scribbles, self.table, name))
+        gone = self.table.label_by_name(name).value
+        values = {value: value - (value > gone) for value in range(1, len(self.table) + 1) if value != gone}
+        self._set_table(remove_class(self._scribbles, self.table, name), values)
 
     @property
     def _scribbles(self) -> list[vtkMRMLSegmentationNode]:
         return [drawing.segmentation for drawing in self._drawings.values()]
 
-    def _set_table(self, table: LabelTable, own: bool = True) -> None:
-        self.table, self._has_own_labels = table, own
+    def _set_table(self, table: LabelTable, values: Mapping[int, int] | None = None) -> None:
+        """Take another table; `values` are those of the classes before by those now, the same where it is None."""
+        values = {label.value: label.value for label in self.table.labels} if values is None else values
+        self.table, self._has_own_labels = table, True
+        for drawing in self._drawings.values():
+            prepare_scribbles(self.scene, drawing.reference, table, into=drawing.segmentation)
+            drawing.follow(table, values)
         self._follow_images()
 
     # --- strokes ---
