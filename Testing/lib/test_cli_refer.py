@@ -195,7 +195,11 @@ def test_the_model_that_ships_is_used_where_none_is_named(
     words = words_for(files, None, tmp_path / "o")
     assert "model 'abdomen-mr', which is used where none is named, is not installed" in run(capsys, *words).error
     saved_model(tmp_path / "models" / "abdomen-mr")
-    assert run(capsys, *words).code == 0
+    result = run(capsys, *words)
+    assert result.code == 0
+    assert "note: No model was named: abdomen-mr answers, chosen by the names of the organs.\n" in result.out
+    result = run(capsys, *words_for(files, tmp_path / "models" / "abdomen-mr", tmp_path / "p"))
+    assert result.code == 0 and "No model was named" not in result.out + result.err
 
 
 def test_a_tilted_gantry_gives_nrrd_files(

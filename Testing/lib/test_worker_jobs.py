@@ -390,7 +390,7 @@ def test_a_model_that_was_replaced_or_deleted_answers_no_more_strokes(models, tm
         run_job(strokes, Surroundings(store))
 
 
-def test_other_organs_may_take_another_of_the_models_that_ship(models):
+def test_other_organs_may_take_another_of_the_models_that_ship(models, caplog):
     store = Store()
 
     def strokes(*organs: str) -> m.ReferStrokesRequest:
@@ -398,11 +398,14 @@ def test_other_organs_may_take_another_of_the_models_that_ship(models):
 
     run_job(refer_request(models, model=None), Surroundings(store))
     assert store.sessions.get("node 3").model == "abdomen-organs"
+    told = "No model was named: abdomen-organs answers, chosen by the names of the organs."
+    assert caplog.messages.count(told) == 1
     run_job(strokes("pancreas", "liver"), Surroundings(store))
     with pytest.raises(SessionError, match="Another model is the one for these organs"):
         run_job(strokes("spleen", "liver"), Surroundings(store))
     run_job(refer_request(models, model="abdomen-organs"), Surroundings(store))
     run_job(strokes("spleen", "liver"), Surroundings(store))  # as it was named
+    assert caplog.messages.count(told) == 1
 
 
 def test_errors_call_targets_as_the_client_does(models):

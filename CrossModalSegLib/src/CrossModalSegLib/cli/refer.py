@@ -173,14 +173,18 @@ def _say_if_unnamed(args: Arguments, table: LabelTable, known: LabelTable) -> No
 def _model(args: Arguments, table: LabelTable) -> LoadedModel:
     from CrossModalSegLib.errors import ModelError
     from CrossModalSegLib.inference.model_folder import list_models, load_model
-    from CrossModalSegLib.inference.referring import DEFAULT_MODEL, default_model
+    from CrossModalSegLib.inference.referring import DEFAULT_MODEL, choice_told, default_model
 
-    if args.model is None and DEFAULT_MODEL not in list_models():
+    if args.model is not None:
+        return load_model(args.model)
+    if DEFAULT_MODEL not in list_models():
         raise ModelError(
             f"The model '{DEFAULT_MODEL}', which is used where none is named, is not installed. Name one with --model; "
             "`crossmodalseg train crossmr` makes one."
         )
-    return load_model(args.model or default_model(table))
+    name = default_model(table)
+    say(f"note: {choice_told(name)}")
+    return load_model(name)
 
 
 def _refer(

@@ -9,7 +9,7 @@ from CrossModalSegLib.inference.referring.session import (
     VolumeReport,
     refer_volumes,
 )
-from CrossModalSegLib.inference.referring.shipped import BROAD_MODEL, DEFAULT_MODEL, default_model
+from CrossModalSegLib.inference.referring.shipped import BROAD_MODEL, DEFAULT_MODEL, choice_told, default_model
 
 __all__ = [
     "BROAD_MODEL",
@@ -18,6 +18,7 @@ __all__ = [
     "ReferResult",
     "ReferSession",
     "VolumeReport",
+    "choice_told",
     "default_model",
     "refer_volumes",
 ]

@@ -21,3 +21,8 @@ def default_model(table: LabelTable) -> str:
     if DEFAULT_MODEL not in models or BROAD_MODEL not in models:
         return DEFAULT_MODEL
     return BROAD_MODEL if unseen_organs(table, read_card(models[DEFAULT_MODEL]).labels) else DEFAULT_MODEL
+
+
+def choice_told(model: str) -> str:
+    """What a person is told who named no model."""
+    return f"No model was named: {model} answers, chosen by the names of the organs."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +18,15 @@ from CrossModalSegLib.errors import CrossModalSegError, InputError, SessionError
 from CrossModalSegLib.inference.memory import is_beyond_mps, is_out_of_memory, on_device_or_cpu
 from CrossModalSegLib.inference.referring.session import ReferResult as Referred
 from CrossModalSegLib.inference.referring.session import ReferSession
-from CrossModalSegLib.inference.referring.shipped import default_model
+from CrossModalSegLib.inference.referring.shipped import choice_told, default_model
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.worker.context import Context
 from CrossModalSegLib.worker.jobs.case import by_class
 from CrossModalSegLib.worker.jobs.segment import model_key, warm_model
 from CrossModalSegLib.worker.messages import REFERENCE, ReferRequest, ReferResult, ReferStrokesRequest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -131,6 +134,8 @@ def _refer(request: ReferRequest, context: Context, device: torch.device) -> tup
 def _session(request: ReferRequest, context: Context, device: torch.device) -> KeptSession:
     """The session of this name, if it has the same model on the same device; else a new one."""
     name = request.model or default_model(request.labels)
+    if request.model is None:
+        logger.warning(choice_told(name))
     key = model_key(name, device)
     kept = context.store.sessions.get(request.session)
     if kept is not None and kept.key == key:
