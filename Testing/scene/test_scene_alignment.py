@@ -152,6 +152,16 @@ def test_undo_leaves_what_the_person_moved_elsewhere(scene):
     assert mr.GetParentTransformNode() is elsewhere
 
 
+def test_undo_leaves_what_the_person_put_under_the_registration_where_the_volume_is(scene):
+    above = add_transform(scene, MOVE)
+    mr, change = add(scene, parent=above), Change(scene)
+    made = apply_transform(scene, mr, SMALL, change=change)
+    mine = add(scene, "drawn by hand", made)
+    change.undo()
+    assert mr.GetParentTransformNode() is mine.GetParentTransformNode() is above
+    assert not scene.IsNodePresent(made)
+
+
 def test_what_cannot_be_applied(scene):
     mr = add(scene)
     before = scene.GetNumberOfNodes()

@@ -67,7 +67,7 @@ def apply_transform(
             return above
         to_world = parent_to_world(moving)
         node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", storable(name))
-        step.created(node)
+        step.created(node, lambda: remove_transform(scene, node))
         set_role(node, REGISTRATION)
         place_beside(scene, node, moving)
         node.SetAndObserveTransformNodeID(moving.GetTransformNodeID())
