@@ -32,7 +32,13 @@ from CrossModalSegLib.scene.change import Change
 from CrossModalSegLib.scene.images import oriented_affine, set_voxels, voxels
 from CrossModalSegLib.scene.preview import Preview
 from CrossModalSegLib.scene.scribbles import prepare_scribbles, read_scribbles
-from CrossModalSegLib.scene.segmentations import named_classes, read_mask, write_segmentation
+from CrossModalSegLib.scene.segmentations import (
+    named_classes,
+    read_mask,
+    show_surfaces,
+    shows_surfaces,
+    write_segmentation,
+)
 from CrossModalSegLib.scene.volumes import read_grid
 from CrossModalSegLib.volume import Volume
 from grids import grid_affine
@@ -197,6 +203,23 @@ def test_surfaces_on_request_and_anew_where_there_were_some(scene):
     assert large[1] - large[0] > small[1] - small[0] + 1
     change.undo()
     np.testing.assert_allclose(surface().GetBounds(), small, atol=1e-4)
+
+
+def test_surfaces_of_a_hidden_result_are_seen_on_request_and_undo_hides_it_again(scene):
+    ct = add_ct(scene)
+    node = write_segmentation(scene, on(ct, random_labels(0)), TABLE, ct, "Result")
+    display = node.GetDisplayNode()
+    for hide in (display.SetVisibility, display.SetVisibility3D):
+        hide(True)
+        hide(False)
+        before = display.GetVisibility(), display.GetVisibility3D()
+        change = Change(scene)
+        write_segmentation(scene, on(ct, random_labels(1)), TABLE, ct, "Result", node, show_3d=True, change=change)
+        assert shows_surfaces(node)
+        change.undo()
+        assert (display.GetVisibility(), display.GetVisibility3D()) == before
+        show_surfaces(node, True)
+        assert shows_surfaces(node)
 
 
 def test_only_our_segments_are_replaced(scene):

@@ -152,6 +152,7 @@ def make_surfaces(node: vtkMRMLSegmentationNode, show_3d: bool, had_surfaces: bo
     if show_3d or had_surfaces:
         node.CreateClosedSurfaceRepresentation()
     if show_3d:
+        node.GetDisplayNode().SetVisibility(True)  # of a segmentation that is hidden as a whole nothing is seen in 3D
         node.GetDisplayNode().SetVisibility3D(True)
 
 
@@ -328,7 +329,8 @@ def _former(node: vtkMRMLSegmentationNode) -> Callable[[], None]:
     """How to bring the results in a segmentation back to what they are now; other segments stay as they are then."""
     segmentation = node.GetSegmentation()
     volume, grid = drawn_on(node), segmentation.GetConversionParameter(_GEOMETRY_PARAMETER)
-    has_surfaces = has_3d(node)
+    has_surfaces, display = has_3d(node), node.GetDisplayNode()
+    is_shown, is_shown_3d = display.GetVisibility(), display.GetVisibility3D()
     alone(node, tuple(_owned(node).values()))
     kept = {identity: segmentation.GetSegment(identity) for identity in _owned(node).values()}
     places = {identity: segmentation.GetSegmentIndex(identity) for identity in kept}
@@ -351,6 +353,8 @@ def _former(node: vtkMRMLSegmentationNode) -> Callable[[], None]:
         node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), volume.GetID() if volume else None)
         segmentation.SetConversionParameter(_GEOMETRY_PARAMETER, grid)
         make_surfaces(node, show_3d=False, had_surfaces=has_surfaces)
+        display.SetVisibility(is_shown)
+        display.SetVisibility3D(is_shown_3d)
 
     return restore
 
