@@ -30,7 +30,7 @@ from referring_support import (
 )
 
 from CrossModalSegLib.data.referring.slices import SlicePreprocessing, slice_frame
-from CrossModalSegLib.errors import Cancelled, GeometryError, InputError, LabelError, ModelError
+from CrossModalSegLib.errors import Cancelled, CrossModalSegError, GeometryError, InputError, LabelError, ModelError
 from CrossModalSegLib.inference.model_folder import LoadedModel, load_model
 from CrossModalSegLib.inference.referring import DEFAULT_MODEL, REFERENCE, ReferResult, ReferSession, refer_volumes
 from CrossModalSegLib.inference.referring import session as sessions
@@ -555,6 +555,48 @@ def test_slices_of_another_plane_are_told():
     session.add_target("t", Volume(noise(seed=1).array, coronal))
     with pytest.raises(GeometryError, match="slices of 't' are turned by 90 degrees against those of the reference"):
         session.refer(Volume(strokes(noise()).array, axial), TABLE)
+
+
+FAR = noise(seed=2, affine=affine_of(origin=(4000.0, 0.0, 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "slices", "message"),
+    [
+        ("t", noise((20, 24, 5), affine=affine_of((6.0, 1.5, 1.5))), "auto", "turned by 90 degrees against"),
+        ("t", FAR, "position", "do not overlap in patient space"),
+        ("t", noise().with_array(np.full((5, 20, 24), 7.0)), "auto", "image 't' is constant"),
+        (REFERENCE, noise(), "auto", "is the name of the reference itself"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_looked_at(name, image, slices, message):
+    session = ReferSession(tiny_model())
+    session.set_images(noise(), {"a": noise(seed=1)})
+    with pytest.raises(CrossModalSegError, match=message):
+        session.set_images(noise(seed=3), {"b": noise(seed=4), name: image}, slices)
+    assert session.encoded_slices == 10 and session.targets == ("a",)
+    with pytest.raises(CrossModalSegError, match=message):
+        refer_volumes(tiny_model(), noise(), strokes(noise()), {name: image}, TABLE, slices=slices, progress=never)
+
+
+def never(*_args) -> None:
+    raise AssertionError("no slice should be looked at")
+
+
+def test_images_are_set_at_once():
+    session, other = ReferSession(tiny_model()), ReferSession(tiny_model())
+    session.set_images(noise(), {"gone": noise(seed=8), "a": noise(seed=1)})
+    cancel, target = CancelToken(), noise((8, 20, 24), 3)
+    with pytest.raises(Cancelled):
+        session.set_images(noise(seed=2), {"a": target}, progress=Recorder(cancel, 6), cancel=cancel)
+    assert session.targets == ("gone", "a") and session.encoded_slices == 15 + 5 + 6
+    session.set_images(noise(seed=2), {"a": target})
+    assert session.targets == ("a",) and session.encoded_slices == 15 + 5 + 8
+    other.set_reference(noise(seed=2))
+    other.add_target("a", target)
+    assert session.kept_bytes == other.kept_bytes
+    answers = [each.refer(strokes(noise()), TABLE).segmentations["a"].array for each in (session, other)]
+    np.testing.assert_array_equal(*answers)
 
 
 def test_neighbour_slices_enter_where_the_network_takes_them():

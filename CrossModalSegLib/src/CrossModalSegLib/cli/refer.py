@@ -201,9 +201,7 @@ def _refer(
 
     began = time.perf_counter()
     session = ReferSession(model, device)
-    session.set_reference(loaded.grid, progress)
-    for name, image in targets.items():
-        session.add_target(name, image, progress)
+    session.set_images(loaded.grid, targets, args.slices, progress)
     looked = time.perf_counter() - began
     result = session.refer(
         loaded.scribbles,

@@ -149,6 +149,41 @@ class ReferSession:
         """How many slices were encoded so far."""
         return self._store.encoded
 
+    def set_images(
+        self,
+        reference: Volume,
+        targets: Mapping[str, Volume],
+        slices: SliceMatching = "auto",
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        """Look at a reference and its targets, which take the place of all before; only if each of them can be used.
+
+        Args:
+            reference: The image that is scribbled on.
+            targets: Images that shall be segmented, by name.
+            slices: How their slices will be matched; see `ReferOptions`.
+            progress: Called with each slice of each image.
+            cancel: Looked at before each slice.
+
+        Raises:
+            InputError: As of `set_reference` and `add_target`, before any image is looked at.
+            GeometryError: A target does not fit to the reference, see `refer`; also before.
+            Cancelled: The session is as it was before. Slices that were looked at are remembered until the next change.
+        """
+        progress, cancel = progress or SilentProgress(), cancel or CancelToken()
+        first = refer_volume(REFERENCE, reference, self._prep)
+        others: dict[str, ReferredVolume] = {}
+        for name, image in targets.items():
+            cancel.raise_if_cancelled()
+            others[name] = self._prepared_target(name, image, first)
+            _positions(others[name], first, slices)
+        needed = {volume.key for volume in (first, *others.values())}
+        for volume in (first, *others.values()):
+            self._store.add(volume, ENCODED_AT_ONCE.get(self.device.type, 1), progress, cancel, needed)
+        self._reference, self._targets = first, others
+        self._free()
+
     def set_reference(self, image: Volume, progress: Progress | None = None, cancel: CancelToken | None = None) -> None:
         """Look at the image that is scribbled on; it takes the place of the one before.
 
@@ -183,11 +218,7 @@ class ReferSession:
             InputError: The name is "reference", or the image is not usable.
             Cancelled: The session is as it was before.
         """
-        if name == REFERENCE:
-            raise InputError(f"'{REFERENCE}' is the name of the reference itself; give the target another one.")
-        target = refer_volume(name, image, self._prep)
-        if self._reference is not None:
-            target = target.turned_like(self._reference)
+        target = self._prepared_target(name, image, self._reference)
         volumes = self._volumes() | {name: target}
         self._look_at([target], volumes.values(), progress, cancel)
         self._targets[name] = target
@@ -261,6 +292,12 @@ class ReferSession:
             seconds=time.perf_counter() - began,
         )
 
+    def _prepared_target(self, name: str, image: Volume, reference: ReferredVolume | None) -> ReferredVolume:
+        if name == REFERENCE:
+            raise InputError(f"'{REFERENCE}' is the name of the reference itself; give the target another one.")
+        target = refer_volume(name, image, self._prep)
+        return target if reference is None else target.turned_like(reference)
+
     def _volumes(self) -> dict[str, ReferredVolume]:
         return ({} if self._reference is None else {REFERENCE: self._reference}) | self._targets
 
@@ -301,13 +338,7 @@ class ReferSession:
     def _checked_reference(self, scribbles: Volume, table: LabelTable) -> ReferredVolume:
         if self._reference is None:
             raise InputError("There is no reference yet: set one before you refer to it.")
-        grid = self._reference.frame.source.volume()
-        if not same_geometry(grid, scribbles):
-            raise GeometryError(
-                f"The scribbles should be on the grid of the reference but are not: it has {describe(grid)}; "
-                f"the scribbles have {describe(scribbles)}. Draw them on the reference itself."
-            )
-        check_scribbles(scribbles.array, table, needs_background=False)
+        check_strokes(self._reference.frame.source.volume(), scribbles, table)
         return self._reference
 
     def _tuned(
@@ -370,6 +401,21 @@ class ReferSession:
         return VolumeResult(labels, probabilities, report)
 
 
+def check_strokes(reference: Volume, scribbles: Volume, table: LabelTable) -> None:
+    """Refuse what `ReferSession.refer` could not answer.
+
+    Raises:
+        GeometryError: The scribbles are not on the reference's grid.
+        LabelError: An organ has no stroke, or a stroke has no organ.
+    """
+    if not same_geometry(reference, scribbles):
+        raise GeometryError(
+            f"The scribbles should be on the grid of the reference but are not: it has {describe(reference)}; "
+            f"the scribbles have {describe(scribbles)}. Draw them on the reference itself."
+        )
+    check_scribbles(scribbles.array, table, needs_background=False)
+
+
 def refer_volumes(
     model: LoadedModel,
     reference: Volume,
@@ -379,6 +425,7 @@ def refer_volumes(
     *,
     device: torch.device | str | None = None,
     precision: Precision = "bf16",
+    slices: SliceMatching = "auto",
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
     **options: object,
@@ -389,17 +436,16 @@ def refer_volumes(
         model, device, precision: As in `ReferSession`.
         reference, scribbles, table: As in `ReferSession.refer`.
         targets: Images by name.
-        progress, cancel: As in `ReferSession`.
+        slices, progress, cancel: As in `ReferSession`.
         options: Further ones of `ReferSession.refer`.
 
     Raises:
         CrossModalSegError: As in `ReferSession`.
     """
     session = ReferSession(model, device, precision)
-    session.set_reference(reference, progress, cancel)
-    for name, image in targets.items():
-        session.add_target(name, image, progress, cancel)
-    return session.refer(scribbles, table, progress=progress, cancel=cancel, **options)
+    check_strokes(reference, scribbles, table)
+    session.set_images(reference, targets, slices, progress, cancel)
+    return session.refer(scribbles, table, slices=slices, progress=progress, cancel=cancel, **options)
 
 
 class _Counter:

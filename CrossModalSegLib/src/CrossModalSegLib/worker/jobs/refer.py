@@ -17,7 +17,7 @@ from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.errors import CrossModalSegError, InputError, SessionError
 from CrossModalSegLib.inference.memory import is_beyond_mps, is_out_of_memory, on_device_or_cpu
 from CrossModalSegLib.inference.referring.session import ReferResult as Referred
-from CrossModalSegLib.inference.referring.session import ReferSession
+from CrossModalSegLib.inference.referring.session import ReferSession, check_strokes
 from CrossModalSegLib.inference.referring.shipped import choice_told, default_model
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume
@@ -52,14 +52,9 @@ class KeptSession:
     def set_images(self, reference: Volume, targets: dict[str, Volume], context: Context) -> None:
         """Look at these and forget all other targets."""
         self.is_complete = False
-        self.session.set_reference(reference, context.progress, context.cancel)
-        for number in self.session.targets:
-            if self.named(number) not in targets:
-                self.session.remove_target(number)
         self.numbered = {name: number for name, number in self.numbered.items() if name in targets}
-        for name, image in targets.items():
-            number = self.numbered.setdefault(name, self._next())
-            self.session.add_target(number, image, context.progress, context.cancel)
+        numbered = {self.numbered.setdefault(name, self._next()): image for name, image in targets.items()}
+        self.session.set_images(reference, numbered, progress=context.progress, cancel=context.cancel)
         self.is_complete = True
 
     def named(self, number: str) -> str:
@@ -125,6 +120,7 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
 
 
 def _refer(request: ReferRequest, context: Context, device: torch.device) -> tuple[KeptSession, Referred]:
+    check_strokes(request.reference, request.scribbles, request.labels)
     kept = _session(request, context, device)
     with kept.telling_names():
         kept.set_images(request.reference, request.targets, context)
