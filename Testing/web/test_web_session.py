@@ -14,6 +14,7 @@ from CrossModalSegLib.errors import InputError, LabelError
 from CrossModalSegLib.io import read_scribble_segments, read_segmentation, write_segmentation, write_volume
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.headless import HeadlessScene
+from CrossModalSegLib.scene.segmentations import has_3d
 from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.web.picture import picture
 from CrossModalSegLib.web.session import Session
@@ -225,6 +226,64 @@ def test_a_fit_is_asked_for_and_shown(session: Session, client: FakeClient) -> N
     shown = picture(session, Choices())
     assert not shown["busy"] and shown["has_result"]
     assert [row["values"] for row in shown["rows"]] == [["1.5"]]
+
+
+def wait_for_surfaces(session: Session) -> None:
+    until = time.monotonic() + 10.0
+    session.follow_surfaces()
+    while session.surface_state == "making" and time.monotonic() < until:
+        time.sleep(0.01)
+        session.follow_surfaces()
+
+
+def test_surfaces_are_made_beside_the_page(
+    session: Session, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a former result, after a run of it was cancelled or taken back; nothing is converted in between."""
+
+    def convert(_node: object, show_3d: bool, had_surfaces: bool) -> None:
+        assert not show_3d and not had_surfaces
+
+    for module in ("segmentations", "preview"):
+        monkeypatch.setattr(f"CrossModalSegLib.scene.{module}.make_surfaces", convert)
+    pair(session)
+    scribble(session)
+    assert session.surface_state == "none"
+
+    def run(rows: int) -> None:
+        session.fit(0.0)
+        mask = np.zeros(SHAPE)
+        mask[:, 1 : 1 + rows, 1:7] = 1
+        client.jobs[-1].done(fit_result(mask))
+        assert not has_3d(session.result)
+        wait_for_surfaces(session)
+
+    def height() -> float:
+        segment = session.result.GetSegmentation().GetNthSegment(0)
+        bounds = segment.GetRepresentation("Closed surface").GetBounds()
+        return bounds[3] - bounds[2]
+
+    run(2)
+    assert session.surface_state == "full"
+    low = height()
+    run(4)
+    high = height()
+    assert high > low + 0.5
+    session.fit(30.0)
+    client.jobs[-1].preview(ct().with_array(np.ones(SHAPE, np.uint8)))
+    session.follow_surfaces()
+    assert not has_3d(session.result)
+    session.cancel()
+    client.jobs[-1].fail("cancelled", "The job was stopped.")
+    wait_for_surfaces(session)
+    assert height() == pytest.approx(high)
+    session.undo_result()
+    wait_for_surfaces(session)
+    assert height() == pytest.approx(low)
+    session.shows_surfaces = False
+    session.undo_result()
+    wait_for_surfaces(session)
+    assert session.surface_state == "none"
 
 
 def test_a_cancelled_fit_leaves_nothing(session: Session, client: FakeClient, said: Said) -> None:

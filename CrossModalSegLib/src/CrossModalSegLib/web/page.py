@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.05
 _SHOW_SECONDS = 0.2
 _HINT_3D = "Surfaces appear with a result"
+_SURFACE_HINTS = {"making": "Making surfaces…", "reduced": "Surfaces are simplified"}
 
 
 class Page:
@@ -147,7 +148,9 @@ class Page:
         return picture(self.session, self.state) | {"loading": self._loading, "solid_hint": self._solid_hint()}
 
     def _solid_hint(self) -> str:
-        return _HINT_3D if self.session.images and not self.session.results else ""
+        if self.session.images and not self.session.results:
+            return _HINT_3D
+        return _SURFACE_HINTS.get(self.session.surface_state, "")
 
     def _show(self) -> None:
         self._is_stale = False
@@ -199,7 +202,8 @@ class Page:
             show_segments(self.session.drawing.segmentation, True, 0.75, 1.0, False)
         if has_surfaces and not self._has_surfaces:
             self.viewer.look_at_solids()
-        self._has_surfaces = has_surfaces
+        # Where a run or undo takes them away for a moment, they come back as they were looked at.
+        self._has_surfaces = has_surfaces or (self._has_surfaces and bool(self.session.results))
         self.viewer.render()
 
     def _group_of(self, place: int | None) -> Literal["first", "second", "all"]:
@@ -365,7 +369,8 @@ class Page:
 
         @change("result_3d")
         def on_3d(result_3d: bool, **_: object) -> None:
-            self.session.set_3d(bool(result_3d))
+            self.session.shows_surfaces = bool(result_3d)
+            self.changed()
             self._show_results()
 
         @change("kind", "mode")
@@ -527,6 +532,7 @@ class Page:
             await asyncio.sleep(_POLL_SECONDS)
             try:
                 self.client.poll()
+                self.session.follow_surfaces()
                 is_running = self.session.is_busy and loop.time() - last > 5 * _SHOW_SECONDS
                 if (self._is_stale or is_running) and loop.time() - last > _SHOW_SECONDS:
                     last = loop.time()

@@ -23,7 +23,7 @@ from CrossModalSegLib.scene.geometry import ijk_to_ras, to_lps
 from CrossModalSegLib.scene.hierarchy import remove_with_item
 from CrossModalSegLib.scene.results import Segmented
 from CrossModalSegLib.scene.scribbles import prepare_scribbles, read_scribbles
-from CrossModalSegLib.scene.segmentations import read_mask, show_surfaces
+from CrossModalSegLib.scene.segmentations import read_mask
 from CrossModalSegLib.scene.segmentations import write_segmentation as write_node
 from CrossModalSegLib.scene.segments import BACKGROUND, BACKGROUND_STYLE
 from CrossModalSegLib.scene.task import Task
@@ -32,6 +32,8 @@ from CrossModalSegLib.scene.workflow import Workflow
 from CrossModalSegLib.volume import Volume, place_on_grid, same_geometry
 from CrossModalSegLib.worker.client import WorkerClient
 from CrossModalSegLib.worker.messages import Error, Model, ModelInfoRequest, ModelsRequest, Pieces
+
+from .surface_maker import SurfaceMaker
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLTableNode
@@ -136,6 +138,7 @@ class Session:
         models: that are installed, or were named at the start.
         model_problem: why they could not be listed.
         has_looked_for_models: whether they are known by now.
+        shows_surfaces: whether surfaces of results are wanted.
     """
 
     def __init__(
@@ -178,6 +181,8 @@ class Session:
         self.models: list[Model] = []
         self.model_problem: str | None = None
         self.has_looked_for_models = False
+        self.shows_surfaces = True
+        self._surfaces = SurfaceMaker()
         self._start_model = model
         self._on_change, self._on_error, self._on_result = on_change, on_error, on_result
 
@@ -411,13 +416,13 @@ class Session:
         images = {image.roles["fit"]: image.node for image in self.used}
         if "image" in images and len(images) > 1:
             raise InputError("Fit takes CT and MR, or a single image. Set the others to 'Not used'.")
+        self._remove_surfaces()
         task = self.workflow.fit(
             images,
             self.drawing.segmentation,
             self.table,
             seconds=seconds,
             preview_every=max(5.0, seconds / 12),
-            show_3d=True,
             device=self.device,
         )
         self._start("Fitting", task, self._segmented, can_finish=True)
@@ -426,7 +431,8 @@ class Session:
         """Segment the case by a trained model."""
         self._ready_primary()
         images = {image.roles["fit"]: image.node for image in self.used}
-        task = self.workflow.segment(images, model, show_3d=True, device=self.device)
+        self._remove_surfaces()
+        task = self.workflow.segment(images, model, device=self.device)
         self._start("Segmenting", task, self._segmented)
 
     def refer(self, model: str, pieces: Pieces = "large", tune_seconds: float = 0.0) -> None:
@@ -439,6 +445,7 @@ class Session:
         """
         self._ready_primary()
         reference, *targets = self.used
+        self._remove_surfaces()
         task = self.workflow.refer(
             reference.node,
             [target.node for target in targets],
@@ -447,10 +454,15 @@ class Session:
             model=model or None,
             pieces=pieces,
             tune_seconds=tune_seconds,
-            show_3d=True,
             device=self.device,
         )
         self._start("Referring", task, self._segmented)
+
+    def follow_surfaces(self) -> None:
+        """Show surfaces that are ready, and begin with those that are missing; to be called again and again."""
+        if not self.is_busy and self._surfaces.follow(self._with_surfaces()):
+            self._on_result()
+            self._on_change()
 
     def cancel(self) -> None:
         """Stop and drop the present run."""
@@ -542,6 +554,7 @@ class Session:
     def undo_result(self) -> None:
         """Take the last result back."""
         self._require_idle()
+        self._remove_surfaces()
         if self.workflow.undo():
             self._forget_gone()
             self._describe_results()
@@ -562,10 +575,21 @@ class Session:
                 self.rows.append(Row(image.name, label.name, label.color, {"ml": milliliters}))
         self.evaluate()
 
-    def set_3d(self, is_shown: bool) -> None:
-        """Show surfaces of the results, or not."""
+    @property
+    def surface_state(self) -> Literal["none", "making", "reduced", "full"]:
+        """Of the surfaces of the results."""
+        if self._surfaces.is_making:
+            return "making"
+        shown = self._with_surfaces()
+        return "reduced" if self._surfaces.is_reduced(shown) else "full" if shown else "none"
+
+    def _with_surfaces(self) -> list[vtkMRMLSegmentationNode]:
+        return [*self.results.values()] if self.shows_surfaces else []
+
+    def _remove_surfaces(self) -> None:
+        """Before voxels change: where there are surfaces, whoever writes voxels makes new ones at once, and waits."""
         for node in self.results.values():
-            show_surfaces(node, is_shown)
+            self._surfaces.remove(node)
 
     def _forget_gone(self) -> None:
         """A cancelled first run, or undo, took segmentations away."""
