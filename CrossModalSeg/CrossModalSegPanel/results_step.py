@@ -45,6 +45,12 @@ class ResultsStep:
         self._measure(step=self._ui.runStep, text=text)
         return None
 
+    def take_former(self, segmentation, text: str) -> str:
+        """Look at what was looked at before a run that gave nothing; returns what is said."""
+        if segmentation is not None and slicer.mrmlScene.IsNodePresent(segmentation):
+            self.take(segmentation)
+        return text
+
     def look_again(self) -> None:
         """Something was taken back: the numbers are those of before by now, or gone."""
         node = self._ui.resultsTable.mrmlTableNode()

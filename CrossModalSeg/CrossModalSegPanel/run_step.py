@@ -104,6 +104,7 @@ class RunStep:
         if not self._is_mask_safe([panel.drawn_on()]):
             return
         panel.scribbles.end_strokes()
+        looked_at = parameters.result
         panel.work.start(
             self._ui.runStep,
             _("Fitting …"),
@@ -122,6 +123,7 @@ class RunStep:
             ),
             self._on_fitted,
             can_finish=True,
+            failed=lambda _kind, sentence: panel.results.take_former(looked_at, sentence),
         )
 
     def _on_fitted(self, segmentation) -> str | None:

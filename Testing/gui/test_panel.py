@@ -496,7 +496,7 @@ def test_closing_the_scene_in_a_fit_ends_it_and_another_scene_is_worked_on(panel
     slicer.mrmlScene.Clear(0)
     until(lambda: not panel.work.is_busy, 5)
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
-    assert panel.ui.workLabel.text and "Done" not in panel.ui.workLabel.text
+    assert panel.ui.workLabel.text.endswith("it was deleted, or the scene was closed.")
     assert not panel.ui.fitButton.enabled and not panel.ui.undoButton.enabled
     add_volume(slicer.mrmlScene, np.zeros((4, 5, 6), np.float32), np.eye(4), "next")
     panel.ui.ctSelector.setCurrentNode(slicer.mrmlScene.GetFirstNodeByName("next"))
@@ -721,14 +721,16 @@ def test_fit_pauses_goes_on_and_stops_with_the_best(panel, drawn, tmp_path: Path
     assert panel.parameters.result is not None
 
 
-def test_a_cancelled_fit_leaves_nothing(panel, drawn) -> None:
-    before = strokes_of(panel)
+def test_a_cancelled_fit_leaves_nothing_and_what_was_looked_at_before_is_again(panel, drawn) -> None:
+    before, other = strokes_of(panel), slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "other")
     panel.ui.secondsBox.setValue(600)
-    panel.ui.fitButton.click()
-    until(lambda: panel.parameters.result is not None, 200)
-    panel.ui.cancelButton.click()
-    until(lambda: not panel.work.is_busy, 5)
-    assert panel.parameters.result is None and strokes_of(panel) == before
+    for looked_at in (None, other):
+        panel.ui.resultSelector.setCurrentNode(looked_at)
+        panel.ui.fitButton.click()
+        until(lambda looked_at=looked_at: panel.parameters.result is not looked_at, 200)
+        panel.ui.cancelButton.click()
+        until(lambda: not panel.work.is_busy, 5)
+        assert panel.parameters.result is looked_at and strokes_of(panel) == before
 
 
 def test_a_worker_killed_in_a_fit_is_explained_and_the_next_fit_works(panel, drawn) -> None:

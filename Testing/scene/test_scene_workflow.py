@@ -333,6 +333,15 @@ def test_a_result_that_comes_after_cancelling_is_dropped(scene, workflow, client
     assert not workflow.can_undo
 
 
+def test_who_cancels_because_the_scene_is_closed_hears_so(scene, workflow, client, ct, scribbles):
+    task = workflow.fit({"ct": ct}, scribbles, TABLE)
+    task.cancel()
+    scene.Clear(0)
+    client.jobs[0].fail("cancelled", "The job was stopped.")
+    assert task.state == "cancelled"
+    assert task.error == "'CT' is not in the scene any more: it was deleted, or the scene was closed."
+
+
 def test_a_model_that_was_finished_before_it_was_cancelled_is_there(workflow, client, tmp_path):
     task = workflow.train(tmp_path / "cohort.json", tmp_path / "model")
     task.cancel()
@@ -700,6 +709,15 @@ def test_a_worker_that_was_restarted_gets_the_images_again(workflow, client, ct,
 
 
 # --- the others -------------------------------------------------------------------------------------------------------
+
+
+def test_images_that_cannot_be_sent_again_end_the_work(scene, workflow, client, ct, mr, scribbles):
+    workflow.refer(ct, [mr], scribbles, TABLE)
+    client.jobs[0].done(refer_result({"reference": ct, "MR": mr}, 1))
+    task = workflow.refer(ct, [mr], scribbles, TABLE)
+    mr.SetAndObserveTransformNodeID(add_bent_transform(scene).GetID())
+    client.jobs[1].fail("session", "The worker no longer has the features of these images: send them again.")
+    assert task.state == "failed" and task.error.startswith("'MR' lies under a transform that is not linear")
 
 
 def test_register_moves_the_volume_and_can_be_undone(workflow, client, ct, mr):

@@ -233,7 +233,11 @@ class Task:
         if self.has_ended:
             self._plan.release()
             return
-        request = self._plan.again(error)
+        try:
+            request = self._plan.again(error)
+        except CrossModalSegError as fault:  # of the images, which it looks at once more
+            self._fail("input", str(fault))
+            return
         if request is None:
             self._fail(error.kind, error.message)
         else:
@@ -245,18 +249,25 @@ class Task:
 
     def _is_possible(self) -> bool:
         """Whether the result will still have a place; ends the work where it has none."""
+        gone = self._what_is_gone()
+        if gone is not None:
+            self._stop(gone)
+        return gone is None
+
+    def _what_is_gone(self) -> str | None:
         try:
             require_present(self._scene, *self._nodes)
         except CrossModalSegError as error:
-            self._stop(str(error))
-            return False
-        return True
+            return str(error)
+        return None
 
     def _stop(self, message: str) -> None:
         self.job.cancel()
         self._fail("input", message)
 
     def _fail(self, kind: ErrorKind, message: str) -> None:
+        if kind == "cancelled":  # also by a panel whose scene is closed
+            message = self._what_is_gone() or message
         self.kind, self.error = kind, message
         self._plan.revert()
         if self.job.has_ended:
