@@ -414,14 +414,25 @@ def test_an_image_that_comes_during_a_run_gets_nothing_of_it(session: Session, c
 
 
 def test_background_is_proposed_into_the_strokes(session: Session, client: FakeClient) -> None:
-    pair(session).drawing.draw(1, np.array([3]))
+    """It is taken back as a stroke is, though another image is drawn on by then."""
+    session.add_image(mr(), "m")
+    session.drawing.draw(1, np.array([3]))
     session.auto_background()
     proposal = np.zeros(SHAPE, np.uint8)
     proposal[3] = 1
+    session.add_image(ct(), "c")
     client.jobs[-1].done(AutoBackgroundResult(ct().with_array(proposal)))
+    assert session.counts() == {"GTV": 0, "Background": 0} and not session.drawing.can_undo
+    session.set_mode("refer")
     assert session.counts() == {"GTV": 1, "Background": 48}
+    assert not session.workflow.can_undo
     session.undo_stroke()
-    assert session.counts() == {"GTV": 0, "Background": 48}
+    assert session.counts() == {"GTV": 1, "Background": 0}
+    session.undo_stroke()
+    assert session.counts() == {"GTV": 0, "Background": 0}
+    session.redo_stroke()
+    session.redo_stroke()
+    assert session.counts() == {"GTV": 1, "Background": 48}
 
 
 def test_results_are_written_on_the_grid_of_the_file_even_when_it_was_moved(

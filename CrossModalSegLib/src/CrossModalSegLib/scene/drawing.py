@@ -73,6 +73,21 @@ class Drawing:
         self._values = read_scribbles(self.segmentation, self.reference, self.table).array.ravel().copy()
         self._counts = _counted(self._values[self._values != UNLABELLED])
 
+    def adopt(self) -> None:
+        """Take note of strokes that others drew, each class as a step of undo.
+
+        Raises:
+            CrossModalSegError: the scribbles cannot be read.
+        """
+        self.end_stroke()
+        before = self._values
+        self.refresh()
+        changed = np.flatnonzero(before != self._values)
+        for value in np.unique(self._values[changed]):
+            flat = changed[self._values[changed] == value]
+            self._done.append(_Step(flat, before[flat], int(value)))
+            self._undone.clear()
+
     def follow(self, table: LabelTable, values: Mapping[int, int]) -> None:
         """Go on with another table, and with the steps of undo.
 

@@ -140,6 +140,7 @@ class Workflow:
         margin_mm: float = 30.0,
         coverage: float | None = None,
         seed: int = 0,
+        undoable: bool = True,
     ) -> Task:
         """Propose background scribbles and draw them where nothing is drawn.
 
@@ -148,6 +149,7 @@ class Workflow:
             scribbles: at least one class is scribbled.
             table: the classes.
             margin_mm, coverage, seed: as in `AutoBackgroundRequest`.
+            undoable: whether `undo` takes it back; else whoever draws does.
 
         Returns:
             A task whose result is the number of voxels that were drawn.
@@ -163,7 +165,7 @@ class Workflow:
             return AutoBackgroundRequest(strokes.volume(), lent.volumes()["image"], margin_mm, coverage, seed)
 
         def write(result: AutoBackgroundResult) -> int:
-            with self._step() as change:
+            with self._step() if undoable else Change(self.scene) as change:
                 return add_auto_background(scribbles, reference, table, before.now(result.background), change)
 
         return self._start([reference, scribbles], Plan(request, write, sent=lent.require_same_voxels))

@@ -396,12 +396,12 @@ class Session:
         return self.run is not None and not self.run.task.has_ended
 
     def auto_background(self) -> None:
-        """Propose background strokes."""
-        primary = self._ready_primary()
+        """Propose background strokes; one step of undo."""
+        primary, drawing = self._ready_primary(), self.drawing
         task = self.workflow.auto_background(
-            primary.node, self.drawing.segmentation, self.table, coverage=_BACKGROUND_COVERAGE
+            primary.node, drawing.segmentation, self.table, coverage=_BACKGROUND_COVERAGE, undoable=False
         )
-        self._start("Proposing background", task, lambda _: self._drawing_changed())
+        self._start("Proposing background", task, lambda _: drawing.adopt())
 
     def register(self) -> None:
         """Move the second image onto the first."""
@@ -524,9 +524,6 @@ class Session:
             note,
         )
         self._on_change()
-
-    def _drawing_changed(self) -> None:
-        self.drawing.refresh()
 
     # --- results ---
 
