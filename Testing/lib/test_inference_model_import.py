@@ -6,7 +6,7 @@ import zipfile
 import pytest
 import torch
 
-from CrossModalSegLib.errors import ModelError, OutputError
+from CrossModalSegLib.errors import ModelError, OutputError, TakenError
 from CrossModalSegLib.inference import model_import
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import load_model, save_model
@@ -56,6 +56,17 @@ def test_into_the_user_s_folder(source, tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "mine"))
     assert import_model(source) == tmp_path / "mine" / "tiny"
     assert load_model("tiny").card.name == "tiny"
+
+
+def test_a_model_that_ships_is_only_hidden_by_another_one_on_request(source, tmp_path, monkeypatch):
+    """A fit begins with the one of this name, whoever made it."""
+    monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "mine"))
+    for path in (source, archive(source, tmp_path / "model.zip")):
+        with pytest.raises(TakenError, match="'scribble-prior' comes with the library"):
+            import_model(path, name="scribble-prior")
+    assert not (tmp_path / "mine").exists()
+    assert import_model(source, tmp_path / "others", name="scribble-prior").is_dir()
+    assert import_model(source, name="scribble-prior", overwrite=True) == tmp_path / "mine" / "scribble-prior"
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,16 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.errors import ModelError, TakenError
 from CrossModalSegLib.inference.model_card import check_model_name
-from CrossModalSegLib.inference.model_folder import CARD_FILE, WEIGHTS_FILE, load_model, models_folder, read_card
+from CrossModalSegLib.inference.model_folder import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    load_model,
+    models_folder,
+    read_card,
+    shipped_models_folder,
+)
 from CrossModalSegLib.output import atomic_folder
 
 ALLOWED_SUFFIXES = frozenset({".safetensors", ".json", ".txt"})
@@ -34,7 +41,7 @@ def import_model(
         source: A model folder or a zip archive of one.
         into: Folder of models; None takes the user's.
         name: Of the installed model; None takes the name in the card.
-        overwrite: Whether an installed model of that name may be replaced.
+        overwrite: Whether an installed model of that name may be replaced, or one that ships be hidden.
 
     Returns:
         The installed model's folder.
@@ -51,11 +58,23 @@ def import_model(
     if source.is_dir():
         members = _folder_members(source)
         target = name or read_card(source).name
+        _require_not_shipped(base, target, overwrite)
         with atomic_folder(base / target, overwrite=overwrite, inputs=(source,)) as temporary:
             _copy_files(members, temporary)
             _check_loads(temporary, source)
         return base / target
     return _import_zip(source, base, name, overwrite)
+
+
+def _require_not_shipped(base: Path, name: str, overwrite: bool) -> None:
+    """Check that no model that ships is hidden by another one of its name, unless this was asked for."""
+    shipped = shipped_models_folder() / name
+    if base == models_folder() and shipped.is_dir() and not overwrite:
+        raise TakenError(
+            f"A model '{name}' comes with the library, and this one would be used in its place; import it under "
+            "another name, or ask to overwrite.",
+            shipped,
+        )
 
 
 def _folder_members(source: Path) -> dict[str, Path]:
@@ -81,6 +100,7 @@ def _import_zip(source: Path, base: Path, name: str | None, overwrite: bool) -> 
         with zipfile.ZipFile(source) as archive:
             members = _zip_members(archive, source)
             target = name or _name_in(archive, members[CARD_FILE], source)
+            _require_not_shipped(base, target, overwrite)
             with atomic_folder(base / target, overwrite=overwrite, inputs=(source,)) as temporary:
                 _extract(archive, members, temporary, source)
                 _check_loads(temporary, source)
