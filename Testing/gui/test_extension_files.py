@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "CrossModalSeg"
 LIST = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
@@ -45,14 +47,25 @@ def test_the_library_goes_along_and_tests_in_slicer_exist() -> None:
 
 
 def test_what_the_extensions_index_asks_for() -> None:
-    description = json.loads((ROOT / "Resources" / "CrossModalSeg.json").read_text(encoding="utf-8"))
+    text = (ROOT / "Resources" / "CrossModalSeg.json").read_bytes()
+    description = json.loads(text)
+    assert b"\r" not in text and description["tier"] in (1, 3, 5)
     assert "project(CrossModalSeg)" in EXTENSION
     assert description["category"] == re.search(r'EXTENSION_CATEGORY "(.*)"', EXTENSION)[1]
     assert description["build_dependencies"] == re.search(r'EXTENSION_DEPENDS "(.*)"', EXTENSION)[1].split()
     assert description["scm_url"] == re.search(r'EXTENSION_HOMEPAGE "(.*)"', EXTENSION)[1] + ".git"
+    assert "slicer" in description["scm_url"].rsplit("/", 1)[1].lower()
     assert (ROOT / "LICENSE").is_file()
-    for url in re.findall(r'URLS? "https://raw[^"]*/main/([^"]*)"', EXTENSION):
-        assert (ROOT / url).is_file(), url
+
+
+@pytest.mark.parametrize("name", ["ICONURL", "SCREENSHOTURLS"])
+def test_pictures_that_the_extensions_index_looks_for_are_in_the_repository(name: str) -> None:
+    urls = re.search(rf'set\(EXTENSION_{name}\s*"([^"]+)"\)', EXTENSION)[1].split()
+    homepage = re.search(r'EXTENSION_HOMEPAGE "https://github.com/(.*)"', EXTENSION)[1]
+    for url in urls:
+        start, _, path = url.partition("/main/")
+        assert start == f"https://raw.githubusercontent.com/{homepage}" and path.endswith(".png")
+        assert (ROOT / path).is_file(), url
 
 
 def test_icons_have_the_size_that_slicer_shows() -> None:
