@@ -32,6 +32,7 @@ class Work:
         self._done = self._failed = None
         self._step = None
         self._is_paused = False
+        self._is_going_on = False
         self.is_closed = False
         self._plot = None
         ui.workFrame.setVisible(False)
@@ -62,6 +63,8 @@ class Work:
         """
         if self.is_busy:
             return
+        if not self._is_going_on:
+            self._clear()
         try:
             self._task = begin(
                 onProgress=self._on_progress, onLog=self._on_log, onDone=self._on_done, onError=self._on_error
@@ -72,7 +75,6 @@ class Work:
         self._done, self._failed, self._is_paused = done, failed, False
         self.say(step, text)
         self._ui.workBar.setRange(0, 0)
-        self._note("")
         self._show_buttons(can_finish)
         self._on_change()
 
@@ -82,6 +84,7 @@ class Work:
             return
         step.collapsed = False
         if step is not self._step:
+            self._clear()
             step.layout().addWidget(self._ui.workFrame)
             self._step = step
         self._ui.workFrame.setVisible(True)
@@ -129,6 +132,12 @@ class Work:
         if not self.is_closed:
             self._note(sentence)
 
+    def _clear(self) -> None:
+        """Take away what was said and drawn of the work before."""
+        self._note("")
+        if self._plot is not None:
+            self._plot.setVisible(False)
+
     def _note(self, sentence: str) -> None:
         self._ui.noteLabel.setText(sentence)
         self._ui.noteLabel.setVisible(bool(sentence))
@@ -144,7 +153,11 @@ class Work:
         self._task = None
         if self.is_closed:
             return
-        text = told()
+        self._is_going_on = True  # what begins now belongs to it, such as the measuring of a result
+        try:
+            text = told()
+        finally:
+            self._is_going_on = False
         if text is not None:
             self._ui.workLabel.setText(text)
         if not self.is_busy:  # what follows may not have begun

@@ -370,6 +370,35 @@ def test_what_the_worker_wants_to_be_known_stays_readable_after_the_run(panel) -
     assert (panel.ui.workLabel.text, panel.ui.noteLabel.text) == ("Done.", note) and panel.ui.noteLabel.visible
 
 
+def test_what_is_said_of_a_run_stays_while_its_result_is_measured_and_goes_with_what_comes_next(panel) -> None:
+    begun, work, ui = [], panel.work, panel.ui
+
+    def start(done, step=ui.runStep) -> None:
+        def begin(**callbacks):
+            begun.append(callbacks)
+            return SimpleNamespace(kind=None, cancel=lambda: None, progress=SimpleNamespace(eta=None))
+
+        work.start(step, "Working …", begin, done)
+
+    start(lambda _: start(lambda _: "Measured."))
+    panel.logic.workflow()._new_curve()
+    begun[0]["onProgress"](1, 2, "tuning", {"loss": 1.0})
+    begun[0]["onLog"]("It is computed on the CPU, slowly.")
+    begun[0]["onDone"](None)
+    assert work.is_busy and ui.noteLabel.text and work._plot.visible
+    begun[1]["onDone"](None)
+    assert ui.workLabel.text == "Measured." and ui.noteLabel.text and work._plot.visible
+    work.say(ui.scribblesStep, "Draw a few strokes.")
+    assert not ui.noteLabel.visible and not work._plot.visible
+    start(lambda _: "Done.")
+    begun[2]["onProgress"](1, 2, "tuning", {"loss": 1.0})
+    begun[2]["onDone"](None)
+    assert work._plot.visible
+    start(lambda _: "Done.")
+    assert not work._plot.visible
+    begun[3]["onDone"](None)
+
+
 def test_the_button_of_the_wheels_asks_for_a_folder_and_that_of_the_cohort_for_a_file(panel) -> None:
     assert panel.ui.wheelsPath.filters == "ctkPathLineEdit::Dirs"
     assert panel.ui.cohortPath.filters == "ctkPathLineEdit::AllEntries"
