@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -66,6 +67,15 @@ def test_pictures_that_the_extensions_index_looks_for_are_in_the_repository(name
         start, _, path = url.partition("/main/")
         assert start == f"https://raw.githubusercontent.com/{homepage}" and path.endswith(".png")
         assert (ROOT / path).is_file(), url
+
+
+def test_every_control_of_the_panel_explains_itself() -> None:
+    kinds = r"Q(PushButton|ComboBox|LineEdit|SpinBox|CheckBox)|ctkPathLineEdit|qMRML(Checkable)?NodeComboBox"
+    panel = ElementTree.parse(MODULE / "Resources" / "UI" / "CrossModalSeg.ui")
+    controls = [each for each in panel.iter("widget") if re.fullmatch(kinds, each.get("class"))]
+    named = {each.get("name"): {given.get("name") for given in each.findall("property")} for each in controls}
+    assert len(named) > 40
+    assert [name for name, given in named.items() if "toolTip" not in given] == []
 
 
 def test_icons_have_the_size_that_slicer_shows() -> None:
