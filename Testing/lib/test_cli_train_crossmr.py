@@ -18,6 +18,7 @@ from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.inference.model_folder import load_model
 from CrossModalSegLib.training.referring.config import ReferringConfig, preset
+from CrossModalSegLib.training.working_folder import sole_training
 
 
 def config_of(*words: object) -> ReferringConfig:
@@ -109,3 +110,22 @@ def test_wrong_options_are_sentences_and_nothing_is_written(
     words = ("train", "crossmr", "--cohort", tmp_path / "cohort.json", "--out", tmp_path / "m")
     assert message in run(capsys, *words, *options, "--quiet").error
     assert not [each for each in tmp_path.iterdir() if each.name.startswith("m")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cmfnet", "--cohort"),
+        ("crossmr", "--cohort"),
+        ("prior", "--cohorts"),
+    ],
+)
+def test_two_trainings_at_once_do_not_share_a_folder(
+    words: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_cohort(tmp_path, 2)
+    out = tmp_path / "m"
+    with sole_training(tmp_path / "m.training"):
+        result = run(capsys, "train", *words, tmp_path / "cohort.json", "--out", out, "--device", "cpu", "--quiet")
+        assert "Another training runs in" in result.error
+    assert [path.name for path in tmp_path.glob("m*")] == []

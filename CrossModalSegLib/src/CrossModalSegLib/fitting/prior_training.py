@@ -48,9 +48,10 @@ from CrossModalSegLib.training.rng import isolated_rng, seed_everything
 from CrossModalSegLib.training.step_loop import StepLoop
 from CrossModalSegLib.training.working_folder import (
     check_output,
+    find_checkpoint,
     no_remains,
-    open_working_folder,
     remove_working_folder,
+    sole_training,
     working_folder,
 )
 from CrossModalSegLib.versions import library_versions
@@ -197,7 +198,8 @@ def train_prior(
         `out`.
 
     Raises:
-        OutputError: The folder exists, or a stopped training is in its place, or it cannot be written.
+        OutputError: The folder exists, or a training that was stopped or still runs is in its place, or it cannot be
+            written.
         CohortError: No case has a mask.
         LabelError: A mask is empty.
         InputError: Settings or data differ from those of the training to resume.
@@ -208,11 +210,11 @@ def train_prior(
     working = working_folder(out)
     check_output(out, working, resume)
     precision = choose_precision("bf16", choose_accelerator(accelerator))
-    with isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
+    with sole_training(working), isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
         fabric = build_fabric(accelerator=accelerator, precision=precision)
         progress = progress_of_first(fabric, progress)
         description = _describe(cohorts, config, init, fabric)
-        checkpoint = open_working_folder(working, description, fabric, resume)
+        checkpoint = find_checkpoint(working, description, fabric, resume)
         volumes, content = _load(cohorts, guard)
         with _open_run(volumes, config, init, workers, fabric) as run:
             loop = StepLoop(

@@ -39,9 +39,10 @@ from CrossModalSegLib.training.run import TrainingRun
 from CrossModalSegLib.training.split import Split, split_cases, tell_if_none_validates
 from CrossModalSegLib.training.working_folder import (
     check_output,
+    find_checkpoint,
     no_remains,
-    open_working_folder,
     remove_working_folder,
+    sole_training,
     working_folder,
 )
 
@@ -86,7 +87,8 @@ def train(
         `out`.
 
     Raises:
-        OutputError: The folder exists, or a stopped training is in its place, or it cannot be written.
+        OutputError: The folder exists, or a training that was stopped or still runs is in its place, or it cannot be
+            written.
         CohortError: A case lacks the scribbles, or the mask, that the method learns from.
         LabelError: Scribbles are empty, or a class or the background is nowhere labelled.
         InputError: Settings, devices or patch size do not fit, or differ from those of the training to resume.
@@ -100,7 +102,7 @@ def train(
     check_annotations(split.training, config.target, config.method)
     chosen = choose_accelerator(accelerator)
     precision = choose_precision(config.precision, chosen)
-    with isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
+    with sole_training(working), isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
         fabric = build_fabric(
             accelerator=accelerator,
             devices=devices,
@@ -111,7 +113,7 @@ def train(
         )
         progress = progress_of_first(fabric, progress)
         description = _describe(cohort, split, config, fabric)
-        checkpoint = open_working_folder(working, description, fabric, resume)
+        checkpoint = find_checkpoint(working, description, fabric, resume)
         cases = _load_cases(cohort, split, config, fabric, cache_dir or working / "cache", resample, progress, guard)
         content = _content(cases)
         with _open_run(cohort, cases, config, fabric) as run:

@@ -53,9 +53,10 @@ from CrossModalSegLib.training.split import tell_if_none_validates
 from CrossModalSegLib.training.trainer import SEEDS_PER_PROCESS
 from CrossModalSegLib.training.working_folder import (
     check_output,
+    find_checkpoint,
     no_remains,
-    open_working_folder,
     remove_working_folder,
+    sole_training,
     working_folder,
 )
 from CrossModalSegLib.versions import library_versions
@@ -115,7 +116,8 @@ def train_referring(
         `out`.
 
     Raises:
-        OutputError: The folder exists, or a stopped training is in its place, or it cannot be written.
+        OutputError: The folder exists, or a training that was stopped or still runs is in its place, or it cannot be
+            written.
         CohortError: A case lacks a mask, or a modality is in no cohort.
         LabelError: No slice holds an organ.
         InputError: Settings do not fit, or differ from those of the training to resume.
@@ -129,7 +131,7 @@ def train_referring(
     config = _completed(config, members)
     _warn_of_random_encoder(config, start)
     precision = choose_precision(config.precision, choose_accelerator(accelerator))
-    with isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
+    with sole_training(working), isolated_rng(), InterruptGuard(cancel) as guard, no_remains(working):
         fabric = build_fabric(
             accelerator=accelerator,
             devices=devices,
@@ -141,7 +143,7 @@ def train_referring(
             share = {"validation_share": config.validation_share}
             tell_if_none_validates(bool(members.validation), config.fold, share)
         description = _describe(members, config, start, fabric)
-        checkpoint = open_working_folder(working, description, fabric, resume)
+        checkpoint = find_checkpoint(working, description, fabric, resume)
         load = {"resample": resample, "progress": progress, "cancel": guard}
         training = load_stacks(members.training, members.labels, config.modalities, config.preprocessing, **load)
         load["like"] = training[0].frame
