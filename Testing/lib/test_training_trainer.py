@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +19,9 @@ from CrossModalSegLib.io import read_volume, write_volume
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.hybrid import HybridConfig
 from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.training import loop
 from CrossModalSegLib.training.checkpoint import load_checkpoint, save_checkpoint
+from CrossModalSegLib.training.methods import s2l
 from CrossModalSegLib.training.pseudo_labels import SecondStage
 from CrossModalSegLib.training.run import TrainingRun
 from CrossModalSegLib.training.trainer import train
@@ -152,6 +156,22 @@ def test_an_interruption_amid_a_change_of_state_writes_no_checkpoint(cohort, tmp
     with pytest.raises(KeyboardInterrupt):
         cpu(cohort, tmp_path / "out", tiny_config(method="s2l"))
     assert not any(tmp_path.iterdir())
+
+
+def test_predictions_of_all_cases_are_not_in_memory_at_once(cohort, tmp_path, monkeypatch):
+    made, predict, blend = [], loop.predict, s2l._blend
+
+    def watched(predicted):
+        gc.collect()
+        assert sum(each() is not None for each in made) <= 1
+        made.append(weakref.ref(predicted))
+        return predicted
+
+    monkeypatch.setattr(loop, "predict", lambda *args, **options: watched(predict(*args, **options)))
+    monkeypatch.setattr(s2l, "_blend", lambda old, new, alpha: blend(old, watched(new), alpha))
+    cpu(cohort, tmp_path / "out", tiny_config(method="s2l", validation_share=0.0, scribble_share=0.0))
+    assert len(made) > 2 * len(cohort.cases)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_stopped_training_is_not_overwritten(cohort, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -73,11 +75,26 @@ class TrainingLoop(StepLoop):
             with self._changing():
                 run.set_label_maps({STAGE_TWO: maps})
         if run.method.is_refresh_due(run.step) and run.refreshed_at != run.step:
-            # Predictions come first, since they may be interrupted, and change nothing.
-            predictions = {id(case): self._predict(run.evaluated_network, case) for case in self.cases.training}
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """Let the method make its label maps; predictions of all cases wait on the disk, not in memory.
+
+        They come first, since they may be interrupted, and change nothing.
+        """
+        run, cases = self.training, self.cases.training
+        folder = self.checkpoints.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as store:
+            shapes = []
+            for case in cases:
+                prediction = self._predict(run.evaluated_network, case)
+                prediction.tofile(store)
+                shapes.append(prediction.shape)
+            store.seek(0)
+            stored = (np.fromfile(store, np.float32, math.prod(shape)).reshape(shape) for shape in shapes)
             with self._changing():
-                maps_by_name = run.method.refresh(run.step, self.cases.training, lambda case: predictions.pop(id(case)))
-                run.set_label_maps(maps_by_name)
+                run.set_label_maps(run.method.refresh(run.step, cases, lambda _case: next(stored)))
                 run.refreshed_at = run.step
 
     def _predict(self, network: nn.Module, case: PreparedCase) -> np.ndarray:

@@ -81,7 +81,13 @@ class Method:
         return False
 
     def refresh(self, step: int, cases: Sequence[PreparedCase], predict: PredictCase) -> dict[str, list[np.ndarray]]:  # noqa: ARG002
-        """Label maps, one uint8 (k, j, i) a case, to be cut out with the patches from now on as `batch.extra`."""
+        """Label maps, one uint8 (k, j, i) a case, to be cut out with the patches from now on as `batch.extra`.
+
+        Args:
+            step: Steps done.
+            cases: All that are learned from.
+            predict: To be called once with each case, in their order.
+        """
         return {}
 
     def labelling_network(self, network: nn.Module) -> nn.Module:

@@ -76,12 +76,15 @@ class Scribble2Label(PartialCrossEntropy):
 
     def refresh(self, step: int, cases: Sequence[PreparedCase], predict: PredictCase) -> dict[str, list[np.ndarray]]:  # noqa: ARG002
         """Average in the present predictions and choose the confident voxels anew."""
-        present = [predict(case) for case in cases]
-        self.averages = [
-            new.astype(np.float16) if old is None else _blend(old, new, self.config.alpha)
-            for old, new in zip(self.averages or [None] * len(present), present, strict=True)
-        ]
-        return {PSEUDO_LABELS: [self._confident(average) for average in self.averages]}
+        maps = []
+        for number, case in enumerate(cases):
+            new = predict(case)
+            if number == len(self.averages):
+                self.averages.append(new.astype(np.float16))
+            else:
+                self.averages[number] = _blend(self.averages[number], new, self.config.alpha)
+            maps.append(self._confident(self.averages[number]))
+        return {PSEUDO_LABELS: maps}
 
     def state_dict(self) -> dict[str, Any]:
         """The averages."""
