@@ -269,7 +269,7 @@ class NodeFunctions:
         begin = partial(
             self.workflow().refer,
             reference,
-            [targets] if targets is None or hasattr(targets, "GetID") else list(targets),
+            [targets] if targets is None or isinstance(targets, str) or hasattr(targets, "GetID") else list(targets),
             scribbles,
             _table_for(scribbles, labels),
             model=_text(model),

@@ -171,6 +171,15 @@ def test_errors_are_sentences_before_any_work(logic, phantom) -> None:
         logic.refer(phantom.ct, phantom.ct, phantom.scribbles)  # one volume needs no list
     with pytest.raises(InputError, match="A volume of the scene was expected, got nothing"):
         logic.refer(phantom.ct, None, phantom.scribbles)
+    for begin in (
+        lambda: logic.prepareScribbles("Phantom CT", "GTV"),
+        lambda: logic.fit("Phantom CT", phantom.scribbles),
+        lambda: logic.fit(phantom.ct, "Phantom CT"),
+        lambda: logic.refer(phantom.ct, "Phantom CT", phantom.scribbles),
+        lambda: logic.register(phantom.ct, "Phantom CT"),
+    ):
+        with pytest.raises(InputError, match="got the text 'Phantom CT'; `slicer.util.getNode` finds a node by its"):
+            begin()
     with pytest.raises(LabelError, match="appear twice: liver"):
         logic.prepareScribbles(phantom.ct, "liver, Liver")
     with pytest.raises(TypeError, match="no option on_done; callbacks are onProgress, onPreview"):

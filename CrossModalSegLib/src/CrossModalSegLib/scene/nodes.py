@@ -40,9 +40,11 @@ def require_present(scene: vtkMRMLScene, *nodes: vtkMRMLNode) -> None:
     """Check that nodes are in the scene.
 
     Raises:
-        InputError: one is not, or not any more.
+        InputError: one is not, or not any more, or is no node.
     """
     for node in nodes:
+        if not (node is None or isinstance(node, slicer.vtkMRMLNode)):
+            raise InputError(f"A node of the scene was expected, got {told(node)}.")
         if node is not None and not scene.IsNodePresent(node):
             raise InputError(
                 f"'{node.GetName()}' is not in the scene any more: it was deleted, or the scene was closed."
@@ -54,6 +56,17 @@ def nodes_of(scene: vtkMRMLScene, kind: str) -> list[vtkMRMLNode]:
     return [scene.GetNthNodeByClass(index, kind) for index in range(scene.GetNumberOfNodesByClass(kind))]
 
 
+def told(node: object) -> str:
+    """What somebody gave for a node, for errors."""
+    if isinstance(node, slicer.vtkMRMLNode):
+        return f"'{node.GetName()}'"
+    if node is None:
+        return "nothing"
+    if isinstance(node, str):
+        return f"the text '{node}'; `slicer.util.getNode` finds a node by its name"
+    return f"a {type(node).__name__}"
+
+
 def require_segmentation(node: object) -> vtkMRMLSegmentationNode:
     """The node, if it is a segmentation.
 
@@ -62,8 +75,7 @@ def require_segmentation(node: object) -> vtkMRMLSegmentationNode:
     """
     if isinstance(node, slicer.vtkMRMLSegmentationNode) and node.GetSegmentation() is not None:
         return node
-    found = "nothing" if node is None else f"'{node.GetName()}'"
-    raise InputError(f"A segmentation of the scene was expected, got {found}. Choose a segmentation.")
+    raise InputError(f"A segmentation of the scene was expected, got {told(node)}. Choose a segmentation.")
 
 
 def drawn_on(node: vtkMRMLSegmentationNode) -> vtkMRMLNode | None:

@@ -17,7 +17,7 @@ from .change import Change
 from .geometry import affine_below, to_vtk, world_affine
 from .hierarchy import place_beside
 from .images import filled, is_empty, voxels
-from .nodes import nodes_of, require_present, storable
+from .nodes import nodes_of, require_present, storable, told
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLVolumeNode
@@ -83,8 +83,7 @@ def read_grid(node: vtkMRMLVolumeNode) -> Volume:
         GeometryError: a parent transform is not linear, or the node's own matrix cannot be used.
     """
     if not isinstance(node, slicer.vtkMRMLVolumeNode):
-        found = "nothing" if node is None else f"'{node.GetName()}'"
-        raise InputError(f"A volume of the scene was expected, got {found}. Choose a volume.")
+        raise InputError(f"A volume of the scene was expected, got {told(node)}. Choose a volume.")
     if is_empty(node.GetImageData()):
         raise InputError(f"'{node.GetName()}' holds no voxels. Load it again, or choose another volume.")
     shape = node.GetImageData().GetDimensions()[::-1]

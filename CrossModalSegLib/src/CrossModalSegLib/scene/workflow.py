@@ -386,8 +386,8 @@ class Workflow:
         Raises:
             CrossModalSegError: a node cannot be used, or the scribbles are faulty or incomplete.
         """
+        require_present(self.scene, reference, *targets, scribbles)
         volumes = dict(zip(_names([reference, *targets]), [reference, *targets], strict=True))
-        require_present(self.scene, *volumes.values(), scribbles)
         _require_different(*volumes.values())
         strokes = copy_complete_scribbles(scribbles, reference, table, background=False)
         before = {name: Snapshot(node) for name, node in volumes.items()}
