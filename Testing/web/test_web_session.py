@@ -487,7 +487,8 @@ def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_pa
     np.testing.assert_array_equal(request.mask.array, mask)
     client.jobs[-1].done(MEASURED)
     shown = picture(session, Choices())
-    assert shown["columns"] == ["ml", "DSC", "ASD", "NSD 1", "NSD 2"]
+    heads = [f"{column['title']} {column['unit']}".strip() for column in shown["columns"]]
+    assert heads == ["Volume ml", "DSC", "ASD mm", "NSD 1 mm", "NSD 2 mm"]
     assert shown["rows"][0]["values"] == ["1.5", "0.900", "0.40", "0.800", "–"]
 
 
@@ -528,6 +529,28 @@ def test_what_is_gone_is_not_measured_any_more(
     getattr(session, action)(*([session.primary.identity] if action == "remove_image" else []))
     measuring.done(MEASURED)
     assert said.errors == [] and session.rows == []
+
+
+def test_a_mask_of_more_classes_says_what_to_do(session: Session, tmp_path: Path) -> None:
+    pair(session)
+    write_volume(ct().with_array(np.full(SHAPE, 4, np.uint8)), tmp_path / "mask.nii.gz")
+    with pytest.raises(InputError, match="holds 4 classes, but the list of structures only 1. Add the others first"):
+        session.add_mask(tmp_path / "mask.nii.gz", "mask.nii.gz")
+
+
+def test_a_run_is_told_of_in_its_own_tab(session: Session, client: FakeClient) -> None:
+    pair(session)
+    scribble(session)
+    session.fit(30.0)
+    for loss in (0.5, 0.25):
+        client.jobs[-1].tell(loss=loss)
+    session.cancel()
+    client.jobs[-1].fail("cancelled", "The job was stopped.")
+    assert picture(session, Choices())["curve"] != ""
+    session.set_mode("refer")
+    assert picture(session, Choices())["curve"] == ""
+    session.set_mode("fit")
+    assert picture(session, Choices())["curve"] != ""
 
 
 def test_a_mask_may_belong_to_an_image_that_is_not_used(session: Session, tmp_path: Path) -> None:

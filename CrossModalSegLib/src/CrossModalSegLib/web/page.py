@@ -63,6 +63,7 @@ class Page:
         self.server: Server = get_server("crossmodalseg", client_type="vue3")
         self.state = self.server.state
         self._is_stale, self._loading, self._tasks = True, "", set()
+        self._complained_about = ""
         serve = files("CrossModalSegLib.web").joinpath("serve")
         self.server.enable_module(
             {
@@ -105,10 +106,15 @@ class Page:
         """Something is to be shown anew."""
         self._is_stale = True
 
-    def complain(self, sentence: str) -> None:
-        """Show a sentence."""
+    def complain(self, sentence: str, about: str = "") -> None:
+        """Show a sentence; one about an action goes when that succeeds."""
+        self._complained_about = about
         with self.state:
             self.state.error = sentence
+
+    def _forget_complaint(self, about: str) -> None:
+        if self._complained_about == about:
+            self.complain("")
 
     def _prepare_state(self, theme: dict[str, Any]) -> None:
         self.state.update(
@@ -406,11 +412,13 @@ class Page:
             try:
                 result = do(*arguments)
             except CrossModalSegError as error:
-                self.complain(str(error))
+                self.complain(str(error), do.__name__)
                 result = None
             except Exception as error:  # noqa: BLE001 - the page goes on, and says so
-                self.complain(_defect(error))
+                self.complain(_defect(error), do.__name__)
                 result = None
+            else:
+                self._forget_complaint(do.__name__)
             self.changed()
             if do.__name__ in ("undo_stroke", "redo_stroke", "clear_strokes"):
                 self.viewer.render()

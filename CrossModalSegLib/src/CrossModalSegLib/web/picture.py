@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _LARGEST_CURSOR = 126  # browsers show no larger ones
 _BY_STRUCTURES = "Model by structures"  # of those that ship
 _WIDTH, _HEIGHT, _MARGIN = 300.0, 84.0, 8.0
+_NSD = "NSD at "
+_COLUMNS = {
+    "ml": {"title": "Volume", "unit": "ml", "hint": "Volume of the structure in the result"},
+    "DSC": {"title": "DSC", "unit": "", "hint": "Dice similarity with the mask, from 0 to 1"},
+    "ASD [mm]": {"title": "ASD", "unit": "mm", "hint": "Average distance between the surfaces of result and mask"},
+}
 
 
 def picture(session: Session, state: State) -> dict[str, Any]:
@@ -43,7 +49,7 @@ def picture(session: Session, state: State) -> dict[str, Any]:
         | _alignment(session)
         | _titles(session, state)
         | _choice(session, state, missing)
-        | _run(session.run)
+        | _run(session.run if session.is_busy or session.mode == getattr(session.run, "mode", None) else None)
         | _result(session)
         | {f"window_{number}": _window(used[number - 1] if number <= len(used) else None) for number in (1, 2)}
     )
@@ -236,7 +242,7 @@ def _result(session: Session) -> dict[str, Any]:
     done = [image for image in session.images if image.identity in session.results]
     return {
         "has_result": bool(done),
-        "columns": [_short(title) for title in columns],
+        "columns": [_column(title) for title in columns],
         "rows": rows,
         "files": [
             {"id": session.images.index(image), "name": image.name, "nifti": session.can_be_nifti(image.identity)}
@@ -249,7 +255,7 @@ def _result(session: Session) -> dict[str, Any]:
 
 def _window(image: Image | None) -> dict[str, Any]:
     if image is None:
-        return {"name": "", "low": 0, "high": 1, "step": 1, "is_ct": False}
+        return {"name": "", "low": 0, "high": 1, "step": 1, "is_ct": False, "unit": ""}
     reach = image.high - image.low
     return {
         "name": image.name,
@@ -257,11 +263,16 @@ def _window(image: Image | None) -> dict[str, Any]:
         "high": round(image.high + 0.3 * reach, 3),
         "step": round(reach / 400, 4),
         "is_ct": image.is_ct,
+        "unit": " HU" if image.is_ct else "",
     }
 
 
-def _short(title: str) -> str:
-    return title.replace(" [mm]", "").replace("NSD at ", "NSD ").replace(" mm", "")
+def _column(title: str) -> dict[str, str]:
+    """Head of a column: what it is, its unit or tolerance, and what that means."""
+    if title.startswith(_NSD):
+        tolerance = title.removeprefix(_NSD)
+        return {"title": "NSD", "unit": tolerance, "hint": f"Share of both surfaces within {tolerance} of each other"}
+    return _COLUMNS[title]
 
 
 def _value(title: str, values: Mapping[str, float]) -> str:

@@ -84,6 +84,7 @@ class Run:
 
     Attributes:
         title: what is done.
+        mode: in which it was started.
         task: in the worker.
         can_finish: whether it can be stopped with its best answer.
         curve: (seconds since the first one, loss) so far.
@@ -91,6 +92,7 @@ class Run:
     """
 
     title: str
+    mode: Mode
     task: Task
     can_finish: bool
     began: float | None = None
@@ -491,7 +493,7 @@ class Session:
             raise InputError(f"{self.run.title} is still going on. Wait for it, or cancel it first.")
 
     def _start(self, title: str, task: Task, done: Callable[[Any], None], can_finish: bool = False) -> None:
-        run, reference = Run(title, task, can_finish), self.primary.identity
+        run, reference = Run(title, self.mode, task, can_finish), self.primary.identity
         self.run = run
 
         def progress(_done: int, _total: int, _message: str, values: Mapping[str, float]) -> None:
@@ -622,7 +624,8 @@ class Session:
             return self.table
         if self._has_own_labels or self._is_drawn:
             raise InputError(
-                f"'{name}' holds {classes} classes, but there are {len(self.table)}. Add the others first."
+                f"'{name}' holds {classes} classes, but the list of structures only {len(self.table)}. Add the others first, "
+                "in the order of the mask's values."
             )
         return LabelTable.from_names([f"Structure {number}" for number in range(1, classes + 1)])
 

@@ -5,6 +5,7 @@
 
   function send(files, purpose) {
     if (!files.length) return;
+    tell({ error: "" }); // what was said of files before
     const form = new FormData();
     for (const file of files) form.append("file", file, file.name);
     const request = new XMLHttpRequest();

@@ -40,10 +40,19 @@ def _image(do: Actions) -> None:
             classes="select small",
             change=(do.set_role, "[image.id, $event.target.value]"),
             disabled=("busy",),
-            raw_attrs=[':value="image.role"', 'aria-label="Used as"'],
+            raw_attrs=[
+                ':value="image.role"',
+                ':aria-label="`Use of ${image.name}`"',
+                'title="What the image is used as"',
+            ],
         ):
             html.Option("{{ role.title }}", v_for="role in roles", key="role.value", value=("role.value",))
-        icon_button("mdi-close", (do.remove_image, "[image.id]"), 'title="Remove"', disabled=("busy",))
+        icon_button(
+            "mdi-close",
+            (do.remove_image, "[image.id]"),
+            'title="Remove the image with its scribbles and results"',
+            disabled=("busy",),
+        )
 
 
 def _alignment(do: Actions) -> None:

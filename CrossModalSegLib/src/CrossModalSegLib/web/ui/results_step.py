@@ -8,6 +8,8 @@ from trame.widgets import vuetify3 as v3
 from .actions import Actions
 from .elements import SHOW_OR_HIDE, icon_button, slider, step
 
+_DOWNLOAD = ':title="`Download the segmentation of ${{file.name}}: {}`"'
+
 
 def results_step(do: Actions) -> None:
     """Make the step."""
@@ -56,8 +58,15 @@ def _display() -> None:
 def _table() -> None:
     with html.Table(v_if="rows.length", classes="table"):
         with html.Thead(), html.Tr():
-            html.Th("Structure")
-            html.Th("{{ column }}", v_for="column in columns", key="column", classes="number-cell")
+            html.Th("Structure", raw_attrs=['scope="col"'])
+            with html.Th(
+                v_for="column in columns",
+                key="column.title + column.unit",
+                classes="number-cell",
+                raw_attrs=[':title="column.hint"', 'scope="col"'],
+            ):
+                html.Div("{{ column.title }}")
+                html.Div("{{ column.unit }}")
         with html.Tbody(), html.Template(v_for="(row, index) in rows", key="index"):
             with html.Tr(v_if="row.first", classes="group"):
                 html.Td("{{ row.image }}", colspan=("columns.length + 1",))
@@ -77,6 +86,11 @@ def _files() -> None:
             v_if="file.nifti",
             classes="link",
             href=("`download/${file.id}.nii.gz`",),
-            raw_attrs=["download"],
+            raw_attrs=["download", _DOWNLOAD.format("NIfTI label map")],
         )
-        html.A(".seg.nrrd", classes="link", href=("`download/${file.id}.seg.nrrd`",), raw_attrs=["download"])
+        html.A(
+            ".seg.nrrd",
+            classes="link",
+            href=("`download/${file.id}.seg.nrrd`",),
+            raw_attrs=["download", _DOWNLOAD.format("segmentation for 3D Slicer, with names and colours")],
+        )

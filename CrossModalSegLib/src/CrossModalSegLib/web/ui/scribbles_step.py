@@ -60,7 +60,11 @@ def _structure(do: Actions) -> None:
             ],
         )
         html.Span("{{ label.name }}", v_else=True, classes="label-name")
-        html.Span("{{ label.count }}", classes=("label.count ? 'count' : 'count none'",))
+        html.Span(
+            "{{ label.count }}",
+            classes="count",
+            raw_attrs=[':title="`${label.count} voxels are drawn`"'],
+        )
         icon_button(
             "mdi-close",
             (do.remove_class, "[label.name]"),

@@ -96,7 +96,7 @@ def _window_of(number: str, do: Actions) -> None:
     with html.Div(classes="line"):
         html.Span(f"{{{{ window_{number}.name }}}}", classes="strong one-line grow")
         html.Span(
-            f"{{{{ Math.round(range_{number}[0]) }}}} to {{{{ Math.round(range_{number}[1]) }}}}",
+            f"{{{{ range_{number}.map(Math.round).join(' to ') }}}}{{{{ window_{number}.unit }}}}",
             classes="dim",
         )
     v3.VRangeSlider(
@@ -106,6 +106,7 @@ def _window_of(number: str, do: Actions) -> None:
         step=(f"window_{number}.step",),
         density="compact",
         hide_details=True,
+        raw_attrs=['role="group"', f':aria-label="`Window of ${{window_{number}.name}}`"'],
         color="primary",
         thumb_size=14,
         track_size=3,

@@ -29,9 +29,14 @@ def views() -> None:
                 key=f"'{name}'",
                 classes="view" if name == THREE_D else ("'view' + (tool === 'look' ? '' : ' tool-' + tool)",),
                 style=(f"`--brush: ${{cursor_{name} || 'crosshair'}}`",) if name != THREE_D else "",
-                raw_attrs=[f'data-view="{name}"'],
+                raw_attrs=[f'data-view="{name}"', 'role="group"', f':aria-label="{_title(name)}"'],
             ):
                 client.ServerTemplate(name=name)
+
+
+def _title(name: str) -> str:
+    """Of a view, as an expression."""
+    return "'3D'" if name == THREE_D else f"title_{name} || '{name[:-1]}'"
 
 
 def slice_overlay(_server: Server, name: str, _view: SliceView) -> None:
