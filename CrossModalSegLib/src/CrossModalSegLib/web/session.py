@@ -624,8 +624,8 @@ class Session:
             return self.table
         if self._has_own_labels or self._is_drawn:
             raise InputError(
-                fX
-                "in the order of the mask's values."
+                f"'{name}' holds {classes} classes, but the list of structures only {len(self.table)}. Add the others "
+                "first, in the order of the mask's values."
             )
         return LabelTable.from_names([f"Structure {number}" for number in range(1, classes + 1)])
 
