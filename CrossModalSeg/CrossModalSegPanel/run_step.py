@@ -123,6 +123,7 @@ class RunStep:
             ),
             self._on_fitted,
             can_finish=True,
+            has_curve=True,
             failed=lambda _kind, sentence: panel.results.take_former(looked_at, sentence),
         )
 
@@ -212,6 +213,7 @@ class RunStep:
                 **callbacks,
             ),
             self._on_trained,
+            has_curve=True,
         )
 
     def _on_trained(self, model) -> str:

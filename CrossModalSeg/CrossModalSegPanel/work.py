@@ -32,7 +32,7 @@ class Work:
         self._done = self._failed = None
         self._step = None
         self._is_paused = False
-        self._is_going_on = False
+        self._is_going_on = self._has_curve = False
         self.is_closed = False
         self._plot = None
         ui.workFrame.setVisible(False)
@@ -48,7 +48,14 @@ class Work:
         return self._task is not None
 
     def start(
-        self, step, text: str, begin, done, can_finish: bool = False, failed=lambda _kind, sentence: sentence
+        self,
+        step,
+        text: str,
+        begin,
+        done,
+        can_finish: bool = False,
+        has_curve: bool = False,
+        failed=lambda _kind, sentence: sentence,
     ) -> None:
         """Begin.
 
@@ -58,6 +65,7 @@ class Work:
             begin: takes callbacks and returns the task.
             done: gets the result; returns what is said then, or None where it began something else.
             can_finish: whether it can be stopped with its best answer.
+            has_curve: whether its figures are drawn; those of others are only written.
             failed: gets the kind of an error and its sentence; returns what is said, or None where it began something
                 else.
         """
@@ -72,7 +80,7 @@ class Work:
         except self._logic.errors() as error:
             self.say(step, str(error))
             return
-        self._done, self._failed, self._is_paused = done, failed, False
+        self._done, self._failed, self._is_paused, self._has_curve = done, failed, False, has_curve
         self.say(step, text)
         self._ui.workBar.setRange(0, 0)
         self._show_buttons(can_finish)
@@ -125,7 +133,7 @@ class Work:
         self._ui.workBar.setRange(0, total)
         self._ui.workBar.setValue(done)
         self._ui.workLabel.setText(progress_text(message, values, self._task.progress.eta))
-        if values:
+        if values and self._has_curve:
             self._show_curve()
 
     def _on_log(self, sentence: str) -> None:

@@ -373,16 +373,16 @@ def test_what_the_worker_wants_to_be_known_stays_readable_after_the_run(panel) -
 def test_what_is_said_of_a_run_stays_while_its_result_is_measured_and_goes_with_what_comes_next(panel) -> None:
     begun, work, ui = [], panel.work, panel.ui
 
-    def start(done, step=ui.runStep) -> None:
+    def start(done, has_curve: bool = False) -> None:
         def begin(**callbacks):
             begun.append(callbacks)
             return SimpleNamespace(kind=None, cancel=lambda: None, progress=SimpleNamespace(eta=None))
 
-        work.start(step, "Working …", begin, done)
+        work.start(ui.runStep, "Working …", begin, done, has_curve=has_curve)
 
-    start(lambda _: start(lambda _: "Measured."))
+    start(lambda _: start(lambda _: "Measured."), has_curve=True)
     panel.logic.workflow()._new_curve()
-    begun[0]["onProgress"](1, 2, "tuning", {"loss": 1.0})
+    begun[0]["onProgress"](1, 2, "fit", {"loss": 1.0})
     begun[0]["onLog"]("It is computed on the CPU, slowly.")
     begun[0]["onDone"](None)
     assert work.is_busy and ui.noteLabel.text and work._plot.visible
@@ -390,11 +390,12 @@ def test_what_is_said_of_a_run_stays_while_its_result_is_measured_and_goes_with_
     assert ui.workLabel.text == "Measured." and ui.noteLabel.text and work._plot.visible
     work.say(ui.scribblesStep, "Draw a few strokes.")
     assert not ui.noteLabel.visible and not work._plot.visible
-    start(lambda _: "Done.")
-    begun[2]["onProgress"](1, 2, "tuning", {"loss": 1.0})
+    start(lambda _: "Done.", has_curve=True)
+    begun[2]["onProgress"](1, 2, "fit", {"loss": 1.0})
     begun[2]["onDone"](None)
     assert work._plot.visible
-    start(lambda _: "Done.")
+    start(lambda _: "Aligned.")
+    begun[3]["onProgress"](1, 2, "rigid registration", {"metric": 1.0})
     assert not work._plot.visible
     begun[3]["onDone"](None)
 
