@@ -246,7 +246,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters.disconnectGui(self._gui_tag)
 
     def _on_scene_closes(self, caller, event) -> None:
-        self.work.cancel()
+        self.work.leave_scene()
         self.results.forget_table()
         self._on_scene_comes(caller, event)
 

@@ -103,6 +103,11 @@ class Work:
         if self._task is not None:
             self._task.cancel()
 
+    def leave_scene(self) -> None:
+        """Drop what goes on where it is about the scene, which is closed; a training goes on."""
+        if self._task is not None and self._task.is_about_nodes:
+            self.cancel()
+
     def close(self) -> None:
         """Say nothing any more."""
         self.is_closed = True

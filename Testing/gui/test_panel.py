@@ -535,6 +535,17 @@ def test_closing_the_scene_in_a_fit_ends_it_and_another_scene_is_worked_on(panel
     assert panel.parameters.scribbles.GetName() == "next scribbles"
 
 
+def test_closing_the_scene_does_not_end_a_training_which_is_on_files(panel, tmp_path: Path) -> None:
+    panel.ui.cohortPath.currentPath = str(tmp_path / "none.json")
+    panel.ui.trainedNameEdit.setText("mine")
+    panel.models_step.folder = tmp_path
+    panel.ui.trainButton.click()
+    assert panel.work.is_busy
+    slicer.mrmlScene.Clear(0)
+    until(lambda: not panel.work.is_busy, 200)
+    assert "none.json" in panel.ui.workLabel.text
+
+
 def test_a_scene_that_is_added_in_a_fit_does_not_disturb_it(panel, drawn, tmp_path: Path) -> None:
     before = strokes_of(panel)
     slicer.mrmlScene.SetURL(str(tmp_path / "other.mrml"))

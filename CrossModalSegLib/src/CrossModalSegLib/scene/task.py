@@ -111,6 +111,11 @@ class Task:
         return self._is_done or self.kind is not None
 
     @property
+    def is_about_nodes(self) -> bool:
+        """Whether it needs the scene; a training on files does not."""
+        return bool(self._nodes)
+
+    @property
     def progress(self) -> Progress:
         """The last that was told, with the seconds that remain."""
         return self.job.progress
