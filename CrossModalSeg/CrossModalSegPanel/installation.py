@@ -28,6 +28,7 @@ TORCH = "torch"
 FIRST_SLICER = "5.10"  # with a Python that the library runs on
 TAIL_LINES = 12
 
+_SHIPPED = "Resources"  # where the library lies in the extension
 _QUIET = ("--disable-pip-version-check", "--no-input", "--no-color")
 _VERSION = re.compile(r"(\d+!)?\d+(\.\d+)*[-_.a-z0-9]*(\+[a-z0-9._-]+)?", re.IGNORECASE)
 _LIST_INSTALLED = """
@@ -70,7 +71,7 @@ def library_source(module_folder: Path) -> Path:
     Raises:
         SetupError: there is none.
     """
-    for folder in (module_folder / "Resources" / LIBRARY, module_folder.parent / LIBRARY):
+    for folder in (module_folder / _SHIPPED / LIBRARY, module_folder.parent / LIBRARY):
         if (folder / "pyproject.toml").is_file():
             return folder
     raise SetupError(f"The extension is incomplete: {LIBRARY} is not beside it. Install the extension again.")
@@ -120,7 +121,8 @@ def missing(source: Path, version_of: Callable[[str], str | None] | None = None)
     version_of = installed_version if version_of is None else version_of
     needed = [each for each in requirements(source) if not _is_met(each, version_of)]
     needed.sort(key=lambda each: each.name != TORCH)
-    library = [] if version_of(LIBRARY) == shipped_version(source) else [f"{LIBRARY} {shipped_version(source)}"]
+    is_there = version_of(LIBRARY) == shipped_version(source) and _is_same_code(source)
+    library = [] if is_there else [f"{LIBRARY} {shipped_version(source)}"]
     return (*(each.text for each in needed), *library)
 
 
@@ -314,6 +316,27 @@ def _is_met(requirement: Requirement, version_of: Callable[[str], str | None]) -
     if version is None:  # Slicer's own need not be known to pip
         return requirement.name in SLICERS_OWN and importlib.util.find_spec(requirement.name) is not None
     return requirement.accepts(version) or requirement.name in SLICERS_OWN
+
+
+def _is_same_code(source: Path) -> bool:
+    """Whether the installed library is the one that ships: builds of an extension differ under one version.
+
+    In a checkout, where the library lies beside the module, its developer sees to that.
+    """
+    if source.parent.name != _SHIPPED:
+        return True
+    shipped, installed = source / "src" / LIBRARY, _installed_package()
+    files = [path.relative_to(shipped) for path in shipped.rglob("*.py")]
+    return installed is not None and all(
+        (installed / each).is_file() and (installed / each).read_bytes() == (shipped / each).read_bytes()
+        for each in files
+    )
+
+
+def _installed_package() -> Path | None:
+    """The folder of the library, which is not imported."""
+    found = importlib.util.find_spec(LIBRARY)
+    return None if found is None or not found.submodule_search_locations else Path(found.submodule_search_locations[0])
 
 
 def _project(source: Path) -> str:

@@ -237,6 +237,23 @@ def test_missing_names_torch_first_and_the_library_last(slicer_like) -> None:
     assert setup.missing(source, (have | {"torch": "2.7.1"}).get) == ("torch>=2.8,<3",)
 
 
+def test_a_library_of_another_build_is_missing_though_its_version_is_the_same(tmp_path: Path, monkeypatch) -> None:
+    source, installed = tmp_path / "Resources" / "CrossModalSegLib", tmp_path / "site" / "CrossModalSegLib"
+    for folder in (source / "src" / "CrossModalSegLib", installed):
+        (folder / "scene").mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "scene" / "task.py").write_text("old = 1\n")
+    (source / "pyproject.toml").write_text(PROJECT)
+    monkeypatch.syspath_prepend(str(installed.parent))
+    monkeypatch.delitem(sys.modules, "CrossModalSegLib", raising=False)
+    have = {"numpy": "1.5", "SimpleITK": "2.5", "torch": "2.9", "helper": "1", "CrossModalSegLib": "0.3.0"}
+    assert setup.missing(source, have.get) == ()
+    for text in ("new = 2\n", None):
+        path = installed / "scene" / "task.py"
+        path.unlink() if text is None else path.write_text(text)
+        assert setup.missing(source, have.get) == ("CrossModalSegLib 0.3.0",)
+
+
 def test_nothing_is_missing_for_the_library_that_the_tests_run_on() -> None:
     source = setup.library_source(ROOT / "CrossModalSeg")
     assert source == ROOT / "CrossModalSegLib"
