@@ -657,3 +657,25 @@ def test_empty_and_foreign_folders(tmp_path: Path, capfd: pytest.CaptureFixture[
     with pytest.raises(InputError, match="holds no DICOM series"):
         read_volume(tmp_path)
     assert capfd.readouterr().err == ""  # ITK has nothing to add
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+@pytest.mark.parametrize("name", ["a.seg.nrrd", "a.nrrd", "a.nii.gz", "a.nii", "a.mha"])
+@pytest.mark.parametrize("room", [0, 40])
+def test_small_files_on_a_full_disk_are_not_taken_for_written(tmp_path: Path, name: str, room: int):
+    """ITK says nothing where the buffers of a small file cannot be emptied."""
+    code = (
+        "import resource, signal, sys\n"
+        "import numpy as np\n"
+        "from CrossModalSegLib.io import write_segmentation\n"
+        "from CrossModalSegLib.labels import LabelTable\n"
+        "from CrossModalSegLib.volume import Volume\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+        "labels = Volume(np.ones((2, 3, 4), np.uint8), np.eye(4))\n"
+        "write_segmentation(labels, LabelTable.from_names(['liver']), sys.argv[1])\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path / name, str(room)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "could not be written completely; is the disk full" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -270,6 +270,9 @@ def _check_nrrd(path: Path) -> None:
         named = re.search(
             rb"^data ?file: *([^\r\n]*)", start[:end] if end >= 0 else start, re.IGNORECASE | re.MULTILINE
         )
+        # A header ends with an empty line; one that keeps its voxels in another file may end with the file.
+        if not start or (start.startswith(b"NRRD") and named is None and not re.search(rb"\n\r?\n", start)):
+            raise _truncated(path)
         if start.startswith(b"NRRD") and named is not None:
             _require_data(named[1].decode("utf-8", "replace").strip(), path)
         if not header.startswith(b"nrrd") or b"\nencoding: gz" not in header or b"\ndata file" in header:
