@@ -108,6 +108,19 @@ def test_too_much_is_refused_and_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_told_of_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for it."""
+    resource = pytest.importorskip("resource", reason="POSIX limits")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"There is no room for 'ct.nii' where the page runs \("):
+            send(tmp_path, [("ct.nii", bytes(2**19))])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_refused_takes_no_room_from_what_comes_next(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path, 2**20)
     for _ in range(2):

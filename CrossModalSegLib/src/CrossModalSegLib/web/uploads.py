@@ -104,7 +104,7 @@ class Uploads:
             raise
 
     async def _write(self, part: BodyPartReader, path: Path) -> None:
-        with path.open("xb") as file:
+        with _space_for(path), path.open("xb") as file:
             while chunk := await _next_chunk(part):
                 if len(chunk) > self._left:
                     raise InputError(
@@ -126,6 +126,20 @@ async def _next_part(parts: MultipartReader) -> BodyPartReader | None:
 async def _next_chunk(part: BodyPartReader) -> bytes:
     with _well_formed():
         return await part.read_chunk(2**18)
+
+
+@contextmanager
+def _space_for(path: Path) -> Iterator[None]:
+    """Turns what the system raises for a full disk into a sentence."""
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"There is no room for '{path.name}' where the page runs ({error.strerror or error}). Files are kept there "
+            "only while they are read: free some space for temporary files, and send it again."
+        ) from error
 
 
 @contextmanager
