@@ -326,7 +326,7 @@ def add_mask(session: Session, folder: Path) -> np.ndarray:
     mask = np.zeros(SHAPE, np.uint8)
     mask[2, 2:4, 3:6] = 1
     write_segmentation(ct().with_array(mask), LabelTable.from_names(["GTV"]), folder / "mask.seg.nrrd")
-    session.add_mask(folder / "mask.seg.nrrd", "mask.seg.nrrd")
+    session.add_mask(*read_segmentation(folder / "mask.seg.nrrd"), "mask.seg.nrrd")
     return mask
 
 
@@ -363,8 +363,7 @@ def test_a_run_is_taken_back_at_once_though_it_was_measured(
     (row,) = session.rows
     assert (row.structure, row.values["DSC"]) == ("GTV", 0.9)
     assert row.values["ml"] == pytest.approx(6 * ct().voxel_ml)
-    session.write_result(session.primary.identity, tmp_path / "again.seg.nrrd")
-    found, table = read_segmentation(tmp_path / "again.seg.nrrd")
+    found, table = session.result_labels(session.primary.identity)
     np.testing.assert_array_equal(found.array, mask)
     assert table.names == ("GTV",)
     session.undo_result()
@@ -373,7 +372,7 @@ def test_a_run_is_taken_back_at_once_though_it_was_measured(
 
 
 def test_a_result_keeps_its_classes_whatever_happens_to_the_others(
-    session: Session, client: FakeClient, said: Said, tmp_path: Path
+    session: Session, client: FakeClient, said: Said
 ) -> None:
     pair(session)
     scribble(session)
@@ -385,8 +384,7 @@ def test_a_result_keeps_its_classes_whatever_happens_to_the_others(
     session.rename_class("GTV", "liver")
 
     def written() -> tuple[tuple[str, ...], list[int]]:
-        session.write_result(of_ct, tmp_path / "ct.seg.nrrd")
-        found, table = read_segmentation(tmp_path / "ct.seg.nrrd")
+        found, table = session.result_labels(of_ct)
         return table.names, np.unique(found.array).tolist()
 
     session.fit(30.0)
@@ -436,7 +434,7 @@ def test_background_is_proposed_into_the_strokes(session: Session, client: FakeC
 
 
 def test_results_are_written_on_the_grid_of_the_file_even_when_it_was_moved(
-    session: Session, client: FakeClient, tmp_path: Path
+    session: Session, client: FakeClient
 ) -> None:
     pair(session)
     scribble(session)
@@ -454,8 +452,7 @@ def test_results_are_written_on_the_grid_of_the_file_even_when_it_was_moved(
     assert "answer" not in shown["run_message"]
     matrix = tuple(tuple(row) for row in grid_affine((1, 1, 1), (0.1, 0, 0), (5, 0, 0)).tolist())
     client.jobs[-1].done(RegisterResult(matrix, 1.0, 0.5, "auto", 3))
-    session.write_result(session.primary.identity, tmp_path / "a.seg.nrrd")
-    found, table = read_segmentation(tmp_path / "a.seg.nrrd")
+    found, table = session.result_labels(session.primary.identity)
     np.testing.assert_array_equal(found.array, mask)
     np.testing.assert_allclose(found.affine, OBLIQUE, atol=1e-6)
     assert table.names == ("GTV",)
@@ -463,17 +460,17 @@ def test_results_are_written_on_the_grid_of_the_file_even_when_it_was_moved(
 
 def test_strokes_are_written_as_fit_reads_them(session: Session, tmp_path: Path) -> None:
     scribble(pair(session))
-    session.write_scribbles(tmp_path / "s.seg.nrrd")
+    write_segmentation(*session.stroke_labels(), tmp_path / "s.seg.nrrd")
     array = read_scribble_segments(tmp_path / "s.seg.nrrd", session.table).array.ravel()
     assert {int(place): int(array[place]) for place in np.flatnonzero(array != 255)} == {3: 1, 4: 1, 100: 0}
 
 
-def test_nothing_is_no_download(session: Session, tmp_path: Path) -> None:
+def test_nothing_is_no_download(session: Session) -> None:
     pair(session)
     with pytest.raises(InputError, match="Nothing is drawn yet"):
-        session.write_scribbles(tmp_path / "s.seg.nrrd")
+        session.stroke_labels()
     with pytest.raises(InputError, match="no segmentation of this image"):
-        session.write_result(session.primary.identity, tmp_path / "a.nii.gz")
+        session.result_labels(session.primary.identity)
 
 
 def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_path: Path) -> None:
@@ -485,8 +482,14 @@ def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_pa
     request = client.jobs[-1].request
     assert isinstance(request, EvaluateRequest)
     np.testing.assert_array_equal(request.mask.array, mask)
-    client.jobs[-1].done(MEASURED)
+    assert picture(session, Choices())["measuring"]
+    session.fit(0.0)
+    client.jobs[-1].state = "queued"
+    assert picture(session, Choices())["run_message"] == "Waiting until the result is measured"
+    client.jobs[-1].fail("cancelled", "The job was stopped.")
+    client.jobs[-2].done(MEASURED)
     shown = picture(session, Choices())
+    assert not shown["measuring"]
     heads = [f"{column['title']} {column['unit']}".strip() for column in shown["columns"]]
     assert heads == ["Volume ml", "DSC", "ASD mm", "NSD 1 mm", "NSD 2 mm"]
     assert shown["rows"][0]["values"] == ["1.5", "0.900", "0.40", "0.800", "–"]
@@ -509,7 +512,7 @@ def test_a_mask_of_other_classes_is_told_and_the_result_stays(
     scribble(session)
     table = LabelTable.from_names(["liver"])
     write_segmentation(ct().with_array(np.ones(SHAPE, np.uint8)), table, tmp_path / "mask.seg.nrrd")
-    session.add_mask(tmp_path / "mask.seg.nrrd", "mask.seg.nrrd")
+    session.add_mask(*read_segmentation(tmp_path / "mask.seg.nrrd"), "mask.seg.nrrd")
     session.fit(0.0)
     client.jobs[-1].done(fit_result(np.ones(SHAPE)))
     assert [row.values["ml"] for row in session.rows] == [1.5]
@@ -535,7 +538,7 @@ def test_a_mask_of_more_classes_says_what_to_do(session: Session, tmp_path: Path
     pair(session)
     write_volume(ct().with_array(np.full(SHAPE, 4, np.uint8)), tmp_path / "mask.nii.gz")
     with pytest.raises(InputError, match="holds 4 classes, but the list of structures only 1. Add the others first"):
-        session.add_mask(tmp_path / "mask.nii.gz", "mask.nii.gz")
+        session.add_mask(*read_segmentation(tmp_path / "mask.nii.gz"), "mask.nii.gz")
 
 
 def test_a_run_is_told_of_in_its_own_tab(session: Session, client: FakeClient) -> None:
@@ -558,7 +561,7 @@ def test_a_mask_may_belong_to_an_image_that_is_not_used(session: Session, tmp_pa
     session.add_image(Volume(mr().array, np.eye(4)), "other")
     assert [image.name for image in session.used] == ["m"]
     write_volume(Volume(np.ones(SHAPE, np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
-    session.add_mask(tmp_path / "mask.nii.gz", "mask.nii.gz")
+    session.add_mask(*read_segmentation(tmp_path / "mask.nii.gz"), "mask.nii.gz")
     assert [session.image(identity).name for identity in session.masks] == ["other"]
 
 
@@ -566,7 +569,7 @@ def test_a_mask_of_another_grid_is_refused(session: Session, tmp_path: Path) -> 
     pair(session)
     write_volume(Volume(np.ones(SHAPE, np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
     with pytest.raises(InputError, match="has the grid of none of the images"):
-        session.add_mask(tmp_path / "mask.nii.gz", "mask.nii.gz")
+        session.add_mask(*read_segmentation(tmp_path / "mask.nii.gz"), "mask.nii.gz")
 
 
 def test_reference_and_targets_get_a_result_each(session: Session, client: FakeClient) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.io import write_segmentation
+from CrossModalSegLib.labels import LabelTable
+from CrossModalSegLib.volume import Volume
 
 from .uploads import safe_name
 
@@ -17,32 +21,55 @@ if TYPE_CHECKING:
 _RESULT = re.compile(r"(\d{1,4})\.(nii\.gz|seg\.nrrd)")
 
 
-def written(session: Session, wanted: str, folder: Path) -> tuple[Path, str]:
-    """Write a file for a download.
+@dataclass(frozen=True, eq=False)
+class Download:
+    """A label map on its way to a browser.
+
+    Attributes:
+        labels: on the grid of its image.
+        table: its classes.
+        suffix: of the file.
+        name: that the file shall have for the person.
+    """
+
+    labels: Volume
+    table: LabelTable
+    suffix: str
+    name: str
+
+    def content(self, folder: Path) -> bytes:
+        """The bytes of the file, which is in a private folder for a moment; in any thread.
+
+        Raises:
+            CrossModalSegError: it cannot be written.
+        """
+        path = folder / f"download-{secrets.token_hex(8)}{self.suffix}"
+        try:
+            write_segmentation(self.labels, self.table, path)
+            return path.read_bytes()
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def download_of(session: Session, wanted: str) -> Download:
+    """Copy out of the scene what a browser asks for.
 
     Args:
         session: what of.
         wanted: "scribbles.seg.nrrd", or the number of an image with ".nii.gz" or ".seg.nrrd": addresses name nobody.
-        folder: a private one.
-
-    Returns:
-        The file, which the caller deletes, and the name it shall have.
 
     Raises:
         InputError: there is none.
-        CrossModalSegError: it cannot be written.
+        CrossModalSegError: it cannot be read.
     """
     if wanted == "scribbles.seg.nrrd":
-        path = folder / f"download-{secrets.token_hex(8)}.seg.nrrd"
-        session.write_scribbles(path)
-        return path, _ascii(f"{session.primary.name} scribbles.seg.nrrd")
+        return Download(*session.stroke_labels(), ".seg.nrrd", _ascii(f"{session.primary.name} scribbles.seg.nrrd"))
     match = _RESULT.fullmatch(wanted)
     if match is None or int(match[1]) >= len(session.images):
         raise InputError("There is no such file.")
-    image = session.images[int(match[1])]
-    path = folder / f"download-{secrets.token_hex(8)}.{match[2]}"
-    session.write_result(image.identity, path)
-    return path, _ascii(f"{image.name} segmentation.{match[2]}")
+    image, suffix = session.images[int(match[1])], f".{match[2]}"
+    name = _ascii(f"{image.name} segmentation{suffix}")
+    return Download(*session.result_labels(image.identity), suffix, name)
 
 
 def _ascii(name: str) -> str:

@@ -29,13 +29,13 @@ from trame_slicer.core import SlicerApp
 from CrossModalSegLib.cohort import read_cohort
 from CrossModalSegLib.config import from_dict
 from CrossModalSegLib.errors import CrossModalSegError, InputError
-from CrossModalSegLib.io import read_volume
+from CrossModalSegLib.io import read_segmentation, read_volume
 from CrossModalSegLib.io.image_io import split_suffix
 from CrossModalSegLib.scene.segmentations import has_3d
 from CrossModalSegLib.worker.client import WorkerClient
 
 from . import ui
-from .downloads import written
+from .downloads import download_of
 from .options import PageOptions
 from .picture import brush_cursor, picture
 from .process import KEY_HEADER, LOG_VARIABLE
@@ -445,9 +445,11 @@ class Page:
             self._set_loading("")
 
     async def _load_mask(self, path: Path, name: str) -> None:
-        self.session.add_mask(path, name)
-        if self.session.masks:
-            self.changed()
+        self._set_loading(f"Reading {name}")
+        try:
+            self.session.add_mask(*await asyncio.to_thread(read_segmentation, path), name)
+        finally:
+            self._set_loading("")
 
     async def _load_phantom(self) -> None:
         self._set_loading("Simulating a patient")
@@ -463,7 +465,7 @@ class Page:
                 self.session.add_image(volume, self._free_name(f"Phantom {modality.upper()}"), modality)
             if not has_begun:
                 self.session.set_classes(cohort.labels)
-            self.session.add_mask(case.mask, "Phantom mask")
+            await self._load_mask(case.mask, "Phantom mask")
         finally:
             self._set_loading("")
 
@@ -585,18 +587,15 @@ class Page:
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
         try:
-            path, name = written(self.session, request.match_info["name"], self.options.folder)
+            download = download_of(self.session, request.match_info["name"])
+            body = await asyncio.to_thread(download.content, self.options.folder)
         except CrossModalSegError as error:
             self.complain(str(error))
             return web.Response(text=str(error), status=409)
         except Exception as error:  # noqa: BLE001 - the page goes on, and says so
             self.complain(_defect(error))
             return web.Response(text=_defect(error), status=500)
-        try:
-            body = await asyncio.to_thread(path.read_bytes)
-        finally:
-            path.unlink(missing_ok=True)
-        disposition = f'attachment; filename="{name}"'
+        disposition = f'attachment; filename="{download.name}"'
         return web.Response(
             body=body, content_type="application/octet-stream", headers={"Content-Disposition": disposition}
         )

@@ -49,7 +49,7 @@ def picture(session: Session, state: State) -> dict[str, Any]:
         | _alignment(session)
         | _titles(session, state)
         | _choice(session, state, missing)
-        | _run(session.run if session.is_busy or session.mode == getattr(session.run, "mode", None) else None)
+        | _run(_shown_run(session), session.is_measuring)
         | _result(session)
         | {f"window_{number}": _window(used[number - 1] if number <= len(used) else None) for number in (1, 2)}
     )
@@ -188,7 +188,13 @@ def _model_hint(session: Session, train: str) -> str:
     return f"No model is installed; train one with `crossmodalseg train {train}`, or start with --model."
 
 
-def _run(run: Run | None) -> dict[str, Any]:
+def _shown_run(session: Session) -> Run | None:
+    """The present one, or the last one where it belongs to what is shown."""
+    run = session.run
+    return run if run is not None and (session.is_busy or run.mode == session.mode) else None
+
+
+def _run(run: Run | None, is_measuring: bool) -> dict[str, Any]:
     if run is None:
         return {
             "run_title": "",
@@ -206,7 +212,7 @@ def _run(run: Run | None) -> dict[str, Any]:
         "run_title": run.title + (" (paused)" if state == "paused" else ""),
         "run_eta": _remaining(progress.eta) if progress.eta is not None and state == "running" else "",
         "run_percent": round(100 * progress.done / progress.total, 1) if progress.total else -1,
-        "run_message": _message(run),
+        "run_message": _message(run, is_measuring),
         "paused": state == "paused",
         "can_finish": run.can_finish,
         "curve": curve_svg(run.curve),
@@ -214,9 +220,9 @@ def _run(run: Run | None) -> dict[str, Any]:
     }
 
 
-def _message(run: Run) -> str:
+def _message(run: Run, is_measuring: bool) -> str:
     if run.task.state == "queued":
-        return "Waiting for the worker"
+        return "Waiting until the result is measured" if is_measuring else "Waiting for the worker"
     text = run.task.progress.message or "Preparing"
     if run.can_finish and run.curve:
         return f"Loss {run.curve[-1][1]:.3g}; the views show the best answer so far"
@@ -250,6 +256,7 @@ def _result(session: Session) -> dict[str, Any]:
         ],
         "can_undo_result": session.workflow.can_undo,
         "has_mask": bool(session.masks),
+        "measuring": session.is_measuring,
     }
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from CrossModalSegLib.errors import CrossModalSegError, InputError
 from CrossModalSegLib.io.image_io import fits_nifti
-from CrossModalSegLib.io.segmentation_io import read_segmentation, write_segmentation
 from CrossModalSegLib.labels import UNLABELLED, Label, LabelTable
 from CrossModalSegLib.placement import Placement
 from CrossModalSegLib.scene.alignment import alignment
@@ -23,8 +21,7 @@ from CrossModalSegLib.scene.geometry import ijk_to_ras, to_lps
 from CrossModalSegLib.scene.hierarchy import remove_with_item
 from CrossModalSegLib.scene.results import Segmented
 from CrossModalSegLib.scene.scribbles import prepare_scribbles, read_scribbles
-from CrossModalSegLib.scene.segmentations import read_mask
-from CrossModalSegLib.scene.segmentations import write_segmentation as write_node
+from CrossModalSegLib.scene.segmentations import read_mask, write_segmentation
 from CrossModalSegLib.scene.segments import BACKGROUND, BACKGROUND_STYLE
 from CrossModalSegLib.scene.task import Task
 from CrossModalSegLib.scene.volumes import add_volume, read_grid
@@ -597,18 +594,21 @@ class Session:
 
     # --- truth ---
 
-    def add_mask(self, path: Path, name: str) -> None:
+    def add_mask(self, volume: Volume, table: LabelTable | None, name: str) -> None:
         """Take a true mask in, to measure against; on the image whose grid it has.
+
+        Args:
+            volume, table: as `read_segmentation` reads them.
+            name: of the mask, for messages.
 
         Raises:
             InputError: it fits no image or not the classes.
         """
         self._require_idle()
-        volume, table = read_segmentation(path)
         if table is None:
             table = self._table_for(int(volume.array.max()), name)
         image, placed = self._image_under(volume, name)
-        node = write_node(self.scene, placed, table, image.node, f"{MASK_NAME} of {image.name}")
+        node = write_segmentation(self.scene, placed, table, image.node, f"{MASK_NAME} of {image.name}")
         node.SetDisplayVisibility(False)
         former = self.masks.get(image.identity)
         self.masks[image.identity] = node
@@ -668,12 +668,18 @@ class Session:
                     self._measuring[identity] = task
                     self._follow_measuring(task, image)
 
+    @property
+    def is_measuring(self) -> bool:
+        """Whether a result is being measured; a run waits for it."""
+        return any(not task.has_ended for task in self._measuring.values())
+
     def _follow_measuring(self, task: Task, image: Image) -> None:
         # Of a result that was replaced or taken back since, nobody wants the measures, nor to hear that there are none.
         def is_wanted() -> bool:
             return self._measuring.get(image.identity) is task
 
         def done(table: vtkMRMLTableNode) -> None:
+            self._on_change()
             if not is_wanted():
                 return
             found = _table_rows(table)
@@ -683,11 +689,11 @@ class Session:
                 else row
                 for row in self.rows
             ]
-            self._on_change()
 
         def failed(sentence: str) -> None:
             if is_wanted():
                 self._on_error(sentence)
+            self._on_change()
 
         task.on_done, task.on_error = done, failed
 
@@ -728,8 +734,8 @@ class Session:
 
     # --- files ---
 
-    def write_result(self, identity: str, path: Path) -> None:
-        """Write the segmentation of an image on the image's own grid, as it was in its file.
+    def result_labels(self, identity: str) -> tuple[Volume, LabelTable]:
+        """The segmentation of an image on the image's own grid, as it was in its file, and its classes.
 
         Raises:
             InputError: there is none.
@@ -739,10 +745,10 @@ class Session:
         image = self.image(identity)
         table = classes_of_result(self.results[identity])
         labels = read_mask(self.results[identity], image.node, table)
-        write_segmentation(_own(labels, image), table, path)
+        return _own(labels, image), table
 
-    def write_scribbles(self, path: Path) -> None:
-        """Write the strokes as a .seg.nrrd that `fit`, `refer` and Slicer take again.
+    def stroke_labels(self) -> tuple[Volume, LabelTable]:
+        """The strokes, with background as a class, as `fit`, `refer` and Slicer take them from a .seg.nrrd.
 
         Raises:
             InputError: there is none.
@@ -754,7 +760,7 @@ class Session:
         array = np.where(strokes.array == UNLABELLED, np.uint8(0), strokes.array)
         array[strokes.array == 0] = background.value
         painted = strokes.with_array(array)
-        write_segmentation(_own(painted, self.primary), LabelTable((*self.table.labels, background)), path)
+        return _own(painted, self.primary), LabelTable((*self.table.labels, background))
 
     def can_be_nifti(self, identity: str) -> bool:
         """Whether NIfTI can hold the grid of an image."""

@@ -18,6 +18,7 @@ def results_step(do: Actions) -> None:
         with html.Div(v_if="has_result"):
             _display()
             _table()
+            _measuring()
             _files()
         with html.Div(classes="buttons"):
             html.Button(
@@ -75,6 +76,12 @@ def _table() -> None:
                     html.Span(classes="dot", style=("`background: ${row.color}`",))
                     html.Span("{{ row.structure }}")
                 html.Td("{{ value }}", v_for="(value, at) in row.values", key="at", classes="number-cell")
+
+
+def _measuring() -> None:
+    with html.Div(v_if="measuring", classes="line"):
+        v3.VProgressCircular(indeterminate=True, size=14, width=2)
+        html.Span("Measuring against the mask", classes="dim")
 
 
 def _files() -> None:
