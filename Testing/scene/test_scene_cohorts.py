@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scene_support import RAS_TO_LPS, add_volume, paint, segment_named, vtk_matrix
+from scene_support import RAS_TO_LPS, add_segment, add_segmentation, add_volume, paint, segment_named, vtk_matrix
 
 from CrossModalSegLib.cohort import load_case, read_cohort
 from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, OutputError
@@ -19,6 +19,7 @@ from CrossModalSegLib.scene.workflow import Workflow
 from CrossModalSegLib.worker.client import WorkerClient
 from CrossModalSegLib.worker.jobs import write_case
 from grids import grid_affine
+from worker_stand_in import FakeClient
 
 TABLE = LabelTable.from_names(["liver", "spleen"])
 SHAPE = (5, 6, 7)
@@ -83,6 +84,25 @@ def test_images_are_remembered_changed_and_forgotten_with_their_nodes(scene) -> 
     assert images_of(node) == {"mr": mr}
     scene.RemoveNode(mr)
     assert images_of(node) == {} and scribbled_cases(scene) == []
+
+
+def test_strokes_that_were_not_prepared_here_are_a_case_once_they_were_fitted(scene, tmp_path: Path) -> None:
+    _, ct, mr = case(scene, "a")
+    mine = add_segmentation(scene, {"liver": np.zeros(SHAPE), "spleen": np.zeros(SHAPE)}, OBLIQUE, "drawn elsewhere")
+    mine.SetAndObserveTransformNodeID(ct.GetTransformNodeID())
+    for number, name in enumerate(("liver", "spleen", "Background")):
+        stroke = np.zeros(SHAPE, np.uint8)
+        stroke[1, 2, number] = 1
+        if name == "Background":
+            add_segment(mine, name, name, stroke, OBLIQUE)
+        else:
+            paint(mine, segment_named(mine, name), stroke, OBLIQUE)
+    assert mine not in scribbled_cases(scene)
+    Workflow(scene, FakeClient()).fit({"ct": ct, "mr": mr}, mine, TABLE)
+    assert mine in scribbled_cases(scene)
+    cohort = read_cohort(write_cases(scene, tmp_path / "cases"))
+    loaded = load_case(cohort.cases[1], cohort)
+    np.testing.assert_array_equal(loaded.scribbles.array[1, 2, :4], (1, 2, 0, 255))
 
 
 def test_a_scene_without_cases_is_explained(scene, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from CrossModalSegLib.worker.messages import WriteCaseRequest, WriteCaseResult
 
 from .classes import classes_of
 from .lending import LentImages
-from .nodes import SCRIBBLES, nodes_of, role
+from .nodes import nodes_of
 from .scribbles import copy_scribbles
 from .segments import BACKGROUND
 
@@ -52,9 +52,8 @@ def images_of(scribbles: vtkMRMLSegmentationNode) -> dict[str, vtkMRMLVolumeNode
 
 
 def scribbled_cases(scene: vtkMRMLScene) -> list[vtkMRMLSegmentationNode]:
-    """Scribbles of which the images are known, in the order of the scene."""
-    found = nodes_of(scene, "vtkMRMLSegmentationNode")
-    return [node for node in found if role(node) == SCRIBBLES and images_of(node)]
+    """Segmentations with strokes of which the images are known, whoever made them, in the order of the scene."""
+    return [node for node in nodes_of(scene, "vtkMRMLSegmentationNode") if images_of(node)]
 
 
 class CohortWriter:
