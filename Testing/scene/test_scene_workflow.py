@@ -711,6 +711,20 @@ def test_a_worker_that_was_restarted_gets_the_images_again(workflow, client, ct,
 # --- the others -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_work_that_stands_still_does_so_also_where_its_images_are_sent_again(
+    workflow, client, ct, mr, scribbles, is_resumed
+):
+    workflow.refer(ct, [mr], scribbles, TABLE)
+    client.jobs[0].done(refer_result({"reference": ct, "MR": mr}, 1))
+    task = workflow.refer(ct, [mr], scribbles, TABLE)
+    task.pause()
+    if is_resumed:
+        task.resume()
+    client.jobs[1].fail("session", "The worker has no such session.")
+    assert client.jobs[2].asked == ([] if is_resumed else ["pause"])
+
+
 def test_images_that_cannot_be_sent_again_end_the_work(scene, workflow, client, ct, mr, scribbles):
     workflow.refer(ct, [mr], scribbles, TABLE)
     client.jobs[0].done(refer_result({"reference": ct, "MR": mr}, 1))

@@ -93,7 +93,7 @@ class Task:
         self.result: Any = None
         self.error: str | None = None
         self.kind: ErrorKind | None = None
-        self._is_done = self._is_cancelled = False
+        self._is_done = self._is_cancelled = self._is_paused = False
         self._scene, self._client, self._nodes = scene, client, tuple(nodes)
         self._plan = replace(plan, request=None)  # the job alone holds the images, and only until it ends
         self.job = self._submit(plan.request)
@@ -131,10 +131,12 @@ class Task:
 
     def pause(self) -> None:
         """Let it stand still after the present step."""
+        self._is_paused = True
         self.job.pause()
 
     def resume(self) -> None:
         """Let it go on."""
+        self._is_paused = False
         self.job.resume()
 
     def wait(self, timeout: float | None = None) -> Any:
@@ -175,8 +177,11 @@ class Task:
 
     def _go_on(self, request: JobRequest | MakeRequest) -> None:
         self.job = self._submit(request)
-        if self._is_cancelled:  # after the job before had ended, but before that was heard of
+        # After the job before had ended, but before that was heard of.
+        if self._is_cancelled:
             self.job.cancel()
+        elif self._is_paused:
+            self.job.pause()
 
     def _on_progress(self, done: int, total: int, message: str, values: Mapping[str, float]) -> None:
         if not self.has_ended and self._is_possible():
