@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from cli_support import content, run
-from referring_support import affine_of, card, noise, reordered, saved_model, strokes
+from referring_support import affine_of, card, noise, reordered, saved_model, strokes, tiny_model
 
 from CrossModalSegLib.cli import refer_files
 from CrossModalSegLib.cli.refer_files import Referred, result_names
@@ -194,12 +195,29 @@ def test_the_model_that_ships_is_used_where_none_is_named(
     monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "models"))
     words = words_for(files, None, tmp_path / "o")
     assert "model 'abdomen-mr', which is used where none is named, is not installed" in run(capsys, *words).error
-    saved_model(tmp_path / "models" / "abdomen-mr")
+    save_model(tmp_path / "models" / "abdomen-mr", tiny_model().network, card(name="abdomen-mr"))
     result = run(capsys, *words)
     assert result.code == 0
+    assert "note: No model was named: abdomen-mr answers, and names of the organs might choose a better" in result.out
+    result = run(capsys, *words, "--overwrite", "--labels", "liver", "spleen")
     assert "note: No model was named: abdomen-mr answers, chosen by the names of the organs.\n" in result.out
     result = run(capsys, *words_for(files, tmp_path / "models" / "abdomen-mr", tmp_path / "p"))
     assert result.code == 0 and "No model was named" not in result.out + result.err
+
+
+def test_strokes_on_organs_without_names_may_choose_the_other_model(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_folder, "shipped_models_folder", lambda: tmp_path / "none")
+    monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "models"))
+    blind = replace(card(name="abdomen-mr"), least_presence=1.0)  # finds no organ in any slice
+    save_model(tmp_path / "models" / "abdomen-mr", tiny_model().network, blind)
+    save_model(tmp_path / "models" / "abdomen-organs", tiny_model().network, card(name="abdomen-organs"))
+    words = words_for(files, None, tmp_path / "o")
+    result = run(capsys, *words)
+    assert "abdomen-organs answers, as abdomen-mr does not see most of what was drawn on.\n" in result.out
+    assert json.loads((tmp_path / "o" / "report.json").read_text())["model"]["name"] == "abdomen-organs"
+    assert "abdomen-mr answers, chosen by" in run(capsys, *words, "--overwrite", "--labels", "liver", "spleen").out
 
 
 def test_a_tilted_gantry_gives_nrrd_files(

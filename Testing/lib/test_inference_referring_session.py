@@ -356,6 +356,25 @@ def test_a_slice_with_a_stroke_on_an_organ_shows_it_whatever_the_network_says(pr
         np.testing.assert_array_equal(result.probabilities[REFERENCE].argmax(axis=0), expected)
 
 
+def test_how_much_of_the_strokes_a_network_sees_is_asked_in_few_slices():
+    array = air(9)
+    array[:, 4:12, 4:12] = 1000.0
+    image = Volume(array, affine_of())
+    scribbles = np.full(image.shape, 255, np.uint8)
+    scribbles[:8, 5, 5] = 1
+    scribbles[8, 4:8, 4:7] = 1
+    scribbles[8, 4:8, 0] = 1  # dark
+    scribbles[8, 4:8, 8] = 0
+    session, cancel = ReferSession(follower()), CancelToken()
+    assert session.seen(image, image.with_array(scribbles), ONE) == {"bright": pytest.approx((12 + 2) / (16 + 2))}
+    assert session.encoded_slices == 3  # the last one and two of the others
+    session.set_images(image, {})
+    assert session.encoded_slices == 9
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        session.seen(image, image.with_array(scribbles), ONE, cancel)
+
+
 @pytest.mark.parametrize(("pieces", "marked"), [("all", 48 + 11), ("large", 48 + 10), ("largest", 48)])
 def test_small_pieces_are_dropped_unless_asked_for(pieces, marked):
     array = np.zeros((3, 16, 16))

@@ -9,7 +9,14 @@ import pytest
 
 from CrossModalSegLib.inference import model_folder
 from CrossModalSegLib.inference.model_folder import load_model, shipped_models_folder
-from CrossModalSegLib.inference.referring import BROAD_MODEL, DEFAULT_MODEL, default_model
+from CrossModalSegLib.inference.referring import (
+    BROAD_MODEL,
+    DEFAULT_MODEL,
+    choice_told,
+    default_model,
+    is_broad_one_better,
+    shipped,
+)
 from CrossModalSegLib.labels import LabelTable
 
 
@@ -26,6 +33,34 @@ from CrossModalSegLib.labels import LabelTable
 )
 def test_the_model_is_the_one_that_was_trained_on_all_of_the_organs(organs, model):
     assert default_model(LabelTable.from_names(organs)) == model
+
+
+class Seeing:
+    """A session that sees given shares of the strokes."""
+
+    def __init__(self, *shares: float) -> None:
+        self.shares = shares
+
+    def seen(self, _image, _scribbles, table, _cancel=None):
+        return dict(zip(table.names, self.shares, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("organs", "shares", "is_better", "told"),
+    [
+        (["label 1", "2"], (0.0, 0.5), True, "abdomen-organs answers, as abdomen-mr does not see most of what was"),
+        (["label 1", "2"], (0.0, 0.9), False, "abdomen-mr answers, and names of the organs might choose a better one."),
+        (["liver", "Segment_2"], (0.9, 0.1), True, "abdomen-organs answers, as abdomen-mr does not see most of what"),
+        (["liver", "spleen"], (0.0, 0.0), False, "abdomen-mr answers, chosen by the names of the organs."),
+    ],
+)
+def test_strokes_on_organs_without_names_tell_whether_they_are_known(organs, shares, is_better, told, monkeypatch):
+    table = LabelTable.from_names(organs)
+    assert default_model(table) == DEFAULT_MODEL
+    assert is_broad_one_better(Seeing(*shares), None, None, table) == is_better
+    assert choice_told(BROAD_MODEL if is_better else DEFAULT_MODEL, table).startswith(f"No model was named: {told}")
+    monkeypatch.setattr(shipped, "list_models", lambda: {DEFAULT_MODEL: shipped_models_folder() / DEFAULT_MODEL})
+    assert not is_broad_one_better(Seeing(*shares), None, None, table)
 
 
 @pytest.mark.parametrize("there", [[], [DEFAULT_MODEL], [BROAD_MODEL]])

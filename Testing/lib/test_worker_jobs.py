@@ -32,6 +32,7 @@ from CrossModalSegLib.errors import (
 from CrossModalSegLib.fitting.prior_training import prior_network
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import CARD_FILE, MODELS_VARIABLE, save_model
+from CrossModalSegLib.inference.referring import ReferSession
 from CrossModalSegLib.labels import UNLABELLED, LabelTable
 from CrossModalSegLib.models.cmfnet import CmFNet
 from CrossModalSegLib.models.crossmr import CrossMR, CrossMRConfig
@@ -406,6 +407,27 @@ def test_other_organs_may_take_another_of_the_models_that_ship(models, caplog):
     run_job(refer_request(models, model="abdomen-organs"), Surroundings(store))
     run_job(strokes("spleen", "liver"), Surroundings(store))  # as it was named
     assert caplog.messages.count(told) == 1
+
+
+def test_strokes_on_organs_without_names_may_choose_the_other_model(models, caplog, monkeypatch):
+    asked = []
+
+    def seen(session, image, scribbles, table, _cancel=None):
+        asked.append(image is MR and scribbles is SCRIBBLES)
+        return dict.fromkeys(table.names, 0.1)
+
+    monkeypatch.setattr(ReferSession, "seen", seen)
+    table, store = LabelTable.from_names(["1", "Segment_2"]), Store()
+    run_job(refer_request(models, model=None, labels=table), Surroundings(store))
+    kept = store.sessions.get("node 3")
+    assert kept.model == "abdomen-organs" and asked == [True]
+    assert any("abdomen-organs answers, as abdomen-mr does not see" in each for each in caplog.messages)
+    encoded = kept.session.encoded_slices
+    run_job(m.ReferStrokesRequest("node 3", SCRIBBLES, table), Surroundings(store))
+    run_job(refer_request(models, model=None, labels=table), Surroundings(store))
+    assert store.sessions.get("node 3") is kept and kept.session.encoded_slices == encoded
+    with pytest.raises(SessionError, match="Another model is the one for these organs"):
+        run_job(m.ReferStrokesRequest("node 3", SCRIBBLES, LabelTable.from_names(["1", "aorta"])), Surroundings(store))
 
 
 def test_errors_call_targets_as_the_client_does(models):

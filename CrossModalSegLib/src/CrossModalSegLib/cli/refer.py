@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from CrossModalSegLib.cli.refer_files import Referred
     from CrossModalSegLib.cohort import LoadedCase
     from CrossModalSegLib.inference.model_folder import LoadedModel
+    from CrossModalSegLib.inference.referring import ReferSession
     from CrossModalSegLib.labels import LabelTable
     from CrossModalSegLib.progress import Progress
     from CrossModalSegLib.volume import Volume
@@ -45,7 +46,8 @@ class Arguments:
         target: image to segment; may be given more than once.
         out: folder to write.
         model: model folder or name, made by `train crossmr`. Where not given, one that ships: "abdomen-mr", or
-            "abdomen-organs" where an organ is named that the other was not trained on.
+            "abdomen-organs" where an organ is named that the other was not trained on, or where that one does not see
+            organs without names under their strokes.
         labels: names of the organs 1..K of a label map, in this order.
         unlabelled: value in a label map where nothing is drawn.
         background: value in a label map of background scribbles, which are optional.
@@ -85,6 +87,7 @@ def run(args: Arguments) -> None:
     from CrossModalSegLib.cli.devices import choose_device
     from CrossModalSegLib.cli.refer_files import lines, write_referred
     from CrossModalSegLib.inference.memory import on_device_or_cpu
+    from CrossModalSegLib.inference.referring import choice_told
     from CrossModalSegLib.output import atomic_folder
 
     _check(args)
@@ -100,6 +103,8 @@ def run(args: Arguments) -> None:
     inputs = [args.reference, args.scribbles, *args.target]
     with atomic_folder(args.out, overwrite=args.overwrite, inputs=inputs) as folder:
         write_referred(referred, names[0], dict(zip(names, (args.reference, *args.target), strict=True)), folder)
+    if args.model is None:
+        say(f"note: {choice_told(referred.card.name, table)}")
     for line in lines(referred, names[0]):
         say(line)
     say(f"segmentations: {args.out}")
@@ -173,18 +178,35 @@ def _say_if_unnamed(args: Arguments, table: LabelTable, known: LabelTable) -> No
 def _model(args: Arguments, table: LabelTable) -> LoadedModel:
     from CrossModalSegLib.errors import ModelError
     from CrossModalSegLib.inference.model_folder import list_models, load_model
-    from CrossModalSegLib.inference.referring import DEFAULT_MODEL, choice_told, default_model
+    from CrossModalSegLib.inference.referring import DEFAULT_MODEL, default_model
 
-    if args.model is not None:
-        return load_model(args.model)
-    if DEFAULT_MODEL not in list_models():
+    if args.model is None and DEFAULT_MODEL not in list_models():
         raise ModelError(
             f"The model '{DEFAULT_MODEL}', which is used where none is named, is not installed. Name one with --model; "
             "`crossmodalseg train crossmr` makes one."
         )
-    name = default_model(table)
-    say(f"note: {choice_told(name)}")
-    return load_model(name)
+    return load_model(args.model or default_model(table))
+
+
+def _open(
+    args: Arguments, model: LoadedModel, loaded: LoadedCase, table: LabelTable, device: torch.device
+) -> tuple[ReferSession, LoadedModel]:
+    """A session, and its model: where none was named, the strokes may tell that another one is better."""
+    from CrossModalSegLib.inference.model_folder import load_model
+    from CrossModalSegLib.inference.referring import (
+        BROAD_MODEL,
+        DEFAULT_MODEL,
+        ReferSession,
+        default_model,
+        is_broad_one_better,
+    )
+
+    session = ReferSession(model, device)
+    is_by_names = args.model is None and default_model(table) == DEFAULT_MODEL
+    if is_by_names and is_broad_one_better(session, loaded.grid, loaded.scribbles, table):
+        model = load_model(BROAD_MODEL)
+        session = ReferSession(model, device)
+    return session, model
 
 
 def _refer(
@@ -197,10 +219,9 @@ def _refer(
     device: torch.device,
 ) -> Referred:
     from CrossModalSegLib.cli.refer_files import Referred
-    from CrossModalSegLib.inference.referring import ReferSession
 
     began = time.perf_counter()
-    session = ReferSession(model, device)
+    session, model = _open(args, model, loaded, table, device)
     session.set_images(loaded.grid, targets, args.slices, progress)
     looked = time.perf_counter() - began
     result = session.refer(

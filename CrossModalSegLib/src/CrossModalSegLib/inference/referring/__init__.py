@@ -9,7 +9,13 @@ from CrossModalSegLib.inference.referring.session import (
     VolumeReport,
     refer_volumes,
 )
-from CrossModalSegLib.inference.referring.shipped import BROAD_MODEL, DEFAULT_MODEL, choice_told, default_model
+from CrossModalSegLib.inference.referring.shipped import (
+    BROAD_MODEL,
+    DEFAULT_MODEL,
+    choice_told,
+    default_model,
+    is_broad_one_better,
+)
 
 __all__ = [
     "BROAD_MODEL",
@@ -20,5 +26,6 @@ __all__ = [
     "VolumeReport",
     "choice_told",
     "default_model",
+    "is_broad_one_better",
     "refer_volumes",
 ]

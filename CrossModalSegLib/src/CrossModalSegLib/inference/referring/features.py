@@ -51,6 +51,7 @@ class FeatureStore:
         progress: Progress,
         cancel: CancelToken,
         needed: Collection[str] = (),
+        indices: Sequence[int] | None = None,
     ) -> None:
         """Encode the slices of a volume that are not known yet.
 
@@ -60,12 +61,13 @@ class FeatureStore:
             progress: Called with slices done and in all.
             cancel: Looked at before each batch.
             needed: Keys of other volumes that stay; those of all others make room where the bound is met.
+            indices: Slices that are wanted; None for all.
 
         Raises:
             Cancelled: The cancel token was set; slices encoded so far are kept until `retain`.
         """
         kept = self._kept.setdefault(volume.key, [None] * volume.count)
-        missing = [index for index, features in enumerate(kept) if features is None]
+        missing = [index for index in indices or range(volume.count) if kept[index] is None]
         done, message = volume.count - len(missing), f"look at {volume.name}"
         progress(done, volume.count, message)
         for start in range(0, len(missing), batch):

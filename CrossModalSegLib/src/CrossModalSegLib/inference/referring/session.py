@@ -51,6 +51,8 @@ SliceMatching = Literal["auto", "position", "order"]
 # A GPU is idle with single slices; on a CPU larger batches than these would only let a wish to stop wait.
 ENCODED_AT_ONCE = {"cuda": 8}
 DECODED_AT_ONCE = {"cuda": 16, "cpu": 8}
+# Slices of each organ in which it is asked whether the network sees it.
+SEEN_IN_SLICES = 3
 # Beyond this angle two stacks of slices show different planes of the body.
 MOST_DEGREES = 45.0
 
@@ -298,6 +300,43 @@ class ReferSession:
         target = refer_volume(name, image, self._prep)
         return target if reference is None else target.turned_like(reference)
 
+    def seen(
+        self, image: Volume, scribbles: Volume, table: LabelTable, cancel: CancelToken | None = None
+    ) -> dict[str, float]:
+        """How much of its strokes the network itself marks as an organ, 0 to 1, by name.
+
+        Only the slices with the most strokes on an organ are looked at. Known organs and others are far apart here.
+
+        Args:
+            image: A reference; it may become that of the session, which then knows these slices already.
+            scribbles, table: As in `refer`, and checked by `check_strokes`.
+            cancel: Looked at before each slice.
+
+        Raises:
+            InputError: The image is not usable.
+            Cancelled: The cancel token was set.
+        """
+        reference, cancel = refer_volume(REFERENCE, image, self._prep), cancel or CancelToken()
+        drawn = reference.frame.to_axial(scribbles.array)
+        shown = _most_drawn(drawn, table)
+        masks = _stroke_masks(reference, scribbles, table)
+        masks[np.setdiff1d(np.arange(reference.count), shown)] = False
+        needed = {volume.key for volume in self._volumes().values()}
+        batch = ENCODED_AT_ONCE.get(self.device.type, 1)
+        answers = SliceAnswers(reference, len(table), self._card.least_presence, False, self.device)
+        with torch.no_grad(), self._autocast():
+            self._store.add(reference, batch, SilentProgress(), cancel, needed, shown)
+            tokens = reference_tokens(self._network, self._store, reference, masks, cancel)
+            for index in tokens.slices:
+                cancel.raise_if_cancelled()
+                merged = tokens.merged(tokens.select(index, ReferOptions.reference_slices))
+                answers.put([index], *choose(self._network.decode_last(self._store.get(reference, [index]), merged)))
+        strokes = {label.name: drawn[shown] == label.value for label in table.labels}
+        return {
+            label.name: float((answers.labels[shown][strokes[label.name]] == label.value).mean())
+            for label in table.labels
+        }
+
     def _volumes(self) -> dict[str, ReferredVolume]:
         return ({} if self._reference is None else {REFERENCE: self._reference}) | self._targets
 
@@ -492,6 +531,16 @@ def _degrees_between(one: SliceFrame, other: SliceFrame) -> float:
     normals = (np.cross(frame.axial.affine[:3, 0], frame.axial.affine[:3, 1]) for frame in (one, other))
     first, second = (normal / np.linalg.norm(normal) for normal in normals)
     return float(np.degrees(np.arccos(min(1.0, abs(float(first @ second))))))
+
+
+def _most_drawn(drawn: np.ndarray, table: LabelTable) -> list[int]:
+    """The few slices of (S, rows, columns) with the most voxels drawn on each organ, ascending."""
+    chosen: set[int] = set()
+    for label in table.labels:
+        counts = (drawn == label.value).sum(axis=(1, 2))
+        most = np.argsort(-counts, kind="stable")[:SEEN_IN_SLICES]
+        chosen |= {int(index) for index in most if counts[index]}
+    return sorted(chosen)
 
 
 def _stroke_masks(reference: ReferredVolume, scribbles: Volume, table: LabelTable) -> np.ndarray:

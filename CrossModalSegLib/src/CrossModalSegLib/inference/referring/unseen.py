@@ -27,6 +27,11 @@ def unseen_organs(asked: LabelTable, known: LabelTable) -> tuple[str, ...]:
     return tuple(label.name for label in asked.labels if _identity(label) not in found)
 
 
+def unnamed_organs(table: LabelTable) -> tuple[str, ...]:
+    """Names, such as "label 1", of organs of which nobody told what they are."""
+    return tuple(label.name for label in table.labels if _identity(label) is None)
+
+
 def warn_of_unseen(unseen: tuple[str, ...], card: ModelCard, is_tuned: bool) -> None:
     """Tell the person who drew them; such answers of the models that ship were mostly wrong without tuning."""
     if unseen:

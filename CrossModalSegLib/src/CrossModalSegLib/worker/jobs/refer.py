@@ -18,7 +18,13 @@ from CrossModalSegLib.errors import CrossModalSegError, InputError, SessionError
 from CrossModalSegLib.inference.memory import is_beyond_mps, is_out_of_memory, on_device_or_cpu
 from CrossModalSegLib.inference.referring.session import ReferResult as Referred
 from CrossModalSegLib.inference.referring.session import ReferSession, check_strokes
-from CrossModalSegLib.inference.referring.shipped import choice_told, default_model
+from CrossModalSegLib.inference.referring.shipped import (
+    BROAD_MODEL,
+    DEFAULT_MODEL,
+    choice_told,
+    default_model,
+    is_broad_one_better,
+)
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.worker.context import Context
@@ -37,7 +43,7 @@ class KeptSession:
         session: with the features.
         model: its model's folder or name.
         key: of this model on its device, as it was then.
-        is_default: whether the request named no model.
+        by_names: what the names of the organs chose where the request named no model, else None.
         numbered: "target N" by the client's name.
         is_complete: whether all images of the last request were looked at, to the end.
     """
@@ -45,7 +51,7 @@ class KeptSession:
     session: ReferSession
     model: str
     key: tuple[object, ...]
-    is_default: bool
+    by_names: str | None
     numbered: dict[str, str] = field(default_factory=dict)
     is_complete: bool = False
 
@@ -104,7 +110,7 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
         raise SessionError("The worker no longer has the features of these images: send them again.")
     if model_key(kept.model, kept.session.device) != kept.key:
         raise SessionError("Another model has this name now: send the images again.")
-    if kept.is_default and kept.model != default_model(request.labels):
+    if kept.by_names is not None and kept.by_names != default_model(request.labels):
         raise SessionError("Another model is the one for these organs: send the images again.")
     try:
         with kept.telling_names():
@@ -129,17 +135,26 @@ def _refer(request: ReferRequest, context: Context, device: torch.device) -> tup
 
 def _session(request: ReferRequest, context: Context, device: torch.device) -> KeptSession:
     """The session of this name, if it has the same model on the same device; else a new one."""
-    name = request.model or default_model(request.labels)
-    if request.model is None:
-        logger.warning(choice_told(name))
-    key = model_key(name, device)
     kept = context.store.sessions.get(request.session)
+    by_names = None if request.model else default_model(request.labels)
+    opened = _opened(request.model or by_names, kept, context, device)
+    if by_names == DEFAULT_MODEL and is_broad_one_better(
+        opened.session, request.reference, request.scribbles, request.labels, context.cancel
+    ):
+        opened = _opened(BROAD_MODEL, kept, context, device)
+    if by_names is not None:
+        logger.warning(choice_told(opened.model, request.labels))
+    opened.by_names = by_names
+    context.store.sessions.put(request.session, opened)
+    return opened
+
+
+def _opened(name: str, kept: KeptSession | None, context: Context, device: torch.device) -> KeptSession:
+    """A session of a model: the one that was kept, if it is of this one."""
+    key = model_key(name, device)
     if kept is not None and kept.key == key:
-        kept.is_default = request.model is None
         return kept
-    kept = KeptSession(ReferSession(warm_model(name, device, context.store), device), name, key, request.model is None)
-    context.store.sessions.put(request.session, kept)
-    return kept
+    return KeptSession(ReferSession(warm_model(name, device, context.store), device), name, key, None)
 
 
 def _answer(session: ReferSession, request: ReferRequest | ReferStrokesRequest, context: Context) -> Referred:
