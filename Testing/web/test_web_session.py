@@ -10,12 +10,14 @@ import pytest
 
 pytest.importorskip("slicer", reason="slicer-core is not installed; its wheels are for 64-bit Linux on PCs")
 
-from CrossModalSegLib.errors import InputError, LabelError
+from CrossModalSegLib.errors import InputError, LabelError, OutputError
 from CrossModalSegLib.io import read_scribble_segments, read_segmentation, write_segmentation, write_volume
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.scene.headless import HeadlessScene
 from CrossModalSegLib.scene.segmentations import has_3d
+from CrossModalSegLib.scene.surfaces import Solids
 from CrossModalSegLib.volume import Volume
+from CrossModalSegLib.web.downloads import download_of
 from CrossModalSegLib.web.picture import picture
 from CrossModalSegLib.web.session import Session
 from CrossModalSegLib.worker.messages import (
@@ -284,6 +286,29 @@ def test_surfaces_are_made_beside_the_page(
     session.undo_result()
     wait_for_surfaces(session)
     assert session.surface_state == "none"
+
+
+def test_coarse_surfaces_are_called_so(session: Session, client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Solids.surfaces, "__defaults__", (100,))
+    pair(session)
+    scribble(session)
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(np.ones(SHAPE)))
+    assert session.surface_state == "full"
+    wait_for_surfaces(session)
+    assert session.surface_state == "reduced"
+    assert session.result.GetSegmentation().GetNthSegment(0).GetRepresentation("Closed surface").GetNumberOfCells() > 0
+
+
+def test_a_download_that_finds_no_room_goes_by_its_own_name(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair(session)
+    scribble(session)
+    monkeypatch.setattr("SimpleITK.WriteImage", lambda _image, path, _compress: Path(path).write_bytes(b""))
+    with pytest.raises(OutputError, match=r"^'c scribbles.seg.nrrd' could not be written completely"):
+        download_of(session, "scribbles.seg.nrrd").content(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cancelled_fit_leaves_nothing(session: Session, client: FakeClient, said: Said) -> None:

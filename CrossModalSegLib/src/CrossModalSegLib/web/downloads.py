@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.errors import InputError, OutputError
 from CrossModalSegLib.io import write_segmentation
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume
@@ -41,12 +41,14 @@ class Download:
         """The bytes of the file, which is in a private folder for a moment; in any thread.
 
         Raises:
-            CrossModalSegError: it cannot be written.
+            OutputError: it cannot be written.
         """
         path = folder / f"download-{secrets.token_hex(8)}{self.suffix}"
         try:
             write_segmentation(self.labels, self.table, path)
             return path.read_bytes()
+        except OutputError as error:
+            raise OutputError(str(error).replace(str(path), self.name)) from error
         finally:
             path.unlink(missing_ok=True)
 

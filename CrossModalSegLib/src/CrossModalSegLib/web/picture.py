@@ -103,7 +103,7 @@ def _image(session: Session, image: Image) -> dict[str, Any]:
     return {
         "id": image.identity,
         "name": image.name,
-        "detail": f"{'×'.join(map(str, shape))} · {'×'.join(f'{each:.3g}' for each in spacing)} mm",
+        "detail": f"{'×'.join(map(str, shape))} · {'×'.join(f'{each:.3g}' for each in spacing)}\N{NO-BREAK SPACE}mm",
         "role": image.roles[session.mode],
         "shown": image in session.used[:2],
         "can_show": image.roles[session.mode] == "target" and len(session.used) > 2,
