@@ -7,6 +7,7 @@ import pickle
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,6 +138,16 @@ def test_a_model_is_found_by_its_name(tmp_path, monkeypatch):
         load_model("yours")
     with pytest.raises(ModelError, match="no model folder"):
         load_model("../models/../../mine2")
+
+
+def test_a_folder_of_images_with_the_name_of_a_model_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSMODALSEG_MODELS", str(tmp_path / "models"))
+    monkeypatch.chdir(tmp_path)
+    installed = save_model(tmp_path / "models" / "liver", network(), card())
+    (tmp_path / "liver").mkdir()
+    assert find_model("liver") == installed
+    save_model(tmp_path / "liver", network(), card(), overwrite=True)
+    assert find_model("liver") == Path("liver")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -10])

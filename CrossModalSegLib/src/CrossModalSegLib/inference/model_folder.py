@@ -192,9 +192,10 @@ def find_model(folder_or_name: str | Path) -> Path:
         ModelError: There is none.
     """
     folder = Path(folder_or_name)
-    if folder.is_dir():
-        return folder
     known = list_models() if NAME_PATTERN.fullmatch(str(folder_or_name)) else {}
+    # A folder of images that happens to lie where the program was started is not meant.
+    if folder.is_dir() and ((folder / CARD_FILE).is_file() or str(folder_or_name) not in known):
+        return folder
     if str(folder_or_name) in known:
         return known[str(folder_or_name)]
     raise ModelError(
