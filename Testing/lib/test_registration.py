@@ -13,7 +13,8 @@ import SimpleITK as sitk
 
 from CrossModalSegLib.errors import Cancelled, GeometryError, InputError
 from CrossModalSegLib.progress import CancelToken
-from CrossModalSegLib.registration import _resampled, alignment, register, write_transform
+from CrossModalSegLib.registration import alignment, register, write_transform
+from CrossModalSegLib.registration.resampled import resampled
 from CrossModalSegLib.simulation import SimulatedCase, SimulationOptions, simulate_case
 from CrossModalSegLib.volume import Volume, same_geometry, volume_from_itk, volume_to_itk
 
@@ -86,7 +87,7 @@ def test_whole_numbers_are_rounded_not_cut(head: SimulatedCase) -> None:
 def test_beyond_the_moving_image_is_its_minimum_and_large_numbers_are_exact() -> None:
     moving = Volume(np.full((2, 2, 2), 2**24 + 1, np.int32), np.eye(4))
     moving.array[0, 0, 0] = -7
-    found = _resampled(moving, Volume(np.zeros((2, 2, 4)), np.eye(4)), sitk.Transform(3, sitk.sitkIdentity))
+    found = resampled(moving, Volume(np.zeros((2, 2, 4)), np.eye(4)), sitk.Transform(3, sitk.sitkIdentity))
     assert found.array[1, 1].tolist() == [2**24 + 1, 2**24 + 1, -7, -7]
 
 
@@ -95,7 +96,7 @@ def test_the_result_is_on_the_grid_of_a_tilted_gantry() -> None:
     affine[1, 2] = 0.5
     fixed = Volume(np.zeros((3, 6, 4)), affine)
     ramp = Volume(np.broadcast_to(np.arange(12.0)[:, None], (12, 12, 4)), np.eye(4))
-    found = _resampled(ramp, fixed, sitk.Transform(3, sitk.sitkIdentity))
+    found = resampled(ramp, fixed, sitk.Transform(3, sitk.sitkIdentity))
     assert same_geometry(found, fixed)
     np.testing.assert_allclose(found.array[:, 2, 1], [2.0, 2.5, 3.0])  # the third row is half a mm further in each
 

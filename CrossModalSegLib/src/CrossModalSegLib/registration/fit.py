@@ -1,0 +1,72 @@
+"""Rigid, affine and free-form fits from a start, coarse to fine."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+from .kinds import Kind
+from .linear import linear
+from .run import SAMPLES, Run
+from .starts import centred
+
+_BSPLINE_ITERATIONS = 30
+_BSPLINE_MESH_MM = 65.0
+
+
+def fit(run: Run, transform: sitk.Transform, kind: Kind, given: bool) -> sitk.Transform:
+    """Fit a transform of a kind, from a start that is `given` and stays, or that the fit replaces."""
+    if given:
+        # A given transform stays as it is; what is fitted comes on top of it.
+        offset = centred(run, "identity")
+        fitted = linear(run, offset, "rigid", transform) if kind != "bspline" else None
+        if kind == "affine":
+            fitted = linear(run, _affine_of(fitted), "affine", transform)
+        base = _compose(transform, fitted)
+        return _bspline(run, base) if kind == "bspline" else base
+    rigid = linear(run, transform, "rigid")
+    if kind == "rigid":
+        return rigid
+    if kind == "affine":
+        return linear(run, _affine_of(rigid), "affine")
+    return _bspline(run, rigid)
+
+
+def _compose(outer: sitk.Transform, inner: sitk.Transform | None) -> sitk.Transform:
+    """First `inner`, then `outer`, as one transform."""
+    if inner is None:
+        return outer
+    both = sitk.CompositeTransform(3)
+    both.AddTransform(outer)
+    both.AddTransform(inner)
+    both.FlattenTransform()
+    return both
+
+
+def _affine_of(rigid: sitk.Transform) -> sitk.AffineTransform:
+    euler = sitk.Euler3DTransform(rigid)
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(euler.GetCenter())
+    affine.SetMatrix(euler.GetMatrix())
+    affine.SetTranslation(euler.GetTranslation())
+    return affine
+
+
+def _bspline(run: Run, base: sitk.Transform) -> sitk.Transform:
+    """A free-form deformation ahead of `base`.
+
+    Its control points lie far apart: nothing else keeps it smooth, and mutual information follows noise otherwise.
+    """
+    extent = np.array(run.fixed.GetSize()) * np.array(run.fixed.GetSpacing())
+    mesh = [int(max(2, round(size / _BSPLINE_MESH_MM))) for size in extent]
+    method = run.method(run.fixed, SAMPLES[-1], seed_offset=7)
+    method.SetOptimizerAsLBFGS2(
+        solutionAccuracy=1e-5,
+        numberOfIterations=_BSPLINE_ITERATIONS,
+        deltaConvergenceTolerance=2e-3,
+        deltaConvergenceDistance=4,
+    )
+    method.SetMovingInitialTransform(base)
+    method.SetInitialTransform(sitk.BSplineTransformInitializer(run.fixed, mesh, 3), inPlace=False)
+    fitted = run.execute(method, (run.fixed, run.moving), "b-spline registration", _BSPLINE_ITERATIONS)
+    return _compose(base, fitted)

@@ -1,0 +1,47 @@
+"""Rigid and affine fits by steepest descent."""
+
+from __future__ import annotations
+
+import SimpleITK as sitk
+
+from .images import coarser, extent, resolutions
+from .kinds import Kind
+from .run import SAMPLES, Run
+
+_ITERATIONS = 120
+
+
+def linear(
+    run: Run, transform: sitk.Transform, name: Kind, moving_initial: sitk.Transform | None = None
+) -> sitk.Transform:
+    """Fit a rigid or affine transform, coarse to fine; `moving_initial` is applied after it and stays."""
+    sizes = resolutions(run.fixed)
+    for level, voxel_mm in enumerate(sizes):
+        fixed, moving = coarser(run.fixed, voxel_mm), coarser(run.moving, voxel_mm)
+        method = run.method(fixed, SAMPLES[min(level, len(SAMPLES) - 1)], seed_offset=level)
+        if moving_initial is not None:
+            method.SetMovingInitialTransform(moving_initial)
+        _descend(run, method, transform, voxel_mm, _ITERATIONS)
+        message = f"{name} registration, resolution {level + 1} of {len(sizes)}"
+        transform = run.execute(method, (fixed, moving), message, _ITERATIONS)
+    return transform
+
+
+def _descend(
+    run: Run, method: sitk.ImageRegistrationMethod, transform: sitk.Transform, voxel_mm: float, iterations: int
+) -> None:
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=0.5 * voxel_mm,
+        minStep=5e-3 * voxel_mm,
+        numberOfIterations=iterations,
+        relaxationFactor=0.6,
+        gradientMagnitudeTolerance=1e-7,
+    )
+    method.SetOptimizerScales(_scales(transform, 0.3 * float(extent(run.fixed).max())))
+    method.SetInitialTransform(transform, inPlace=False)
+
+
+def _scales(transform: sitk.Transform, reach_mm: float) -> list[float]:
+    """Weights by which a step of one unit moves points `reach_mm` from the centre by about 1 mm."""
+    turning = len(transform.GetParameters()) - 3
+    return [reach_mm**2] * turning + [1.0] * 3
