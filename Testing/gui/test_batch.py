@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,6 +292,21 @@ def test_finished_cases_whose_files_are_others_now_are_named_and_stay(cohort, mo
     assert times(out, *NAMES) == before
 
 
+def test_another_model_under_the_same_name_does_not_go_on(cohort, models, tmp_path, batch, capsys) -> None:
+    model, out = Path(shutil.copytree(models / "plain", tmp_path / "model")), tmp_path / "out"
+    words = ("segment", "--cohort", cohort, "--model", model, "--out", out)
+    assert batch(*words) == 0
+    assert batch(*words, "--resume") == 0
+    from CrossModalSegLib.inference.model_folder import load_model, save_model
+
+    loaded = load_model(model)
+    next(loaded.network.parameters()).data.mul_(1.5)
+    save_model(model, loaded.network, loaded.card, overwrite=True)
+    capsys.readouterr()
+    assert batch(*words, "--resume") == 2
+    assert "the model of finished cases have changed since" in capsys.readouterr().err
+
+
 def test_files_are_others_where_their_content_is(tmp_path: Path) -> None:
     files = [tmp_path / "a", tmp_path / "b"]
     for file in files:
@@ -325,9 +341,8 @@ def test_cases_that_fail_do_not_shorten_the_time_that_is_left(cohort, tmp_path, 
 
     monkeypatch.setattr("CrossModalSegLib.batch.run._outcome", outcome)
     settings, lines = BatchSettings("fit"), []
-    assert (
-        run_batch(Batch(read_cohort(cohort), settings, ("ct",), tmp_path / "o", None, lambda: None), lines.append) == 1
-    )
+    batch = Batch(read_cohort(cohort), settings, ("ct",), None, tmp_path / "o", None, lambda: None)
+    assert run_batch(batch, lines.append) == 1
     assert lines[0].endswith("done in 1 min 0 s (about 2 min 0 s left)")
     assert lines[1].endswith(" (about 1 min 0 s left)")
     assert lines[2].endswith("done in 1 min 0 s")

@@ -1,4 +1,4 @@
-"""Which files a case was made from, so that results are never taken for those of others."""
+"""Which files a case was made from, those of the model too, so that results are never taken for those of others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from CrossModalSegLib.cohort import Case
+from CrossModalSegLib.worker.messages import Model
 
 from .settings import BatchSettings
 
@@ -29,18 +30,22 @@ class InputFile:
     sha256: str
 
 
-def input_files(case: Case, modalities: tuple[str, ...], settings: BatchSettings) -> list[Path]:
-    """The files of a case that are read; of those that keep their voxels in other files, these are left out.
+def input_files(
+    case: Case, modalities: tuple[str, ...], settings: BatchSettings, model: Model | None = None
+) -> list[Path]:
+    """The files that are read for a case; of those that keep their voxels in other files, these are left out.
 
     Args:
         case: one of the cohort.
         modalities: of the images that are used.
         settings: what is done.
+        model: that is named in the settings; None for the default one.
     """
     paths = [case.images[name] for name in modalities]
     if settings.action != "segment" and case.scribbles is not None:
         paths.append(case.scribbles)
-    return [each for path in paths for each in _within(path)]
+    weights = [] if model is None else sorted(model.folder.glob("*.safetensors"))
+    return [*(each for path in paths for each in _within(path)), *weights]
 
 
 def as_they_are(files: Sequence[Path]) -> tuple[InputFile, ...]:

@@ -33,6 +33,7 @@ class Batch:
         cohort: the cases.
         settings: what is done with each.
         modalities: of the images that are used, in order.
+        model: that is named in the settings; None for the default one.
         out: folder for the results.
         client: the way to the worker.
         alive: called while the worker works, so that an application does not stand still.
@@ -41,6 +42,7 @@ class Batch:
     cohort: Cohort
     settings: BatchSettings
     modalities: tuple[str, ...]
+    model: Model | None
     out: Path
     client: WorkerClient
     alive: Callable[[], None]
@@ -83,7 +85,7 @@ def check_batch(
     _require_device(settings.device, client, alive)
     model = _model(settings, client, alive)
     require_task(settings, model)
-    batch = Batch(cohort, settings, images_used(settings, cohort, model), out, client, alive)
+    batch = Batch(cohort, settings, images_used(settings, cohort, model), model, out, client, alive)
     _require_same_files(batch)
     return batch
 
@@ -131,7 +133,7 @@ def _outcome(batch: Batch, case: Case) -> Outcome:
     began = time.monotonic()
     try:
         request = request_for(case, batch.cohort, batch.modalities, batch.settings)
-        inputs = as_they_are(input_files(case, batch.modalities, batch.settings))
+        inputs = as_they_are(input_files(case, batch.modalities, batch.settings, batch.model))
         job = _answered(batch.client, request, batch.alive)
         return _write(batch, case, job, time.monotonic() - began, inputs)
     except (CrossModalSegError, OSError, MemoryError) as error:
@@ -200,13 +202,13 @@ def _require_same_files(batch: Batch) -> None:
     others = []
     for case in batch.cohort.cases:
         outcome = finished(batch.out, case.name)
-        files = input_files(case, batch.modalities, batch.settings)
+        files = input_files(case, batch.modalities, batch.settings, batch.model)
         if outcome is not None and outcome.inputs and are_others(files, outcome.inputs):
             others.append(case.name)
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         raise OutputError(
-            "The images or scribbles of finished cases have changed since, or are those of other cases: "
+            "The images, scribbles or the model of finished cases have changed since, or are those of other cases: "
             f"{', '.join(others[:_NAMED])}{more}. Remove their folders from '{batch.out}' to have them done again, or "
             "name another output folder."
         )
