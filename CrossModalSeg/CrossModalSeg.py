@@ -247,7 +247,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _on_scene_closes(self, caller, event) -> None:
         self.work.leave_scene()
-        self.results.forget_table()
+        self.results.forget()
         self._on_scene_comes(caller, event)
 
     def _on_scene_comes(self, caller, event) -> None:

@@ -55,11 +55,12 @@ class ResultsStep:
         """Something was taken back: the numbers are those of before by now, or gone."""
         node = self._ui.resultsTable.mrmlTableNode()
         if node is not None and not slicer.mrmlScene.IsNodePresent(node):
-            self.forget_table()
+            self._show_table(None)
 
-    def forget_table(self) -> None:
-        """The numbers are not there any more."""
+    def forget(self) -> None:
+        """The scene is closed: neither numbers nor voxels of its last result are held any more."""
         self._show_table(None)
+        self._logic.lastResult = None
 
     @property
     def _parameters(self):

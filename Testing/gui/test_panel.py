@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -700,9 +701,13 @@ def test_a_fit_that_ends_while_the_panel_is_left_is_found_there(panel, drawn) ->
     until(lambda: not panel.work.is_busy, 200)
     panel.enter()
     assert panel.parameters.result.GetName() == "CT segmentation"
+    voxels = weakref.ref(panel.logic.lastResult.answer)
     assert panel.ui.resultSelector.currentNode() is panel.parameters.result
     assert panel.ui.measureButton.enabled and panel.ui.surfacesButton.enabled
     assert panel.ui.resultsTable.mrmlTableNode().GetTable().GetColumnByName("DSC").GetValue(0) > 0.7
+    slicer.mrmlScene.Clear(0)
+    gc.collect()
+    assert voxels() is None and panel.ui.resultsTable.mrmlTableNode() is None
 
 
 def test_a_mask_that_does_not_fit_is_explained_and_the_result_stays(panel, drawn) -> None:
