@@ -196,6 +196,20 @@ def test_a_narrow_window_hides_no_tool(tab: Tab) -> None:
     tab.wait(lambda: _shape(tab.page, "img") == pytest.approx(_shape(tab.page, ".remote-controlled-area"), abs=1.5))
 
 
+def test_a_use_that_cannot_be_is_shown_as_what_it_was(tab: Tab) -> None:
+    tab.page.click("text=By reference")
+    uses = tab.page.locator('select[aria-label^="Use of"]')
+    tab.wait(lambda: [use.input_value() for use in uses.all()] == ["reference", "target"])
+    uses.first.select_option("none")
+    tab.wait(lambda: [use.input_value() for use in uses.all()] == ["none", "reference"])
+    uses.last.select_option("target")
+    tab.wait(lambda: uses.last.input_value() == "reference")
+    uses.first.select_option("reference")
+    tab.wait(lambda: [use.input_value() for use in uses.all()] == ["reference", "target"])
+    tab.page.click("text=CT and MR")
+    tab.wait(lambda: [use.input_value() for use in uses.all()] == ["ct", "mr"])
+
+
 def test_a_structure_is_chosen_by_the_keyboard(tab: Tab) -> None:
     for name in ("Background", "GTV"):
         swatch = tab.page.get_by_role("button", name=f"Draw {name}", exact=True)

@@ -127,6 +127,34 @@ def test_a_target_is_shown_beside_the_reference(session: Session) -> None:
     assert [image.name for image in session.used] == ["m", "n", "c"]
 
 
+def test_there_is_always_a_reference(session: Session) -> None:
+    """Else a target would be drawn on and taken for it, but called a target."""
+    pair(session).set_mode("refer")
+    session.add_image(mr(), "n")
+    m, c, n = session.images
+
+    def roles() -> dict[str, str]:
+        return {image.name: image.roles["refer"] for image in session.images}
+
+    session.set_role(m.identity, "target")
+    assert roles() == {"m": "target", "c": "reference", "n": "target"}
+    session.remove_image(c.identity)
+    assert roles() == {"m": "reference", "n": "target"}
+    session.set_role(m.identity, "none")
+    assert roles() == {"m": "none", "n": "reference"}
+    session.set_role(n.identity, "target")
+    assert roles() == {"m": "none", "n": "reference"}
+    session.set_role(n.identity, "none")
+    assert roles() == {"m": "none", "n": "none"} and session.primary is None
+
+
+def test_one_of_several_targets_is_shown_by_its_name(session: Session) -> None:
+    pair(session).set_mode("refer")
+    assert picture(session, Choices())["second_title"] == "Target"
+    session.add_image(mr(), "n")
+    assert picture(session, Choices())["second_title"] == "c"
+
+
 def test_images_of_other_places_are_apart(session: Session) -> None:
     far = OBLIQUE.copy()
     far[:3, 3] += 900.0

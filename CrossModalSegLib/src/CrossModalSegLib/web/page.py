@@ -320,9 +320,17 @@ class Page:
     def rename_class(self, old: str, new: str) -> None:
         """Another name for a class; the old one comes back where it cannot be."""
         self._guarded(self.session.rename_class)(old, new.strip())
-        # The browser shows what was typed until it is told otherwise.
+        self._show_anew("labels")
+
+    def set_role(self, identity: str, role: str) -> None:
+        """What an image is used as; what it was used as comes back where it cannot be."""
+        self._guarded(self.session.set_role)(identity, role)
+        self._show_anew("images")
+
+    def _show_anew(self, name: str) -> None:
+        """Send a list though it may be what it was: the browser shows what was entered until it is told otherwise."""
         with self.state:
-            self.state.labels = []
+            self.state[name] = []
         self._show()
 
     def remove_class(self, name: str) -> None:
@@ -607,7 +615,6 @@ class Page:
 
 _OF_SESSION = (
     "set_mode",
-    "set_role",
     "remove_image",
     "show_image",
     "register",

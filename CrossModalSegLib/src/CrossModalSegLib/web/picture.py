@@ -150,7 +150,8 @@ def _titles(session: Session, state: State) -> dict[str, str]:
     used = session.used
     roles = ROLES[session.mode]
     names = [roles[image.roles[session.mode]] for image in used[:2]] + ["", ""]
-    names = [image.name if role == "Other" else role for role, image in zip(names, used, strict=False)] + ["", ""]
+    by_name = {"Other"} | ({"Target"} if len(used) > 2 else set())
+    names = [image.name if role in by_name else role for role, image in zip(names, used, strict=False)] + ["", ""]
     titles = {"first_title": names[0], "second_title": names[1]}
     if state.layout == "four" and names[1] and state.blend > 0:
         names[0] = names[1] if state.blend >= 1 else f"{names[0]} + {names[1]}"

@@ -221,6 +221,7 @@ class Session:
         self._measuring.pop(identity, None)
         self.rows = [row for row in self.rows if row.image != image.name]
         remove_with_item(self.scene, image.node)
+        self._keep_reference()
         self._follow_images()
         self._on_result()
 
@@ -236,7 +237,10 @@ class Session:
         raise InputError("This image is not there any more.")
 
     def set_role(self, identity: str, role: str) -> None:
-        """Say what an image is used as; another one that was the same is not used any more, but for targets."""
+        """Say what an image is used as; another one that was the same is not used any more, but for targets.
+
+        Where the reference becomes something else, a target takes its place.
+        """
         self._require_idle()
         if role not in ROLES[self.mode]:
             raise InputError(f"An image can be used as {', '.join(ROLES[self.mode].values())}; got '{role}'.")
@@ -245,7 +249,15 @@ class Session:
             if other is not image and other.roles[self.mode] == role and role not in ("target", "none"):
                 other.roles[self.mode] = "target" if role == "reference" else "none"
         image.roles[self.mode] = role
+        self._keep_reference(image)
         self._follow_images()
+
+    def _keep_reference(self, but: Image | None = None) -> None:
+        """Where there are targets, one is the reference: the first, or `but` where it is the only one."""
+        targets = [image for image in self.images if image.roles["refer"] == "target"]
+        if targets and all(image.roles["refer"] != "reference" for image in self.images):
+            chosen = next((image for image in targets if image is not but), targets[0])
+            chosen.roles["refer"] = "reference"
 
     def set_mode(self, mode: Mode) -> None:
         """Work on one case, or from a reference."""

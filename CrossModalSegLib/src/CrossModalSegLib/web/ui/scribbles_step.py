@@ -57,6 +57,7 @@ def _structure(do: Actions) -> None:
                 'maxlength="60"',
                 'spellcheck="false"',
                 'aria-label="Name of the structure"',
+                ':title="label.name"',
             ],
         )
         html.Span("{{ label.name }}", v_else=True, classes="label-name")
