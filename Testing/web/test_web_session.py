@@ -339,6 +339,21 @@ def test_a_download_that_finds_no_room_goes_by_its_own_name(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_fit_that_was_asked_to_stop_says_so(session: Session, client: FakeClient) -> None:
+    pair(session)
+    scribble(session)
+    session.fit(30.0)
+    assert picture(session, Choices())["can_finish"]
+    session.finish()
+    shown = picture(session, Choices())
+    assert shown["run_message"] == "Stopping with the first answer, once it is there" and not shown["can_finish"]
+    client.jobs[-1].tell(loss=0.5)
+    assert picture(session, Choices())["run_message"] == "Stopping with the best answer so far"
+    client.jobs[-1].done(fit_result(np.ones(SHAPE)))
+    session.fit(30.0)
+    assert picture(session, Choices())["can_finish"]
+
+
 def test_a_cancelled_fit_leaves_nothing(session: Session, client: FakeClient, said: Said) -> None:
     pair(session)
     scribble(session)

@@ -215,7 +215,7 @@ def _run(run: Run | None, is_measuring: bool) -> dict[str, Any]:
         "run_percent": round(100 * progress.done / progress.total, 1) if progress.total else -1,
         "run_message": _message(run, is_measuring),
         "paused": state == "paused",
-        "can_finish": run.can_finish,
+        "can_finish": run.can_finish and not run.is_finishing,
         "curve": curve_svg(run.curve),
         "note": " ".join(run.notes[-2:]),
     }
@@ -224,6 +224,10 @@ def _run(run: Run | None, is_measuring: bool) -> dict[str, Any]:
 def _message(run: Run, is_measuring: bool) -> str:
     if run.task.state == "queued":
         return "Waiting until the result is measured" if is_measuring else "Waiting for the worker"
+    if run.is_finishing:
+        return (
+            "Stopping with the best answer so far" if run.curve else "Stopping with the first answer, once it is there"
+        )
     text = run.task.progress.message or "Preparing"
     if run.can_finish and run.curve:
         return f"Loss {run.curve[-1][1]:.3g}; the views show the best answer so far"

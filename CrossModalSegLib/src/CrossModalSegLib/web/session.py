@@ -84,6 +84,7 @@ class Run:
         mode: in which it was started.
         task: in the worker.
         can_finish: whether it can be stopped with its best answer.
+        is_finishing: whether it was asked to.
         curve: (seconds since the first one, loss) so far.
         notes: what the worker wants the person to know.
     """
@@ -92,6 +93,7 @@ class Run:
     mode: Mode
     task: Task
     can_finish: bool
+    is_finishing: bool = False
     began: float | None = None
     curve: list[tuple[float, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -483,7 +485,9 @@ class Session:
     def finish(self) -> None:
         """Stop the present fit with its best answer."""
         if self.is_busy:
+            self.run.is_finishing = True
             self.run.task.finish()
+            self._on_change()
 
     def pause_or_resume(self) -> None:
         """Let the present run stand still, or go on."""

@@ -118,6 +118,17 @@ def _progress(do: Actions) -> None:
     )
     html.P("{{ run_message }}", classes="dim one-line")
     with html.Div(classes="buttons"):
-        html.Button("Cancel", classes="button danger", click=(do.cancel, "[]"), raw_attrs=['id="cms-cancel"'])
+        html.Button(
+            "Cancel",
+            classes="button danger",
+            click=(do.cancel, "[]"),
+            raw_attrs=['id="cms-cancel"', 'title="Stop, and drop what this run has found"'],
+        )
         html.Button("{{ paused ? 'Resume' : 'Pause' }}", classes="button", click=(do.pause_or_resume, "[]"))
-        html.Button("Keep best", v_if="can_finish", classes="button", click=(do.finish, "[]"))
+        html.Button(
+            "Keep best",
+            v_if="can_finish",
+            classes="button",
+            click=(do.finish, "[]"),
+            raw_attrs=['title="Stop, and keep the best answer so far"'],
+        )
