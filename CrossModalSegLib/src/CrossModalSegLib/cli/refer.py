@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from CrossModalSegLib.cli.refer_files import Referred
     from CrossModalSegLib.cohort import LoadedCase
+    from CrossModalSegLib.inference.model_card import ModelCard
     from CrossModalSegLib.inference.model_folder import LoadedModel
     from CrossModalSegLib.inference.referring import ReferSession
     from CrossModalSegLib.labels import LabelTable
@@ -96,7 +97,7 @@ def run(args: Arguments) -> None:
     names, targets = _load_targets(args)
     _say_if_sheared({names[0]: loaded.grid, **targets})
     model = _model(args, table)
-    _say_if_unnamed(args, table, model.card.labels)
+    _say_if_unnamed(args, table, model.card)
     with progress_bar(args.quiet) as progress:
         work = partial(_refer, args, model, loaded, targets, table, progress)
         referred = on_device_or_cpu(work, device)
@@ -162,16 +163,16 @@ def _say_if_sheared(images: dict[str, Volume]) -> None:
             say(f"{name}: {SHEARED_NOTE}")
 
 
-def _say_if_unnamed(args: Arguments, table: LabelTable, known: LabelTable) -> None:
+def _say_if_unnamed(args: Arguments, table: LabelTable, card: ModelCard) -> None:
     """How to name the organs of a label map; that value 1 is the model's first organ would be a guess."""
     from CrossModalSegLib.io.segmentation_io import is_slicer_segmentation
 
     if args.labels or is_slicer_segmentation(args.scribbles):
         return
-    example = " ".join(f'"{name}"' if " " in name else name for name in known.names)
+    example = " ".join(f'"{name}"' if " " in name else name for name in card.labels.names)
     say(
         f"note: the scribbles tell no names, so their organs are called {', '.join(table.names)}. Name them with "
-        f"--labels, value 1 first; the model was trained with: {example}."
+        f"--labels, value 1 first; {card.name} was trained with: {example}."
     )
 
 
