@@ -17,7 +17,7 @@ from CrossModalSegLib.labels import LabelTable
         (["left-kidney", "left ventricle"], ("left ventricle",)),
         (["kidney"], ("kidney",)),
         (["label 1", "2", "Structure 1", "Segment_4"], ()),
-        (["Leber"], ("Leber",)),
+        (["Leber", "Wade"], ("Wade",)),
         (["3rd ventricle", "segment 4 of the liver"], ("3rd ventricle", "segment 4 of the liver")),
     ],
 )
@@ -34,6 +34,11 @@ def test_short_forms_and_names_of_public_datasets_are_known():
         ["Right kidney (RK)", "LK (left kidney)"],
         ["Kidney.R", "Lt kidney"],
         ["rkid", "lkid"],
+        ["Leber", "Niere rechts", "linke Niere", "Milz"],
+        ["foie", "rein droit", "Rein gauche", "rate"],
+        ["hígado", "Riñón derecho", "rin\u0303on izquierdo", "bazo"],
+        ["fegato", "rene destro", "rene sinistro", "milza"],
+        ["Hepar", "ren dexter", "Ren sinister", "lien"],
     ):
         assert unseen_organs(LabelTable.from_names(names), known[DEFAULT_MODEL]) == (), names
     for names in (
@@ -51,12 +56,12 @@ def test_short_forms_and_names_of_public_datasets_are_known():
 def test_a_terminology_tells_what_a_name_does_not():
     known = LabelTable.from_names(["liver", "left kidney"])
     coded = {label.name: label.terminology for label in LabelTable.from_names(["liver", "pancreas"]).labels}
-    asked = [{"name": "Leber", "terminology": coded["liver"]}, {"name": "Segment_1", "terminology": coded["pancreas"]}]
+    asked = [{"name": "Máj", "terminology": coded["liver"]}, {"name": "Segment_1", "terminology": coded["pancreas"]}]
     # Slicer's lists of terms differ in the name of the list, not in codes; the name counts where it is known.
     asked[0]["terminology"] = asked[0]["terminology"].replace("3D Slicer General Anatomy list", "DICOM master list")
-    asked += [{"name": "kidney L", "terminology": coded["pancreas"]}, {"name": "Milz", "terminology": None}]
+    asked += [{"name": "kidney L", "terminology": coded["pancreas"]}, {"name": "Lép", "terminology": None}]
     table = LabelTable.from_json([{"value": value, **each} for value, each in enumerate(asked, start=1)])
-    assert unseen_organs(table, known) == ("Segment_1", "Milz")
+    assert unseen_organs(table, known) == ("Segment_1", "Lép")
 
 
 def test_organs_that_a_model_was_not_trained_on_are_told(caplog):

@@ -8,6 +8,7 @@ Codes and colours are those of Slicer's "General Anatomy list" and of the "DICOM
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 _GENERAL = "Segmentation category and type - 3D Slicer General Anatomy list"
@@ -79,13 +80,15 @@ def structure_code(name: str, entry: str | None = None) -> Code | None:
 
 
 def name_words(name: str) -> frozenset[str]:
-    """The words of a name in one spelling, whatever their order, capitals and the signs between them."""
-    words = _WORD.findall(_CAMEL_CASE.sub(" ", name).casefold())
+    """The words of a name in one spelling, whatever their order, capitals, accents and the signs between them."""
+    plain = _ACCENT.sub("", unicodedata.normalize("NFKD", _CAMEL_CASE.sub(" ", name).casefold()))
+    words = _WORD.findall(plain)
     spelled = " ".join(_SPELLINGS.get(word, word) for word in words if word not in _FILLERS)
     return frozenset(spelled.split())
 
 
 _WORD = re.compile(r"[^\W_]+")
+_ACCENT = re.compile(r"[\u0300-\u036f]")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _FILLERS = {"and", "the", "of", "gland", "glands", "structure"}
 # One word each, as datasets and people write it; a short form may stand for several words.
@@ -123,6 +126,20 @@ _SPELLINGS = {
     "rt": "right",
     "myocardial": "myocardium",
 }
+# Without accents. Organs of the models that ship, and their sides, in German, French, Spanish, Italian and Latin.
+_TRANSLATIONS = {
+    "liver": "leber foie higado fegato hepar",
+    "kidney": "niere nieren rein reins rinon rinones rene reni ren",
+    "spleen": "milz rate bazo milza lien",
+    "stomach": "magen estomac estomago stomaco",
+    "pancreas": "pankreas bauchspeicheldruse",
+    "gallbladder": "gallenblase",
+    "oesophagus": "osophagus speiserohre esofago",
+    "adrenal": "nebenniere nebennieren",
+    "left": "links linke gauche izquierdo izquierda sinistro sinistra sinister",
+    "right": "rechts rechte droit droite derecho derecha destro destra dexter",
+}
+_SPELLINGS |= {word: english for english, words in _TRANSLATIONS.items() for word in words.split()}
 
 
 def _anatomy(names: str, code: str, color: Color, context: str = _GENERAL) -> list[tuple[str, Structure]]:
