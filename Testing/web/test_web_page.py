@@ -218,6 +218,33 @@ def test_a_structure_is_chosen_by_the_keyboard(tab: Tab) -> None:
     assert tab.page.get_by_role("button", name="Draw scribbles").get_attribute("aria-pressed") == "true"
 
 
+def test_what_is_drawn_is_not_removed_by_one_click(tab: Tab) -> None:
+    tab.page.click("text=Add structure")
+    tab.wait(lambda: len(tab.counts()) == 3)
+    tab.choose("Structure 1")
+    tab.drag("Axial1", (0.3, 0.3), (0.35, 0.3))
+    tab.wait(lambda: tab.counts()[1])
+    remove = tab.page.locator('button[title^="Remove the structure"]').nth(1)
+    asked = []
+
+    def answer(dialog: object) -> None:
+        asked.append(dialog.message)
+        (dialog.accept if len(asked) > 1 else dialog.dismiss)()
+
+    tab.page.on("dialog", answer)
+    remove.click()
+    tab.page.wait_for_timeout(1000)
+    assert asked == ["Remove Structure 1 with its scribbles?"] and len(tab.counts()) == 3
+    remove.click()
+    tab.wait(lambda: len(tab.counts()) == 2)
+    tab.page.click("text=Add structure")
+    tab.wait(lambda: len(tab.counts()) == 3)
+    remove.click()
+    tab.wait(lambda: len(tab.counts()) == 2)
+    assert len(asked) == 2, "of an empty one nobody asks"
+    tab.page.remove_listener("dialog", answer)
+
+
 def test_images_are_blended_and_side_by_side(tab: Tab) -> None:
     only_ct = tab.pixels("Axial1")
     tab.page.locator("#cms-blend").fill("1")

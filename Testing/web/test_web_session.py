@@ -182,6 +182,25 @@ def test_strokes_stay_with_their_image(session: Session) -> None:
     assert session.counts() == {"GTV": 2, "Background": 1}
 
 
+def test_images_with_work_are_known(session: Session, client: FakeClient) -> None:
+    pair(session)
+
+    def with_work() -> list[str]:
+        return [each["name"] for each in picture(session, Choices())["images"] if each["has_work"]]
+
+    assert with_work() == []
+    scribble(session)
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(np.ones(SHAPE)))
+    session.set_mode("refer")
+    assert with_work() == ["c"]
+    session.set_mode("fit")
+    session.clear_strokes()
+    assert with_work() == ["c"], "there is a result"
+    session.undo_result()
+    assert with_work() == []
+
+
 def test_what_is_missing_depends_on_the_mode(session: Session) -> None:
     pair(session)
     assert session.missing() == ["GTV", "Background"]

@@ -106,6 +106,7 @@ def _image(session: Session, image: Image) -> dict[str, Any]:
         "detail": f"{'×'.join(map(str, shape))} · {'×'.join(f'{each:.3g}' for each in spacing)}\N{NO-BREAK SPACE}mm",
         "role": image.roles[session.mode],
         "shown": image in session.used[:2],
+        "has_work": session.has_work(image.identity),
         "can_show": image.roles[session.mode] == "target" and len(session.used) > 2,
     }
 

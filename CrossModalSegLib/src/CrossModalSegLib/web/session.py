@@ -227,6 +227,11 @@ class Session:
         self._follow_images()
         self._on_result()
 
+    def has_work(self, identity: str) -> bool:
+        """Whether something is drawn on an image, or it was segmented."""
+        drawing = self._drawings.get(identity)
+        return identity in self.results or (drawing is not None and bool(drawing.counts().any()))
+
     def image(self, identity: str) -> Image:
         """By its id.
 

@@ -22,6 +22,17 @@
     request.send(form);
   }
 
+  // What cannot be undone is asked for, before the page hears of the click.
+  document.addEventListener(
+    "click",
+    (event) => {
+      const asker = event.target.closest("[data-confirm]");
+      if (!asker || asker.disabled || !asker.dataset.confirm || window.confirm(asker.dataset.confirm)) return;
+      event.stopImmediatePropagation();
+      event.preventDefault();
+    },
+    true
+  );
   document.addEventListener("click", (event) => {
     const opener = event.target.closest("[data-open]");
     if (opener && !opener.disabled) document.getElementById(opener.dataset.open).click();

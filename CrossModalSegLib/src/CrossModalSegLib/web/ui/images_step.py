@@ -51,6 +51,7 @@ def _image(do: Actions) -> None:
             "mdi-close",
             (do.remove_image, "[image.id]"),
             'title="Remove the image with its scribbles and results"',
+            ':data-confirm="image.has_work ? `Remove ${image.name} with its scribbles and results?` : null"',
             disabled=("busy",),
         )
 

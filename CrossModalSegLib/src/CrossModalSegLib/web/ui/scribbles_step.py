@@ -70,6 +70,7 @@ def _structure(do: Actions) -> None:
             "mdi-close",
             (do.remove_class, "[label.name]"),
             'title="Remove the structure and its scribbles"',
+            """:data-confirm="label.count === '0' ? null : `Remove ${label.name} with its scribbles?`\"""",
             v_if="label.value !== 0 && labels.length > 2",
             disabled=("busy",),
         )
