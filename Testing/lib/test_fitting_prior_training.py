@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,9 @@ def test_an_empty_mask_is_refused_since_no_sample_could_ever_be_drawn_there(tmp_
 def test_settings_are_checked():
     with pytest.raises(InputError, match="at least 1"):
         PriorConfig(steps=0)
+    for rate in (0.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="the learning rate more than 0 and finite"):
+            PriorConfig(learning_rate=rate)
     with pytest.raises(InputError, match="more than 0 minutes, got 0"):
         PriorConfig(minutes=0)
 

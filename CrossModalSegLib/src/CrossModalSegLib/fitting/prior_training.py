@@ -92,11 +92,11 @@ class PriorConfig:
     synthesis: SynthesisConfig = SynthesisConfig()
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+        if self.steps < 1 or self.batch_size < 1 or not 0 < self.learning_rate < math.inf:
             raise InputError(
-                "Steps and batch size of a prior's training are at least 1, the learning rate more than 0."
+                "Steps and batch size of a prior's training are at least 1, the learning rate more than 0 and finite."
             )
-        if self.minutes is not None and self.minutes <= 0:
+        if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"A prior is trained for more than 0 minutes, got {self.minutes:g}.")
 
     def rate(self, step: int, seconds: float = 0.0) -> float:
