@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.errors import Cancelled, InputError, LabelError, ModelError
@@ -388,7 +389,7 @@ def test_a_small_structure_in_a_large_image_is_worked_on_at_its_own_resolution()
     scribbles[28:32:2, 100, 98:104], scribbles[28:32:2, 80, 60:140] = 1, 0
     image = Volume(np.random.default_rng(0).normal(0, 1, scribbles.shape).astype(np.float32), np.eye(4))
     loaded = LoadedCase("case", {"mr": image}, image.with_array(scribbles), None)
-    assert working_case(loaded).prepared.spacing == pytest.approx((1.25, 1, 1))
+    assert working_case(loaded).prepared.spacing == pytest.approx((1, 1, 1))
     scribbles[28, 90:130, 98] = 1
     assert working_case(loaded).prepared.spacing == pytest.approx((2.5, 1.4, 1.4))
 
@@ -409,7 +410,7 @@ def test_strokes_across_another_axis_are_fitted_along_it(prior):
     spacing = loaded.grid.spacing
     turned = fit_case(loaded, TABLE, FitConfig(seconds=0), prior=prior)
     assert same_geometry(turned.labels, loaded.grid)
-    assert turned.card.preprocessing.spacing == pytest.approx((spacing[1], spacing[0], spacing[2]))
+    assert turned.card.preprocessing.spacing == pytest.approx((spacing[1], spacing[0] / 2, spacing[2]))
     scratch = fit_case(loaded, TABLE, FitConfig("scratch", **QUICK))  # its model serves `segment`, which turns nothing
     assert scratch.card.preprocessing.spacing == pytest.approx(spacing)
 
@@ -417,15 +418,18 @@ def test_strokes_across_another_axis_are_fitted_along_it(prior):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_an_answer_comes_back_from_turned_axes(axis):
     loaded = drawn_in_one_plane(axis)
-    working = working_case(loaded, may_turn=True)
+    smooth = gaussian_filter(loaded.grid.array.astype(np.float32), 2)
+    loaded = replace(loaded, images={"mr": loaded.grid.with_array(smooth)})
+    working = working_case(loaded, for_prior=True)
     image = working.prepared.images[0]
-    assert image.shape == tuple(loaded.grid.shape[each] for each in (axis, 1 - axis, 2))
+    shape = loaded.grid.shape
+    assert image.shape == {0: shape, 1: (shape[1], 2 * shape[0], shape[2])}[axis]  # slices of 3 mm are halved
     probabilities = np.stack([image < 0.5, image >= 0.5, image < 0]).astype(np.float32)
-    own = loaded.grid.array
-    undrawn = loaded.scribbles.array == UNLABELLED
-    low, high = np.percentile(own, (0.5, 99.5))
-    expected = own >= (low + high) / 2
-    assert np.array_equal(working.answer(probabilities).labels.array[undrawn], expected[undrawn])
+    low, high = np.percentile(smooth, (0.5, 99.5))
+    threshold = (low + high) / 2
+    compared = (loaded.scribbles.array == UNLABELLED) & (abs(smooth - threshold) > 12)
+    assert compared.mean() > 0.7
+    assert np.array_equal(working.answer(probabilities).labels.array[compared], (smooth >= threshold)[compared])
 
 
 def test_the_callers_random_state_is_left_alone() -> None:

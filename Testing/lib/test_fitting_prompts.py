@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from CrossModalSegLib.errors import LabelError
 from CrossModalSegLib.fitting.judge import split_scribbles
-from CrossModalSegLib.fitting.prompted import pad_to_multiple, two_images, view_scales
+from CrossModalSegLib.fitting.prompted import longest_views, pad_to_multiple, two_images, view_scales
 from CrossModalSegLib.fitting.prompts import PROMPT_CHANNELS, intensity_posterior, prompt_maps
 from CrossModalSegLib.fitting.regions import (
     absent_slices,
@@ -183,13 +183,15 @@ def test_the_working_spacing_is_never_finer_than_the_case(spacing, shape, expect
     [
         ((100, 300, 300), 20.0, 1.4),
         ((100, 300, 300), 14.0, 1.0),
-        ((100, 300, 300), 2.0, 0.7),
-        ((400, 900, 900), 2.0, 1.4),  # too many voxels
-        ((100, 150, 300), 2.0, 0.5 * 75 / 64),  # half of what suits the region
+        ((100, 300, 300), 8.4, 0.6),
+        ((100, 300, 300), 2.0, 1.4 / 3),  # a third at least
+        ((500, 900, 900), 2.0, 1.4),  # as fine as leaves room: too many voxels
+        ((300, 600, 600), 2.0, 1.4 - 3 / 8 * (1.4 - 1.4 / 3)),
+        ((100, 150, 300), 2.0, 75 / 64 / 3),  # a third of what suits the region
     ],
 )
 def test_small_structures_are_worked_on_at_finer_voxels(shape, largest_mm, in_plane):
-    expected = (2.5 * in_plane / 1.4, in_plane, in_plane)
+    expected = np.maximum((2.5 * in_plane / 1.4, in_plane, in_plane), 0.5)
     assert working_spacing((0.5, 0.5, 0.5), shape, largest_mm) == pytest.approx(expected)
     assert working_spacing((3.0, 1.5, 1.6), shape, largest_mm) == (3.0, 1.5, 1.6)
 
@@ -198,6 +200,8 @@ def test_the_largest_stroke_is_that_of_the_class_that_spans_most():
     scribbles = scribbles_of((9, 30, 30), v0=[(0, 0, 0), (8, 29, 29)], v1=[(1, 3, 4), (7, 5, 4)], v2=[(2, 10, 9)])
     assert largest_stroke_mm(scribbles, (2.0, 0.5, 2.0)) == 2.0  # two voxels apart along j are less than one along i
     assert largest_stroke_mm(scribbles, (2.0, 1.0, 2.0)) == 3.0
+    assert largest_stroke_mm(scribbles, (2.0, 1.0, 2.0), {1: 2.5}) == 2.5  # one that is thinner than long
+    assert largest_stroke_mm(scribbles, (2.0, 1.0, 2.0), {1: 9.0, 2: 0.5}) == 3.0
 
 
 def test_the_box_grows_to_the_nearest_background_stroke():
@@ -230,6 +234,12 @@ def test_views_are_fine_where_scribbled_slices_are_close(slices, scales):
 
 def test_views_of_a_single_slice_are_fine():
     assert view_scales(scribbles_of((1, 4, 4), v1=[(0, 0, 0)]), (10.0, 1.0, 1.0)) == [0.5, 0.8]
+
+
+@pytest.mark.parametrize(("between", "longest"), [(2, 20.0), (3, 50.0), (4, 80.0)])
+def test_views_of_thin_classes_are_small_where_scribbled_slices_are_close(between, longest):
+    scribbles = scribbles_of((10, 4, 4), v1=[(k, 0, 0) for k in (0, between, 2 * between)])
+    assert longest_views(scribbles, (10.0, 1.0, 1.0), {1: 10.0, 3: 5.0}) == {1: longest, 3: longest / 2}
 
 
 def drawn_on(**slices: list[int]) -> np.ndarray:

@@ -90,3 +90,36 @@ def test_a_coarser_view_has_larger_voxels_and_keeps_every_class():
 def test_a_class_wins_over_background_where_both_shrink_to_one_voxel():
     scribbles = np.array([[[0, 1, 0, 255], [0, 0, 0, 255]], [[255] * 4, [255] * 4]], np.uint8)
     assert shrink_scribbles(scribbles, (2, 1, 2)).tolist() == [[[1, 0]], [[255, 255]]]
+
+
+def cord_case(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> LoadedCase:
+    """A bright cord 8 voxels wide in a dark image, drawn along over 100 voxels, and dark strokes on both sides."""
+    image = np.zeros((12, 120, 120), np.float32)
+    image[:, :, 56:64] = 1
+    scribbles = np.full(image.shape, 255, np.uint8)
+    scribbles[::3, 10:110, 60], scribbles[::3, 10:110, 40], scribbles[::3, 10:110, 80] = 1, 0, 0
+    grid = Volume(image, np.diag([*spacing[::-1], 1.0]))
+    return LoadedCase("cord", {"mr": grid}, grid.with_array(scribbles), None)
+
+
+def test_what_is_long_and_thin_is_worked_on_at_fine_voxels():
+    working = working_case(cord_case())
+    assert working.thicknesses[1] == pytest.approx(8, abs=2.0)
+    assert working.prepared.spacing[1:] == (1.0, 1.0)
+    without_edges = cord_case()
+    without_edges.images["mr"].array[:] = 0
+    assert working_case(without_edges).prepared.spacing[1:] == pytest.approx((1.4, 1.4))
+
+
+def test_coarse_voxels_are_halved_with_their_strokes():
+    loaded = cord_case((4.0, 3.0, 3.0))
+    assert working_case(loaded).prepared.spacing == (4.0, 3.0, 3.0)
+    working = working_case(loaded, for_prior=True)
+    assert working.prepared.spacing == (4.0, 1.5, 1.5)
+    assert (working.prepared.scribbles == 1).sum() == 4 * (loaded.scribbles.array == 1).sum()
+    row = working.prepared.images[0, 0, 100]
+    np.testing.assert_allclose(row[row > 0], [0.25, 0.75, *[1] * 14, 0.75, 0.25])
+    probabilities = np.stack([1 - working.prepared.images[0], working.prepared.images[0]])
+    answer = working.answer(probabilities).labels
+    assert same_geometry(answer, loaded.grid)
+    np.testing.assert_array_equal(answer.array, loaded.images["mr"].array > 0)

@@ -53,6 +53,7 @@ def class_view(
     value: int,
     spacing: tuple[float, float, float],
     scale: float = 1.0,
+    longest_mm: float = np.inf,
 ) -> ClassView:
     """Cut out and coarsen.
 
@@ -62,13 +63,14 @@ def class_view(
         value: The class.
         spacing: mm, (k, j, i).
         scale: Factor on the in-plane voxel size that suits the class.
+        longest_mm: A class whose strokes span more counts as that long.
 
     Raises:
         LabelError: The class has no scribble.
     """
     box = class_box(scribbles, value, spacing)
     cropped, drawn = images[(slice(None), *box)], scribbles[box]
-    wanted = scale * suitable_spacing(drawn == value, spacing)
+    wanted = scale * suitable_spacing(drawn == value, spacing, longest_mm)
     shape = drawn.shape
     coarse = (shape[0], *(max(1, round(n * min(1.0, mm / wanted))) for n, mm in zip(shape[1:], spacing[1:])))
     if coarse != shape:
@@ -78,9 +80,15 @@ def class_view(
     return ClassView(value, np.ascontiguousarray(cropped), drawn, mm, box)
 
 
-def suitable_spacing(inside: np.ndarray, spacing: tuple[float, float, float]) -> float:
-    """The in-plane voxel size in mm at which a class's scribbles (k, j, i) bool span `VOXELS_ACROSS` voxels."""
-    extent = span_mm(inside.any(axis=0), spacing[1:])
+def suitable_spacing(inside: np.ndarray, spacing: tuple[float, float, float], longest_mm: float = np.inf) -> float:
+    """The in-plane voxel size in mm at which a class spans `VOXELS_ACROSS` voxels; see `class_view`.
+
+    Args:
+        inside: (k, j, i) bool, its scribbles.
+        spacing: mm, (k, j, i).
+        longest_mm: What is longer counts as that long.
+    """
+    extent = min(span_mm(inside.any(axis=0), spacing[1:]), longest_mm)
     return min(extent / VOXELS_ACROSS, max(COARSEST_IN_PLANE_MM, *spacing[1:]))
 
 

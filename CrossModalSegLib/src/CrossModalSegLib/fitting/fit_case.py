@@ -161,13 +161,15 @@ def fit_case(
     if len(loaded.images) > MODALITIES:
         raise InputError(f"A fit takes one image, or CT and MR; the case {loaded.name} has {len(loaded.images)}.")
     check_scribbles(loaded.scribbles.array, table)
-    working = working_case(loaded, may_turn=config.method == "cmfnet")
+    working = working_case(loaded, for_prior=config.method == "cmfnet")
     _check_working_scribbles(working.prepared, table)
     judge = split_scribbles(working.prepared.scribbles, config.held_out, np.random.default_rng(config.seed))
     limits = SearchLimits(config.seconds, config.preview_every, config.patience)
 
     def run(where: torch.device) -> tuple[Search, np.ndarray]:
-        tuner = _tuner(config, working.prepared, judge.shown, table.num_classes, prior, start, where)
+        tuner = _tuner(
+            config, working.prepared, judge.shown, table.num_classes, prior, start, where, working.thicknesses
+        )
         search = Search(working, judge, tuner, limits, progress, cancel, on_preview, finish)
         return search, search.run()
 
@@ -196,12 +198,14 @@ def _tuner(
     prior: str | Path,
     start: nn.Module | None,
     device: torch.device,
+    thicknesses: dict[int, float] | None = None,
 ) -> Tuner:
     torch.manual_seed(config.seed)
     if config.method == "cmfnet":
         network, loss = load_prior(prior), _loss(PROMPTED_LOSS)
         _check_start(start, network)
-        return PromptedTuner(network, case, shown, num_classes, loss, config.tuning, config.seed, device, start)
+        settings = (loss, config.tuning, config.seed, device, start, thicknesses)
+        return PromptedTuner(network, case, shown, num_classes, *settings)
     modalities, width = len(case.images), config.base_channels
     if config.method == "scratch":
         network, loss = CmFNet(CmFNetConfig(num_classes, modalities, base_channels=width)), _loss(SCRATCH_LOSS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ MODALITIES = 2
 # reach from one scribbled slice to the next.
 CLOSE_SCALES, FAR_SCALES = (0.5, 0.8), (0.8, 1.3)
 SCALE_GAPS_MM = (20.0, 40.0)
+# What is longer than so many times its thickness, such as a cord, a vessel or many small lesions, counts as that long,
+# for the same reasons.
+CLOSE_THICKNESSES, FAR_THICKNESSES = 2.0, 8.0
 ABSENT_LOGIT = -12.0
 # An answer contradicts the strokes in a slice from these shares on: of the class's that it misses, of others' it takes.
 MOST_MISSED, MOST_TAKEN = 0.1, 0.02
@@ -35,9 +38,23 @@ def view_scales(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> l
         scribbles: (k, j, i) uint8, internal convention.
         spacing: mm, (k, j, i).
     """
-    is_lone = len(scribbles) > 1 and len(scribbled_slices(scribbles)) == 1
-    gap = np.inf if is_lone else slice_gap_mm(scribbles, spacing)
+    gap = _gap_to_bridge(scribbles, spacing)
     return [float(np.interp(gap, SCALE_GAPS_MM, ends)) for ends in zip(CLOSE_SCALES, FAR_SCALES, strict=True)]
+
+
+def longest_views(
+    scribbles: np.ndarray, spacing: tuple[float, float, float], thicknesses: Mapping[int, float]
+) -> dict[int, float]:
+    """How long, in mm, classes of these thicknesses (mm) may count for their views, by class; see `view_scales`."""
+    gap = _gap_to_bridge(scribbles, spacing)
+    most = float(np.interp(gap, SCALE_GAPS_MM, (CLOSE_THICKNESSES, FAR_THICKNESSES)))
+    return {value: most * thickness for value, thickness in thicknesses.items()}
+
+
+def _gap_to_bridge(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """mm from one scribbled slice to the next; without end from a single one, if there are other slices."""
+    is_lone = len(scribbles) > 1 and len(scribbled_slices(scribbles)) == 1
+    return np.inf if is_lone else slice_gap_mm(scribbles, spacing)
 
 
 def two_images(images: np.ndarray) -> np.ndarray:
@@ -53,6 +70,7 @@ def class_logits(
     spacing: tuple[float, float, float],
     device: torch.device,
     scales: Sequence[float],
+    longest_mm: float = np.inf,
 ) -> np.ndarray:
     """How much each voxel looks like the scribbled class.
 
@@ -67,13 +85,17 @@ def class_logits(
         spacing: mm, (k, j, i).
         device: Where the network is.
         scales: Of the views whose answers are averaged.
+        longest_mm: A class whose strokes span more counts as that long.
 
     Returns:
         (k, j, i) float32, the log-odds of the class; `ABSENT_LOGIT` outside of its box.
     """
 
     def answer(slices: slice) -> np.ndarray:
-        views = [class_view(images[:, slices], scribbles[slices], value, spacing, scale) for scale in scales]
+        case = (images[:, slices], scribbles[slices], value, spacing)
+        # Of a small class, coarse views have the voxels of fine ones: those of the image.
+        by_shape = {view.scribbles.shape: view for view in (class_view(*case, scale, longest_mm) for scale in scales)}
+        views = list(by_shape.values())
         logits = np.full(scribbles[slices].shape, ABSENT_LOGIT, np.float32)
         logits[views[0].box] = np.mean([view.restore(_log_odds(network, view, device)) for view in views], axis=0)
         return logits
@@ -148,22 +170,26 @@ def segment_prompted(
     spacing: tuple[float, float, float],
     device: torch.device,
     cancel: CancelToken | None = None,
+    thicknesses: Mapping[int, float] | None = None,
 ) -> np.ndarray:
     """Probabilities of all classes from their scribbles.
 
     Args:
         num_classes: K + 1. Classes without a scribble get the probability of something absent.
+        thicknesses: mm by class, of those that are known.
 
     Returns:
         (K + 1, k, j, i) float32; the classes' log-odds against a background of 0, through a softmax.
     """
     logits = np.zeros((num_classes, *scribbles.shape), np.float32)
     images, scales, absent = two_images(images), view_scales(scribbles, spacing), absent_slices(scribbles)
+    longest = longest_views(scribbles, spacing, thicknesses or {})
     for value in range(1, num_classes):
         if cancel is not None:
             cancel.raise_if_cancelled()
         if (scribbles == value).any():
-            logits[value] = class_logits(network, images, scribbles, value, spacing, device, scales)
+            longest_mm = longest.get(value, np.inf)
+            logits[value] = class_logits(network, images, scribbles, value, spacing, device, scales, longest_mm)
             logits[value, absent.get(value, [])] = ABSENT_LOGIT
         else:
             logits[value] = ABSENT_LOGIT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from CrossModalSegLib.errors import LabelError
@@ -90,15 +92,19 @@ def slice_gap_mm(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> 
     return float(np.median(np.diff(slices)) * spacing[0]) if len(slices) > 1 else 0.0
 
 
-def largest_stroke_mm(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> float:
+def largest_stroke_mm(
+    scribbles: np.ndarray, spacing: tuple[float, float, float], thicknesses: Mapping[int, float] | None = None
+) -> float:
     """How many mm the strokes of a class span along j or i, all slices together; of the class that spans most.
 
     Args:
         scribbles: (k, j, i) uint8, internal convention.
         spacing: mm, (k, j, i).
+        thicknesses: mm by class, of those that are known; a class that is thinner than long counts as long as thick.
     """
-    classes = [value for value in np.unique(scribbles) if value not in (BACKGROUND, UNLABELLED)]
-    return max(span_mm((scribbles == value).any(axis=0), spacing[1:]) for value in classes)
+    classes = [int(value) for value in np.unique(scribbles) if value not in (BACKGROUND, UNLABELLED)]
+    spans = {value: span_mm((scribbles == value).any(axis=0), spacing[1:]) for value in classes}
+    return max(min(span, (thicknesses or {}).get(value, np.inf)) for value, span in spans.items())
 
 
 def span_mm(drawn: np.ndarray, spacing: tuple[float, float]) -> float:

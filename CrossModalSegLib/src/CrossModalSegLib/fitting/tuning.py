@@ -8,7 +8,7 @@ from the prompts and asks the network for them: the very task it has between the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,7 +20,14 @@ from CrossModalSegLib.data.augment import Augmentation, AugmentationLevel
 from CrossModalSegLib.data.patches import PatchSampler, stack_patches
 from CrossModalSegLib.data.preprocess import PreparedCase
 from CrossModalSegLib.fitting.class_view import ClassView, class_view
-from CrossModalSegLib.fitting.prompted import pad_to_multiple, prompted_input, segment_prompted, two_images, view_scales
+from CrossModalSegLib.fitting.prompted import (
+    longest_views,
+    pad_to_multiple,
+    prompted_input,
+    segment_prompted,
+    two_images,
+    view_scales,
+)
 from CrossModalSegLib.fitting.regions import slice_gap_mm
 from CrossModalSegLib.inference.predictor import mixed_precision, predict
 from CrossModalSegLib.labels import UNLABELLED
@@ -116,6 +123,7 @@ class PromptedTuner:
         seed: int,
         device: torch.device,
         start: nn.Module | None = None,
+        thicknesses: Mapping[int, float] | None = None,
     ) -> None:
         """Prepare the views of each class.
 
@@ -124,6 +132,7 @@ class PromptedTuner:
             case: Images and spacing.
             scribbles: (k, j, i) uint8 to learn from: the case's, or a part of them.
             start: The same network with the weights that an earlier tuning of `network` ended with, to go on from.
+            thicknesses: mm by class, of those that are known.
         """
         self.network = network.to(device)
         self._tuned = copy.deepcopy(self.network)
@@ -134,7 +143,13 @@ class PromptedTuner:
         images = two_images(case.images)
         values = [value for value in range(1, num_classes) if (scribbles == value).any()]
         scales = view_scales(scribbles, case.spacing)
-        self._views = [class_view(images, scribbles, value, case.spacing, s) for value in values for s in scales]
+        self._thicknesses = thicknesses or {}
+        longest = longest_views(scribbles, case.spacing, self._thicknesses)
+        self._views = [
+            class_view(images, scribbles, value, case.spacing, scale, longest.get(value, np.inf))
+            for value in values
+            for scale in scales
+        ]
         self._loss, self._config, self._device = loss, config, device
         gap = slice_gap_mm(scribbles, case.spacing)
         self._hidden_share = float(np.interp(gap, GAPS_MM, config.hidden_share))
@@ -179,8 +194,16 @@ class PromptedTuner:
         torch._foreach_lerp_(answers, self._prior, self._config.kept_prior)
 
     def predict(self, shown: np.ndarray, cancel: CancelToken | None = None) -> np.ndarray:
+        case = self._case
         return segment_prompted(
-            self.network, self._case.images, shown, self._num_classes, self._case.spacing, self._device, cancel
+            self.network,
+            case.images,
+            shown,
+            self._num_classes,
+            case.spacing,
+            self._device,
+            cancel,
+            self._thicknesses,
         )
 
     def _random_patch(self, view: ClassView) -> ClassView:

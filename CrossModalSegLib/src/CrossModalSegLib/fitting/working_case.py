@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from CrossModalSegLib.cohort import LoadedCase
 from CrossModalSegLib.data.intensity import value_range
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing, prepare_case
-from CrossModalSegLib.data.working_grid import grid_of
+from CrossModalSegLib.data.working_grid import Grid, Interpolation, grid_of, resample_aligned
 from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.fitting.regions import Box, drawn_across, largest_stroke_mm, scribbled_box
+from CrossModalSegLib.fitting.thickness import thicknesses
 from CrossModalSegLib.inference.segment import SegmentationResult, labels_from_probabilities
 from CrossModalSegLib.labels import UNLABELLED
 from CrossModalSegLib.training.cases import branch_order
@@ -22,10 +23,15 @@ FINEST_IN_PLANE_MM = 1.4
 FINEST_SLICE_MM = 2.5
 # A small scribbled region keeps at least about this many voxels across, however fine they are.
 VOXELS_ACROSS = 64
-# Where even the strokes of the largest class span less, voxels become finer, down to half as long, unless the region is
-# large: what is a few voxels wide would come back as a blob of twice its size.
+# Where even the largest class has fewer across, voxels become finer, down to a third as long, as far as the region has
+# room for them: what is a few voxels wide would come back as a blob of twice its size.
 STROKE_VOXELS = 14
-MOST_FINER_VOXELS = 20_000_000
+FINEST_SHARE = 1 / 3
+MOST_FINER_VOXELS = 8_000_000
+SIZES_TRIED = 9
+# Larger voxels in-plane are halved, unless they become too many: of them, thin structures are a blur to the prior.
+COARSE_IN_PLANE_MM = 2.1
+MOST_HALVED_VOXELS = 20_000_000
 CROP_MARGIN_MM = 45.0
 
 
@@ -38,11 +44,13 @@ class WorkingCase:
             order.
         box: Where the crop lies in the case's own arrays.
         grid: The scribbles on the case's own grid.
+        thicknesses: mm by class, of those that are known.
     """
 
     prepared: PreparedCase
     box: Box
     grid: Volume
+    thicknesses: dict[int, float] = field(default_factory=dict)
 
     def answer(
         self, probabilities: np.ndarray, *, with_probabilities: bool = False, with_uncertainty: bool = False
@@ -82,12 +90,13 @@ def honour_scribbles(probabilities: np.ndarray, scribbles: np.ndarray) -> None:
         probabilities[value, scribbles == value] = 1
 
 
-def working_case(loaded: LoadedCase, may_turn: bool = False) -> WorkingCase:
+def working_case(loaded: LoadedCase, for_prior: bool = False) -> WorkingCase:
     """Crop a case to its scribbles and bring it to the working resolution.
 
     Args:
         loaded: The case.
-        may_turn: Whether the axis across which the scribbles were drawn may become k.
+        for_prior: Whether voxels are to be as the prior knows them: the axis across which the scribbles were drawn may
+            become k, and coarse voxels are halved.
 
     Raises:
         InputError: The case has no scribbles.
@@ -102,14 +111,28 @@ def working_case(loaded: LoadedCase, may_turn: bool = False) -> WorkingCase:
         mask=None,
     )
     own = cropped.scribbles
-    turned = _turned(cropped, drawn_across(own.array, own.spacing)) if may_turn else cropped
-    drawn = turned.scribbles
-    largest = largest_stroke_mm(drawn.array, drawn.spacing)
-    prep = Preprocessing(spacing=working_spacing(drawn.spacing, drawn.shape, largest))
+    turned = _halved(_turned(cropped, drawn_across(own.array, own.spacing))) if for_prior else cropped
     # Of the whole images, as `segment` will see them, not of the crop.
+    prep = Preprocessing()
     ranges = {n: value_range(v.array, n, prep.ct_window, prep.percentiles) for n, v in loaded.images.items()}
-    prepared = prepare_case(turned, prep, modalities=branch_order(loaded.images), value_ranges=ranges)
-    return WorkingCase(replace(prepared, source=grid_of(own).volume()), box, loaded.scribbles)
+
+    def prepare(spacing: tuple[float, float, float]) -> PreparedCase:
+        resized = replace(prep, spacing=spacing)
+        return prepare_case(turned, resized, modalities=branch_order(loaded.images), value_ranges=ranges)
+
+    spacing = _spacing_for(turned.scribbles, {})
+    prepared = prepare(spacing)
+    thickness = thicknesses(prepared.images, prepared.scribbles, prepared.spacing)
+    finer = _spacing_for(turned.scribbles, thickness)
+    if finer != spacing:
+        prepared = prepare(finer)
+    return WorkingCase(replace(prepared, source=grid_of(own).volume()), box, loaded.scribbles, thickness)
+
+
+def _spacing_for(scribbles: Volume, thickness: dict[int, float]) -> tuple[float, float, float]:
+    """The working voxel size in mm for cropped scribbles, where the thickness of some classes is known."""
+    largest = largest_stroke_mm(scribbles.array, scribbles.spacing, thickness)
+    return working_spacing(scribbles.spacing, scribbles.shape, largest)
 
 
 def _turned(case: LoadedCase, axis: int) -> LoadedCase:
@@ -125,21 +148,39 @@ def _turned(case: LoadedCase, axis: int) -> LoadedCase:
     return replace(case, images=images, scribbles=turn(case.scribbles))
 
 
+def _halved(case: LoadedCase) -> LoadedCase:
+    """The case with voxels half as long along j and i where they are coarse; strokes cover all of what they covered."""
+    source = grid_of(case.scribbles)
+    parts = np.array([1, *(1 + (mm > COARSE_IN_PLANE_MM) for mm in source.spacing[1:])])
+    shape = parts * source.shape
+    if parts.max() == 1 or np.prod(shape) > MOST_HALVED_VOXELS:
+        return case
+    to_source = np.diag([*(1 / parts[::-1]), 1.0])
+    to_source[:3, 3] = (1 / parts[::-1] - 1) / 2
+    finer = Grid(tuple(int(n) for n in shape), source.affine @ to_source)
+
+    def on_finer(volume: Volume, interpolation: Interpolation) -> Volume:
+        return finer.volume(resample_aligned(volume.array, source, finer, interpolation))
+
+    images = {name: on_finer(volume, "linear") for name, volume in case.images.items()}
+    return replace(case, images=images, scribbles=on_finer(case.scribbles, "nearest"))
+
+
 def working_spacing(
     spacing: tuple[float, float, float], shape: tuple[int, int, int], largest_mm: float = np.inf
 ) -> tuple[float, float, float]:
-    """The working voxel size in mm, never finer than the case's own.
+    """The working voxel size in mm, never finer than this one.
 
     Args:
-        spacing: mm, (k, j, i), of the case.
+        spacing: mm, (k, j, i), of the crop, where coarse voxels are halved already.
         shape: (k, j, i) of the crop.
-        largest_mm: Length in-plane of the strokes of the class that spans most.
+        largest_mm: Size in-plane of the largest class.
     """
     across = min(n * mm for n, mm in zip(shape[1:], spacing[1:])) / VOXELS_ACROSS
     in_plane = min(FINEST_IN_PLANE_MM, across)
-    finer = _voxel_size(spacing, min(in_plane, max(0.5 * in_plane, largest_mm / STROKE_VOXELS)))
-    is_small = np.prod(np.multiply(shape, spacing) / finer) <= MOST_FINER_VOXELS
-    return finer if is_small else _voxel_size(spacing, in_plane)
+    finest = min(in_plane, max(FINEST_SHARE * in_plane, largest_mm / STROKE_VOXELS))
+    sizes = [_voxel_size(spacing, length) for length in np.linspace(finest, in_plane, SIZES_TRIED)]
+    return next((mm for mm in sizes if np.prod(np.multiply(shape, spacing) / mm) <= MOST_FINER_VOXELS), sizes[-1])
 
 
 def _voxel_size(spacing: tuple[float, float, float], in_plane: float) -> tuple[float, float, float]:
