@@ -123,3 +123,10 @@ def test_coarse_voxels_are_halved_with_their_strokes():
     answer = working.answer(probabilities).labels
     assert same_geometry(answer, loaded.grid)
     np.testing.assert_array_equal(answer.array, loaded.images["mr"].array > 0)
+
+
+def test_metal_is_no_larger_where_voxels_are_halved():
+    loaded = cord_case((4.0, 3.0, 3.0))
+    hounsfield = loaded.images["mr"].with_array(np.where(loaded.images["mr"].array > 0, 3000.0, -160.0))
+    row = working_case(replace(loaded, images={"ct": hounsfield}), for_prior=True).prepared.images[0, 0, 100]
+    np.testing.assert_allclose(row[row > 0], [0.25, 0.75, *[1] * 14, 0.75, 0.25], atol=1e-6)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from CrossModalSegLib.cohort import LoadedCase
-from CrossModalSegLib.data.intensity import value_range
+from CrossModalSegLib.data.intensity import scale_to_unit, value_range
 from CrossModalSegLib.data.preprocess import PreparedCase, Preprocessing, prepare_case
 from CrossModalSegLib.data.working_grid import Grid, Interpolation, grid_of, resample_aligned
 from CrossModalSegLib.errors import InputError
@@ -111,19 +111,20 @@ def working_case(loaded: LoadedCase, for_prior: bool = False) -> WorkingCase:
         mask=None,
     )
     own = cropped.scribbles
-    turned = _halved(_turned(cropped, drawn_across(own.array, own.spacing))) if for_prior else cropped
-    # Of the whole images, as `segment` will see them, not of the crop.
-    prep = Preprocessing()
-    ranges = {n: value_range(v.array, n, prep.ct_window, prep.percentiles) for n, v in loaded.images.items()}
+    turned = _turned(cropped, drawn_across(own.array, own.spacing)) if for_prior else cropped
+    scaled = _scaled(turned, loaded.images)
+    seen = _halved(scaled) if for_prior else scaled
 
     def prepare(spacing: tuple[float, float, float]) -> PreparedCase:
-        resized = replace(prep, spacing=spacing)
-        return prepare_case(turned, resized, modalities=branch_order(loaded.images), value_ranges=ranges)
+        ranges = dict.fromkeys(seen.images, (0.0, 1.0))
+        return prepare_case(
+            seen, Preprocessing(spacing=spacing), modalities=branch_order(seen.images), value_ranges=ranges
+        )
 
-    spacing = _spacing_for(turned.scribbles, {})
+    spacing = _spacing_for(seen.scribbles, {})
     prepared = prepare(spacing)
     thickness = thicknesses(prepared.images, prepared.scribbles, prepared.spacing)
-    finer = _spacing_for(turned.scribbles, thickness)
+    finer = _spacing_for(seen.scribbles, thickness)
     if finer != spacing:
         prepared = prepare(finer)
     return WorkingCase(replace(prepared, source=grid_of(own).volume()), box, loaded.scribbles, thickness)
@@ -146,6 +147,16 @@ def _turned(case: LoadedCase, axis: int) -> LoadedCase:
 
     images = {name: turn(volume) for name, volume in case.images.items()}
     return replace(case, images=images, scribbles=turn(case.scribbles))
+
+
+def _scaled(case: LoadedCase, whole: dict[str, Volume]) -> LoadedCase:
+    """The case with values in [0, 1]: those of the whole images, as `segment` will see them, not of a crop."""
+    prep = Preprocessing()
+    images = {}
+    for name, volume in case.images.items():
+        low, high = value_range(whole[name].array, name, prep.ct_window, prep.percentiles)
+        images[name] = volume.with_array(scale_to_unit(volume.array, low, high))
+    return replace(case, images=images)
 
 
 def _halved(case: LoadedCase) -> LoadedCase:
