@@ -175,6 +175,8 @@ class Work:
             self._ui.workLabel.setText(text)
         if not self.is_busy:  # what follows may not have begun
             self._show_buttons()
+        if self._plot is not None and not self._has_plotted():  # of a fit that gave nothing
+            self._plot.setVisible(False)
         self._on_change()
 
     def _show_buttons(self, can_finish: bool = False) -> None:
@@ -188,9 +190,9 @@ class Work:
     # --- the curve ---
 
     def _show_curve(self) -> None:
-        curve = self._logic.workflow().curve
-        if curve is None or not curve.is_present:
+        if not self._has_plotted():
             return
+        curve = self._logic.workflow().curve
         if self._plot is None:
             self._plot = slicer.qMRMLPlotWidget()
             self._plot.setMRMLScene(slicer.mrmlScene)
@@ -202,6 +204,10 @@ class Work:
             view.SetPlotChartNodeID(curve.chart.GetID())
         self._plot.plotView().fitToContent()  # the axes do not follow points that are added
         self._plot.setVisible(True)
+
+    def _has_plotted(self) -> bool:
+        curve = self._logic.workflow().curve
+        return curve is not None and curve.is_present
 
 
 def progress_text(message: str, values, eta: float | None) -> str:

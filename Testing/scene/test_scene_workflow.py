@@ -51,6 +51,7 @@ OBLIQUE = grid_affine((0.8, 1.1, 4.5), (0.3, -0.2, 0.5), (-31.5, 12.25, 840.0))
 MOVE = grid_affine((1, 1, 1), (0.4, 0.1, -0.7), (15.0, -40.0, 8.0))
 SMALL = grid_affine((1, 1, 1), (0.05, 0.02, -0.1), (3.0, -4.0, 2.0))
 OTHER_SHAPE = (6, 5, 4)
+KEPT = []  # observers: one that is collected with its node has lost its defaults when it is called
 
 
 def random_labels(seed: int, shape=SHAPE) -> np.ndarray:
@@ -230,7 +231,8 @@ def test_results_of_scenes_that_were_closed_leave_the_memory(scene, workflow, cl
         labels = read_grid(image).with_array(random_labels(number))
         client.jobs.pop().done(SegmentResult(labels, TABLE, {}, {}, None, "cpu", 1.0))
         result = scene.GetFirstNodeByName("CT segmentation")
-        result.AddObserver(vtkCommand.DeleteEvent, lambda *_, add=gone.add, number=number: add(number))
+        KEPT.append(lambda *_, add=gone.add, number=number: add(number))
+        result.AddObserver(vtkCommand.DeleteEvent, KEPT[-1])
         del image, result
         scene.Clear(0)
     gc.collect()
@@ -302,6 +304,8 @@ def test_what_fails_or_is_cancelled_leaves_the_scene_as_it_was(
     said = []
     task.on_error = said.append
     job = client.jobs[0]
+    for loss in (2.0, 1.0):
+        job.tell(loss=loss)
     job.preview(read_grid(ct).with_array(random_labels(2)))
     job.fail(kind, "The worker stopped unexpectedly; your scribbles are untouched.")
     assert task.state == ("cancelled" if kind == "cancelled" else "failed")

@@ -10,6 +10,8 @@ import slicer
 from vtkmodules.vtkCommonCore import vtkDoubleArray
 from vtkmodules.vtkCommonDataModel import vtkTable
 
+from .hierarchy import remove_with_item
+
 if TYPE_CHECKING:
     from slicer import vtkMRMLPlotChartNode, vtkMRMLPlotSeriesNode, vtkMRMLScene, vtkMRMLTableNode
 
@@ -40,6 +42,11 @@ class Curve:
     def is_present(self) -> bool:
         """Whether the nodes are still in the scene."""
         return all(self._scene.IsNodePresent(node) for node in (self.table, self.chart))
+
+    def remove(self) -> None:
+        """Take its nodes out of the scene."""
+        for node in (*self._series.values(), self.chart, self.table):
+            remove_with_item(self._scene, node)
 
     def clear(self) -> None:
         """Begin anew, in the same nodes."""

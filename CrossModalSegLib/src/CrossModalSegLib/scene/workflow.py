@@ -262,7 +262,7 @@ class Workflow:
         before, case = next(iter(lent.snapshots.values())), _case(reference)
         name = name or result_name(reference)
         target = self._target(reference, name, into, scribbles)
-        shown = ShownResult(self.scene, table, reference, name, target)
+        shown, had_curve = ShownResult(self.scene, table, reference, name, target), self._has_curve()
 
         def request() -> FitRequest:
             shown.make_room()
@@ -296,6 +296,11 @@ class Workflow:
             self._note(shown.step)
             return segmented
 
+        def revert() -> None:
+            shown.cancel()
+            if not had_curve and self._has_curve():
+                self.curve.remove()
+
         plan = Plan(
             request,
             write,
@@ -303,7 +308,7 @@ class Workflow:
             digest=compare,
             sent=lent.require_same_voxels,
             follow=self._new_follower(),
-            revert=shown.cancel,
+            revert=revert,
         )
         return self._start([*nodes, scribbles], plan)
 
@@ -606,10 +611,13 @@ class Workflow:
         return follow
 
     def _new_curve(self) -> None:
-        if self.curve is None or not self.curve.is_present:
-            self.curve = Curve(self.scene)
-        else:
+        if self._has_curve():
             self.curve.clear()
+        else:
+            self.curve = Curve(self.scene)
+
+    def _has_curve(self) -> bool:
+        return self.curve is not None and self.curve.is_present
 
 
 def _require_different(*nodes: vtkMRMLNode) -> None:
