@@ -30,7 +30,7 @@ def sample_points(maps: Tensor, points: Tensor, size: tuple[int, int] | torch.Si
     strides = (-(-size[1] // w), -(-size[0] // h))
     reach = torch.tensor([size[1] / (w * strides[0]), size[0] / (h * strides[1])], device=points.device)
     with torch.autocast(maps.device.type, enabled=False):
-        grid = 2.0 * points[:, None] * reach - 1.0
+        grid = (points[:, None] * (2.0 * reach)).sub_(1.0)
         values = as_floats(maps)
         sampled = functional.grid_sample(values, grid.to(values.dtype), padding_mode="border", align_corners=False)
     return sampled[:, :, 0]
