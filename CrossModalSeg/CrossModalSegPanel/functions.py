@@ -107,7 +107,7 @@ class NodeFunctions:
             moving: is aligned, with what was drawn on it.
             transform: "rigid" or "affine".
             start: "identity" trusts the positions, "geometry" lays middle on middle, "moments" centre of mass on centre
-                of mass, "auto" takes the best of them.
+                of mass, "auto" takes the best of them and of a search over shifts and turns up to 45 degrees.
             seed: of the sampled points.
             name: of the transform.
             callbacks: see the top of this file.

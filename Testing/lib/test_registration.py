@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -10,11 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from CrossModalSegLib.errors import Cancelled, GeometryError, InputError
-from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.io import read_volume
+from CrossModalSegLib.progress import CancelToken, SilentProgress
 from CrossModalSegLib.registration import alignment, register, write_transform
+from CrossModalSegLib.registration.doubts import doubt
+from CrossModalSegLib.registration.images import prepared
 from CrossModalSegLib.registration.resampled import resampled
+from CrossModalSegLib.registration.run import Run
 from CrossModalSegLib.simulation import SimulatedCase, SimulationOptions, simulate_case
 from CrossModalSegLib.volume import Volume, same_geometry, volume_from_itk, volume_to_itk
 
@@ -62,6 +68,58 @@ def test_rotation_and_shift_are_recovered_on_an_oblique_anisotropic_grid(head: S
     assert result.metric > result.metric_before
     assert same_geometry(result.resampled, head.ct)
     assert result.resampled.array.dtype == np.int16
+
+
+def by_header(volume: Volume, transform: sitk.Euler3DTransform) -> Volume:
+    """The volume whose voxels lie where `transform` takes them."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
+    matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
+    return Volume(volume.array, matrix @ volume.affine)
+
+
+def slab(volume: Volume, first: int, count: int) -> Volume:
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * first
+    return Volume(volume.array[first : first + count], affine)
+
+
+def test_a_slab_of_a_quarter_finds_its_place(head: SimulatedCase) -> None:
+    true = rigid((-0.09, 0.09, 0.09), (10.0, 20.0, 30.0))
+    found = register(slab(head.ct, 3, 6), by_header(head.mr, true))
+    assert target_error(found.transform, true) < 3
+    true = rigid((-0.09, 0.09, 0.09), (10.0, -20.0, 35.0))
+    found = register(head.ct, by_header(slab(head.mr, 13, 6), true))
+    assert target_error(found.transform, true) < 3
+    assert found.doubt is None
+
+
+def test_a_real_head_that_is_turned_by_40_degrees_finds_its_place(real_data: Path) -> None:
+    ct, mr = (read_volume(real_data / "harvard_ctmr" / f"case2_{name}.nii.gz") for name in ("ct", "mr"))
+    aligned = register(ct, mr)
+    turn = sitk.Euler3DTransform((128.0, 128.0, 45.0), 0.0, 0.0, -0.7, (5.0, -8.0, 6.0))
+    turned = register(ct, by_header(mr, turn))
+    points = np.random.default_rng(0).uniform((60, 60, 10), (190, 190, 80), (100, 3)).tolist()
+    away = [turn.TransformPoint(aligned.transform.TransformPoint(p)) for p in points]
+    assert np.linalg.norm(np.subtract([turned.transform.TransformPoint(p) for p in points], away), axis=1).mean() < 4
+    assert aligned.doubt is turned.doubt is None
+
+
+def test_where_a_result_may_be_wrong_a_sentence_tells(head: SimulatedCase, caplog: pytest.LogCaptureFixture) -> None:
+    assert register(head.ct, head.mr).doubt is None
+    assert not caplog.messages
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=head.mr.shape), 3)
+    unrelated = register(head.ct, head.mr.with_array(noise))
+    assert "the images fit about as well in another place" in unrelated.doubt
+    assert caplog.messages == [unrelated.doubt]
+    run = Run(prepared(head.ct, "fixed"), prepared(head.mr, "moving"), 0, None, SilentProgress(), None)
+    little = doubt(run, [], rigid((0.0, 0.0, 0.0), (0.0, 0.0, 75.0)))
+    assert re.search("only (2|3).% of the smaller image lies on the other one. Look", little)
+
+
+def test_steps_that_lose_the_overlap_are_not_taken(head: SimulatedCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "execute", lambda *_: rigid((0.0, 0.0, 0.0), (0.0, 0.0, 90.0)))
+    assert target_error(register(head.ct, head.mr).transform, sitk.Transform(3, sitk.sitkIdentity)) < 5
 
 
 def test_b_spline_reduces_the_error_of_a_smooth_warp(head: SimulatedCase) -> None:

@@ -22,7 +22,7 @@ class Arguments:
         transform: file for the transform (.tfm, .txt, .h5, .hdf5), which 3D Slicer reads.
         kind: "rigid", "affine", or "bspline" for a free deformation after a rigid alignment.
         start: "identity" trusts the files' positions, "geometry" and "moments" lay middle on middle or centre of mass
-            on centre of mass, "auto" takes the best of them.
+            on centre of mass, "auto" takes the best of them and of a search over shifts and turns up to 45 degrees.
         seed: of the sampled points.
         threads: for the metric; fewer may give a slightly different result.
         overwrite: replace existing files.

@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .kinds import Kind
-from .linear import linear
+from .linear import compose, linear
 from .run import SAMPLES, Run
 from .starts import centred
 
@@ -22,7 +22,7 @@ def fit(run: Run, transform: sitk.Transform, kind: Kind, given: bool) -> sitk.Tr
         fitted = linear(run, offset, "rigid", transform) if kind != "bspline" else None
         if kind == "affine":
             fitted = linear(run, _affine_of(fitted), "affine", transform)
-        base = _compose(transform, fitted)
+        base = transform if fitted is None else compose(transform, fitted)
         return _bspline(run, base) if kind == "bspline" else base
     rigid = linear(run, transform, "rigid")
     if kind == "rigid":
@@ -32,15 +32,9 @@ def fit(run: Run, transform: sitk.Transform, kind: Kind, given: bool) -> sitk.Tr
     return _bspline(run, rigid)
 
 
-def _compose(outer: sitk.Transform, inner: sitk.Transform | None) -> sitk.Transform:
-    """First `inner`, then `outer`, as one transform."""
-    if inner is None:
-        return outer
-    both = sitk.CompositeTransform(3)
-    both.AddTransform(outer)
-    both.AddTransform(inner)
-    both.FlattenTransform()
-    return both
+def linear_part(transform: sitk.Transform) -> sitk.Transform:
+    """A fit without its free deformation."""
+    return transform if transform.IsLinear() else sitk.CompositeTransform(transform).GetNthTransform(0)
 
 
 def _affine_of(rigid: sitk.Transform) -> sitk.AffineTransform:
@@ -69,4 +63,4 @@ def _bspline(run: Run, base: sitk.Transform) -> sitk.Transform:
     method.SetMovingInitialTransform(base)
     method.SetInitialTransform(sitk.BSplineTransformInitializer(run.fixed, mesh, 3), inPlace=False)
     fitted = run.execute(method, (run.fixed, run.moving), "b-spline registration", _BSPLINE_ITERATIONS)
-    return _compose(base, fitted)
+    return compose(base, fitted)

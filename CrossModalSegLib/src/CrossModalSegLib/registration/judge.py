@@ -10,12 +10,20 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from .images import Side, blocks
+from .images import Side, blocks, extent
 
 LEVELS = 6
 _LEAST_SHARE = 0.15
 _POINTS = 5_000
 _MEANS_STEPS = 20
+_CELLS = 2500
+_MOST_CELLS = 10_000
+
+
+def cell_mm(fixed: sitk.Image, moving: sitk.Image) -> float:
+    """Size of the cells of the search: the smaller image has about 2500 of them, the larger one not too many."""
+    volumes = sorted(float(np.prod(extent(image))) for image in (fixed, moving))
+    return max((volumes[0] / _CELLS) ** (1 / 3), (volumes[1] / _MOST_CELLS) ** (1 / 3))
 
 
 class Grades:

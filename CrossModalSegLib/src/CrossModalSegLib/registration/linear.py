@@ -9,12 +9,17 @@ from .kinds import Kind
 from .run import SAMPLES, Run
 
 _ITERATIONS = 120
+_KEPT = 0.8  # of what a transform is worth
 
 
 def linear(
     run: Run, transform: sitk.Transform, name: Kind, moving_initial: sitk.Transform | None = None
 ) -> sitk.Transform:
     """Fit a rigid or affine transform, coarse to fine; `moving_initial` is applied after it and stays."""
+
+    def worth(ahead: sitk.Transform) -> float:
+        return run.judge.score(compose(moving_initial, ahead) if moving_initial is not None else ahead)
+
     sizes = resolutions(run.fixed)
     for level, voxel_mm in enumerate(sizes):
         fixed, moving = coarser(run.fixed, voxel_mm), coarser(run.moving, voxel_mm)
@@ -23,8 +28,20 @@ def linear(
             method.SetMovingInitialTransform(moving_initial)
         _descend(run, method, transform, voxel_mm, _ITERATIONS)
         message = f"{name} registration, resolution {level + 1} of {len(sizes)}"
-        transform = run.execute(method, (fixed, moving), message, _ITERATIONS)
+        found = run.execute(method, (fixed, moving), message, _ITERATIONS)
+        # The metric may rise where the overlap gets lost.
+        if worth(found) >= _KEPT * worth(transform):
+            transform = found
     return transform
+
+
+def compose(outer: sitk.Transform, inner: sitk.Transform) -> sitk.Transform:
+    """First `inner`, then `outer`, as one transform."""
+    both = sitk.CompositeTransform(3)
+    both.AddTransform(outer)
+    both.AddTransform(inner)
+    both.FlattenTransform()
+    return both
 
 
 def _descend(

@@ -13,12 +13,13 @@ from ..errors import GeometryError, InputError
 from ..placement import shared_share
 from ..progress import CancelToken, Progress, SilentProgress
 from ..volume import Volume
-from .fit import fit
+from .doubts import doubt
+from .fit import fit, linear_part
 from .images import prepared
 from .kinds import Kind, Start
 from .resampled import resampled
 from .run import Run
-from .starts import start_of
+from .starts import start_of, survey
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,8 +37,9 @@ class Registration:
         metric: Mattes mutual information at the end; greater is better.
         metric_before: The same at the start, before any alignment.
         kind: Which transform was fitted.
-        start: Which initialisation was taken ("given" for one passed in).
+        start: Which initialisation was taken ("given" for one passed in, "search" for one that was searched).
         iterations: Optimiser steps over all stages and resolutions.
+        doubt: A sentence on why the result may be wrong, which was logged as a warning, too.
     """
 
     transform: sitk.Transform
@@ -47,6 +49,7 @@ class Registration:
     kind: Kind
     start: str
     iterations: int
+    doubt: str | None = None
 
 
 def register(
@@ -69,8 +72,9 @@ def register(
         moving: Is aligned.
         kind: Which transform.
         initial: A rigid or affine transform from fixed to moving to start from, or the name of a start: "identity",
-            "geometry" (middle on middle), "moments" (centre of mass on centre of mass); "auto" or None takes the one
-            of these with the best mutual information and wants volumes that overlap in patient space.
+            "geometry" (middle on middle), "moments" (centre of mass on centre of mass); "auto" or None takes the best
+            of these and of a search over all shifts and turns of up to 45 degrees, prefers the files' positions where
+            others are hardly better, and wants volumes that overlap in patient space.
         seed: Of the points at which the metric is sampled, not negative.
         threads: For the metric, at least 1; None takes SimpleITK's default.
         progress: Told about each optimiser step.
@@ -85,12 +89,18 @@ def register(
     run = Run(prepared(fixed, "fixed"), prepared(moving, "moving"), seed, threads, progress or SilentProgress(), cancel)
     if initial in (None, "auto", "identity"):
         _require_overlap(fixed, moving)
-    start, transform = start_of(run, initial)
+    places = survey(run)
+    start, transform = start_of(run, initial, places)
     before = run.metric(sitk.Transform(3, sitk.sitkIdentity) if not isinstance(initial, sitk.Transform) else initial)
     transform = fit(run, transform, kind, given=start == "given")
     metric = run.metric(transform)
     _LOG.info("Registered (%s, start %s): mutual information %.4f, before %.4f.", kind, start, metric, before)
-    return Registration(transform, resampled(moving, fixed, transform), metric, before, kind, start, run.iterations)
+    why = doubt(run, places, linear_part(transform))
+    if why is not None:
+        _LOG.warning("%s", why)
+    return Registration(
+        transform, resampled(moving, fixed, transform), metric, before, kind, start, run.iterations, why
+    )
 
 
 def _check_arguments(kind: str, initial: object, seed: int, threads: int | None) -> None:

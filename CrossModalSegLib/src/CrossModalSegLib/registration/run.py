@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..progress import CancelToken, Progress
 from .images import Side
+from .judge import Judge, cell_mm, graded
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ class Run:
         self.sides = (fixed, moving)
         self.fixed, self.moving = fixed.image, moving.image
         self.fixed_mask, self.moving_mask = fixed.mask, moving.mask
+        self.cell = cell_mm(self.fixed, self.moving)
+        self.grades = (graded(fixed), graded(moving))
+        self.judge = Judge(fixed, moving, self.grades, self.cell / 2)
         self.seed, self.threads = seed, threads
         self.progress, self.cancel = progress, cancel
         self.iterations = 0

@@ -17,8 +17,6 @@ from scipy import fft, ndimage
 from .images import Side, blocks, centre, extent
 from .judge import LEVELS, Grades, worth
 
-_CELLS = 2500
-_MOST_CELLS = 10_000
 _TURN_STEP_DEGREES = 15.5
 _TURN_LIMIT_DEGREES = 46.0
 _PEAKS_PER_TURN = 3
@@ -44,12 +42,6 @@ def _turn(degrees: np.ndarray) -> sitk.Euler3DTransform:
     return turn
 
 
-def cell_mm(fixed: sitk.Image, moving: sitk.Image) -> float:
-    """Size of the cells of the search: the smaller image has about 2500 of them, the larger one not too many."""
-    volumes = sorted(float(np.prod(extent(image))) for image in (fixed, moving))
-    return max((volumes[0] / _CELLS) ** (1 / 3), (volumes[1] / _MOST_CELLS) ** (1 / 3))
-
-
 class Search:
     """All shifts of a moving image over a fixed one.
 
@@ -61,8 +53,7 @@ class Search:
     """
 
     def __init__(self, fixed: Side, moving: Side, grades: tuple[Grades, Grades], cell: float) -> None:
-        self._fixed, self._moving, self._grades = fixed, moving, grades
-        self.cell = cell
+        self._fixed, self._moving, self._grades, self._cell = fixed, moving, grades, cell
         self._fixed_blocks, self._moving_blocks = blocks(fixed.image, cell), blocks(moving.image, cell)
         self._size = np.maximum(1, np.rint(extent(fixed.image) / cell)).astype(int)
         reference = _reference(fixed.image, centre(fixed.image), self._size, cell)
@@ -83,14 +74,14 @@ class Search:
         matrix = np.reshape(turn.GetMatrix(), (3, 3))
         axes = np.reshape(self._fixed.image.GetDirection(), (3, 3))
         own_axes = np.reshape(self._moving.image.GetDirection(), (3, 3))
-        size = np.ceil(np.abs((matrix @ axes).T @ own_axes) @ extent(self._moving.image) / self.cell).astype(int)
-        reference = _reference(self._fixed.image, middle, size, self.cell)
+        size = np.ceil(np.abs((matrix @ axes).T @ own_axes) @ extent(self._moving.image) / self._cell).astype(int)
+        reference = _reference(self._fixed.image, middle, size, self._cell)
         turned = _graded(self._moving_blocks, self._moving.mask, reference, turn, self._grades[1])
         scores = self._scores(turned)
         offset = (self._size - size) / 2
         for score, steps in _peaks(scores, self._known.shape):
             # A cell of the turned image lies `steps` cells further in the fixed one.
-            shift = middle - centre(self._fixed.image) + axes @ ((offset - steps[::-1]) * self.cell)
+            shift = middle - centre(self._fixed.image) + axes @ ((offset - steps[::-1]) * self._cell)
             found = sitk.Euler3DTransform(turn)
             found.SetTranslation((matrix @ shift).tolist())
             yield score, found

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
 
-from .judge import Judge, climb, graded
+from .judge import climb
 from .run import Run
-from .search import Search, cell_mm, turns
+from .search import Search, turns
 
 _LOG = logging.getLogger(__name__)
 
 _SEARCHED = 16
-_CLIMBS = 8
+_CLIMBS = 7
+_TRUST = 0.87
 
 
 def centred(run: Run, start: str) -> sitk.Euler3DTransform:
@@ -30,37 +32,54 @@ def centred(run: Run, start: str) -> sitk.Euler3DTransform:
     )
 
 
-def start_of(run: Run, initial: sitk.Transform | str | None) -> tuple[str, sitk.Transform]:
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the moving image may lie.
+
+    Attributes:
+        name: of the start from which it was reached.
+        transform: from fixed to moving.
+        worth: see `judge`.
+    """
+
+    name: str
+    transform: sitk.Euler3DTransform
+    worth: float
+
+
+def survey(run: Run) -> list[Place]:
+    """Places that the simple starts, and the best of a search over turns and shifts, lead to; most worth first."""
+    judge = run.judge
+    starts = [(name, centred(run, name)) for name in ("identity", "geometry", "moments")]
+    searched = [("search", place) for place in _searched(run)]
+    starts += sorted(searched, key=lambda start: -judge.score(start[1]))[:_CLIMBS]
+    reached: list[Place] = []
+    for done, (name, transform) in enumerate(starts, 1):
+        if all(distance(run.fixed, transform, place.transform) > run.cell / 2 for place in reached):
+            place = climb(judge, transform, run.cell / 2)
+            reached.append(Place(name, place, judge.score(place)))
+            _LOG.debug("Start %s: worth %.4f, was %.4f.", name, reached[-1].worth, judge.score(transform))
+        run.tell(done, len(starts), "comparing starts", max(place.worth for place in reached))
+    return sorted(reached, key=lambda place: -place.worth)
+
+
+def start_of(run: Run, initial: sitk.Transform | str | None, places: list[Place]) -> tuple[str, sitk.Transform]:
     """Name and transform of the start that was asked for."""
     if isinstance(initial, sitk.Transform):
         return "given", sitk.Transform(initial)
     if initial not in (None, "auto"):
         return initial, centred(run, initial)
-    return _best(run)
+    best = places[0]
+    # Bodies are alike one vertebra further; most often the files' positions are about right.
+    for place in places:
+        if place.name == "identity" and place.worth >= _TRUST * best.worth:
+            best = place
+    return best.name, best.transform
 
 
-def _best(run: Run) -> tuple[str, sitk.Transform]:
-    """The best of the three simple starts and of those that a search over turns and shifts finds, brought close."""
-    cell = cell_mm(run.fixed, run.moving)
-    grades = (graded(run.sides[0]), graded(run.sides[1]))
-    judge = Judge(*run.sides, grades, cell / 2)
-    candidates = [(name, centred(run, name)) for name in ("identity", "geometry", "moments")]
-    candidates += [("search", place) for place in _searched(run, Search(*run.sides, grades, cell))]
-    candidates.sort(key=lambda candidate: -judge.score(candidate[1]))
-    best, reached = ("", candidates[0][1], -1.0), []
-    for done, (name, transform) in enumerate(candidates[:_CLIMBS], 1):
-        if all(distance(run.fixed, transform, other) > cell for other in reached):
-            reached.append(climb(judge, transform, cell / 2))
-            score = judge.score(reached[-1])
-            _LOG.debug("Start %s: worth %.4f, was %.4f.", name, score, judge.score(transform))
-            if score > best[2]:
-                best = (name, reached[-1], score)
-        run.tell(done, _CLIMBS, "comparing starts", best[2])
-    return best[:2]
-
-
-def _searched(run: Run, search: Search) -> list[sitk.Transform]:
+def _searched(run: Run) -> list[sitk.Transform]:
     """The best places of all turns, best first, each away from those before."""
+    search = Search(*run.sides, run.grades, run.cell)
     places: list[tuple[float, sitk.Transform]] = []
     every = turns()
     for done, turn in enumerate(every, 1):
@@ -69,7 +88,7 @@ def _searched(run: Run, search: Search) -> list[sitk.Transform]:
     places.sort(key=lambda place: -place[0])
     found: list[sitk.Transform] = []
     for _score, place in places:
-        if len(found) < _SEARCHED and all(distance(run.fixed, place, other) > search.cell for other in found):
+        if len(found) < _SEARCHED and all(distance(run.fixed, place, other) > run.cell for other in found):
             found.append(place)
     return found
 

@@ -201,7 +201,7 @@ class RegisterRequest:
         moving: is aligned.
         transform: which transform is fitted.
         start: "identity" trusts the positions, "geometry" and "moments" lay middle on middle or centre of mass on
-            centre of mass, "auto" takes the best of them.
+            centre of mass, "auto" takes the best of them and of a search over shifts and turns up to 45 degrees.
         seed: of the sampled points.
     """
 

@@ -1,0 +1,44 @@
+"""Signs that a registration went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import SimpleITK as sitk
+
+from .images import extent
+from .run import Run
+from .starts import Place, distance
+
+_SMALL_SHARE = 0.5
+_RIVAL = 0.9
+_ELSEWHERE = 0.1  # of the image's size
+
+
+def doubt(run: Run, places: list[Place], transform: sitk.Transform) -> str | None:
+    """A sentence on why a result may be wrong; None where nothing speaks against it.
+
+    Args:
+        run: of the registration.
+        places: where else the moving image may lie, most worth first.
+        transform: what was found, rigid or affine.
+    """
+    reasons = " and ".join(_reasons(run, places, transform))
+    if not reasons:
+        return None
+    return (
+        f"The registration may be wrong: {reasons}. Look at it before it is used; if it is wrong, move one image "
+        "closer to its place by hand and register again."
+    )
+
+
+def _reasons(run: Run, places: list[Place], transform: sitk.Transform) -> Iterator[str]:
+    share = run.judge.share(transform)
+    if share < _SMALL_SHARE:
+        yield f"only {share:.0%} of the smaller image lies on the other one"
+    worth, apart = run.judge.score(transform), _ELSEWHERE * float(extent(run.fixed).mean())
+    for place in places:
+        away = distance(run.fixed, place.transform, transform)
+        if away > apart and place.worth > _RIVAL * worth:
+            yield f"the images fit about as well in another place, {away:.0f} mm away"
+            return
