@@ -12,6 +12,7 @@ import torch
 
 from CrossModalSegLib.cohort import Case, Cohort, write_cohort
 from CrossModalSegLib.errors import Cancelled, CohortError, InputError, LabelError, ModelError, OutputError
+from CrossModalSegLib.fitting import prior_training
 from CrossModalSegLib.fitting.fit_case import load_prior
 from CrossModalSegLib.fitting.prior_training import PriorConfig, train_prior
 from CrossModalSegLib.fitting.synthesis import SynthesisConfig
@@ -119,6 +120,13 @@ def test_a_prior_can_start_from_another(tmp_path):
     first = cpu(cohort_in(tmp_path), tmp_path / "first")
     second = cpu(cohort_in(tmp_path), tmp_path / "second", init=first)
     assert read_card(second).provenance["init"] == first.name
+
+
+def test_a_prior_to_start_from_that_is_missing_is_told_before_cases_are_loaded(tmp_path, monkeypatch):
+    cohort = cohort_in(tmp_path)
+    monkeypatch.setattr(prior_training, "load_case", lambda *_args: pytest.fail("this may take long"))
+    with pytest.raises(ModelError, match="no model folder 'missing'"):
+        cpu(cohort, tmp_path / "prior", init="missing")
 
 
 def test_masks_are_needed(tmp_path):

@@ -27,6 +27,7 @@ from CrossModalSegLib.models.crossmr import CrossMR
 from CrossModalSegLib.models.focalnet import FocalNet
 from CrossModalSegLib.models.unet2d import UNet2d
 from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.training.referring import trainer
 from CrossModalSegLib.training.referring.config import ABLATIONS
 from CrossModalSegLib.training.referring.trainer import Start, make_network, train_referring
 
@@ -199,6 +200,12 @@ def test_the_unet_learns_one_modality(cohort, tmp_path):
     assert model.card.slices == SlicePreprocessing(32) and model.card.metrics["loss"] > 0
     with pytest.raises(InputError, match="one reference modality alone; got ct, mr"):
         cpu(cohort, tmp_path / "n", replace(config, reference_modalities=None))
+
+
+def test_a_model_to_start_from_that_is_missing_is_told_before_cases_are_loaded(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "load_stacks", lambda *_args, **_options: pytest.fail("this may take long"))
+    with pytest.raises(ModelError, match="no model folder 'missing'"):
+        cpu(cohort, tmp_path / "a", start=Start(model="missing"))
 
 
 def test_a_training_starts_from_a_model(cohort, tmp_path):

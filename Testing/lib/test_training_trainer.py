@@ -19,7 +19,7 @@ from CrossModalSegLib.io import read_volume, write_volume
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.losses.hybrid import HybridConfig
 from CrossModalSegLib.progress import CancelToken
-from CrossModalSegLib.training import loop
+from CrossModalSegLib.training import loop, trainer
 from CrossModalSegLib.training.checkpoint import load_checkpoint, save_checkpoint
 from CrossModalSegLib.training.methods import s2l
 from CrossModalSegLib.training.pseudo_labels import SecondStage
@@ -297,7 +297,8 @@ def test_what_is_not_there_is_named(cohort, tmp_path):
         ({"method": "cmfnet", "network_options": {"base_channels": 2}}, "too small for the network"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(cohort, tmp_path, changes, message):
+def test_settings_that_do_not_fit_are_named_before_cases_are_prepared(cohort, tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(trainer, "prepare_cases", lambda *_args, **_options: pytest.fail("this may take long"))
     with pytest.raises(InputError, match=message):
         cpu(cohort, tmp_path / "out", tiny_config(**changes))
     assert not any(tmp_path.iterdir())

@@ -215,8 +215,11 @@ def train_prior(
         progress = progress_of_first(fabric, progress)
         description = _describe(cohorts, config, init, fabric)
         checkpoint = find_checkpoint(working, description, fabric, resume)
+        seed_everything(config.seed)
+        # Before the cases, whose loading may take long: a model that is missing or does not fit shows here.
+        network = load_prior(init) if init else CmFNet(prior_network(config.base_channels))
         volumes, content = _load(cohorts, guard)
-        with _open_run(volumes, config, init, workers, fabric) as run:
+        with _open_run(volumes, network, config, workers, fabric) as run:
             loop = StepLoop(
                 run,
                 checkpoints=working / "checkpoints",
@@ -290,11 +293,9 @@ def _describe(
 
 @contextmanager
 def _open_run(
-    volumes: list[LabelledVolume], config: PriorConfig, init: str | Path | None, workers: int | None, fabric: Fabric
+    volumes: list[LabelledVolume], network: CmFNet, config: PriorConfig, workers: int | None, fabric: Fabric
 ) -> Iterator[PriorRun]:
     """A new training, ready for its first step."""
-    seed_everything(config.seed)
-    network = load_prior(init) if init else CmFNet(prior_network(config.base_channels))
     stream = PlannedStream(
         SampleSource(config.seed, fabric.global_rank),
         SampleMaker(volumes, config.synthesis),

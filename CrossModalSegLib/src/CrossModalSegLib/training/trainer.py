@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from CrossModalSegLib.cohort import Cohort
 from CrossModalSegLib.config import to_dict
@@ -32,7 +33,7 @@ from CrossModalSegLib.training.export import export_model
 from CrossModalSegLib.training.interrupt import InterruptGuard
 from CrossModalSegLib.training.loop import TrainingLoop
 from CrossModalSegLib.training.methods.factory import build_method
-from CrossModalSegLib.training.methods.method import MethodSetting
+from CrossModalSegLib.training.methods.method import Method, MethodSetting
 from CrossModalSegLib.training.network import leaves_parameters_unused, make_network
 from CrossModalSegLib.training.rng import isolated_rng, seed_everything
 from CrossModalSegLib.training.run import TrainingRun
@@ -114,9 +115,11 @@ def train(
         progress = progress_of_first(fabric, progress)
         description = _describe(cohort, split, config, fabric)
         checkpoint = find_checkpoint(working, description, fabric, resume)
+        # Before the cases, whose preparation may take long: settings that do not fit together show here.
+        method, network = _build(cohort, len(split.training), config, fabric)
         cases = _load_cases(cohort, split, config, fabric, cache_dir or working / "cache", resample, progress, guard)
         content = _content(cases)
-        with _open_run(cohort, cases, config, fabric) as run:
+        with _open_run(cases, method, network, config, fabric) as run:
             loop = TrainingLoop(
                 run,
                 cases,
@@ -191,15 +194,24 @@ def _load_cases(
     return cases
 
 
-@contextmanager
-def _open_run(cohort: Cohort, cases: TrainingCases, config: TrainingConfig, fabric: Fabric) -> Iterator[TrainingRun]:
-    """A new training, ready for its first step."""
-    count, processes = len(cases.training), fabric.world_size
-    total_steps = config.total_steps(count, processes)
-    setting = MethodSetting(cohort.labels.num_classes, total_steps, config.steps_per_epoch(count, processes))
+def _build(cohort: Cohort, cases_count: int, config: TrainingConfig, fabric: Fabric) -> tuple[Method, nn.Module]:
+    """The method, and the network with its first weights, which are the same in all processes."""
+    processes = fabric.world_size
+    setting = MethodSetting(
+        cohort.labels.num_classes,
+        config.total_steps(cases_count, processes),
+        config.steps_per_epoch(cases_count, processes),
+    )
     method = build_method(config, setting)
-    seed_everything(config.seed)  # the same first weights in all processes
-    network = make_network(config, method, setting.num_classes, len(cohort.modalities))
+    seed_everything(config.seed)
+    return method, make_network(config, method, setting.num_classes, len(cohort.modalities))
+
+
+@contextmanager
+def _open_run(
+    cases: TrainingCases, method: Method, network: nn.Module, config: TrainingConfig, fabric: Fabric
+) -> Iterator[TrainingRun]:
+    """A new training, ready for its first step."""
     seed = config.seed + SEEDS_PER_PROCESS * fabric.global_rank
     seed_everything(seed)
     sampler = PatchSampler(
@@ -216,7 +228,7 @@ def _open_run(cohort: Cohort, cases: TrainingCases, config: TrainingConfig, fabr
     benchmark_before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = is_cuda  # patches have one size: looking for the fastest kernels pays off
     try:
-        yield TrainingRun(fabric, network, method, stream, config, total_steps)
+        yield TrainingRun(fabric, network, method, stream, config, method.setting.total_steps)
     finally:
         torch.backends.cudnn.benchmark = benchmark_before
         stream.close()

@@ -144,13 +144,16 @@ def train_referring(
             tell_if_none_validates(bool(members.validation), config.fold, share)
         description = _describe(members, config, start, fabric)
         checkpoint = find_checkpoint(working, description, fabric, resume)
+        # Before the cases, whose loading may take long: weights that are missing or do not fit show here. Those of a
+        # training that goes on are in its checkpoint.
+        seed_everything(config.seed)  # the same first weights in all processes
+        network = make_network(config, start if checkpoint is None else Start(), len(members.labels) + 1)
         load = {"resample": resample, "progress": progress, "cancel": guard}
         training = load_stacks(members.training, members.labels, config.modalities, config.preprocessing, **load)
         load["like"] = training[0].frame
         held_out = load_stacks(members.validation, members.labels, config.modalities, config.preprocessing, **load)
         content = content_of((*training, *held_out))
-        # The weights of a training that goes on are in its checkpoint.
-        with _open_run(training, members, config, start if checkpoint is None else Start(), fabric) as run:
+        with _open_run(training, members, network, config, fabric) as run:
             pairs = _validation_pairs(held_out, config)
             loop = ReferringLoop(
                 run,
@@ -228,11 +231,9 @@ def _describe(members: Members, config: ReferringConfig, start: Start, fabric: F
 
 @contextmanager
 def _open_run(
-    stacks: Sequence[SliceStack], members: Members, config: ReferringConfig, start: Start, fabric: Fabric
+    stacks: Sequence[SliceStack], members: Members, network: nn.Module, config: ReferringConfig, fabric: Fabric
 ) -> Iterator[ReferringRun]:
     """A new training, ready for its first step."""
-    seed_everything(config.seed)  # the same first weights in all processes
-    network = make_network(config, start, len(members.labels.names) + 1)
     seed = config.seed + SEEDS_PER_PROCESS * fabric.global_rank
     seed_everything(seed)
     sampler = _sampler(stacks, config, seed)
