@@ -59,7 +59,8 @@ def _measured(array: np.ndarray) -> np.ndarray | None:
     if filled.mean() < _LEAST_FILLED or air.mean() < _LEAST_AIR:
         return None
     # Gradients at the region's rim would still reach into it.
-    return ~ndimage.binary_dilation(filled, np.ones((3, 3, 3), dtype=bool))
+    measured = ~ndimage.binary_dilation(filled, np.ones((3, 3, 3), dtype=bool))
+    return measured if measured.any() else None
 
 
 def resolutions(image: sitk.Image) -> list[float]:

@@ -84,10 +84,11 @@ class Judge:
 
     def __init__(self, fixed: Side, moving: Side, grades: tuple[Grades, Grades], voxel_mm: float) -> None:
         self._points, self._levels = _points(fixed, grades[0], voxel_mm)
-        self._moving, self._grades = blocks(moving.image, voxel_mm), grades[1]
-        self._values = sitk.GetArrayFromImage(self._moving)
-        self._mask = moving.mask
-        self._mask_values = None if moving.mask is None else sitk.GetArrayFromImage(moving.mask)
+        self._grades, image = grades[1], blocks(moving.image, voxel_mm)
+        self._grid, self._values = _Grid(image), sitk.GetArrayFromImage(image)
+        self._mask = None
+        if moving.mask is not None:
+            self._mask, self._mask_grid = sitk.GetArrayFromImage(moving.mask) > 0, _Grid(moving.mask)
         ratio = _measured_mm3(moving) / _measured_mm3(fixed)
         self.reach_mm = float(np.sqrt(((self._points - self._points.mean(axis=0)) ** 2).sum(axis=1).mean()))
         self._fewest = max(1, round(len(self._points) * min(1.0, ratio)))
@@ -111,11 +112,11 @@ class Judge:
     def _seen(self, transform: sitk.Transform) -> tuple[np.ndarray, np.ndarray]:
         matrix, offset = as_matrix(transform)
         there = matrix @ self._points.T + offset[:, None]
-        index, inside = _index(self._moving, there)
+        index, inside = self._grid.index(there)
         if self._mask is not None:
-            at, _ = _index(self._mask, there[:, inside])
-            at = np.clip(np.rint(at), 0, np.array(self._mask.GetSize())[:, None] - 1).astype(int)
-            inside[inside] = self._mask_values[tuple(at[::-1])] > 0
+            at, _ = self._mask_grid.index(there[:, inside])
+            at = np.clip(np.rint(at), 0, self._mask_grid.size - 1).astype(int)
+            inside[inside] = self._mask[tuple(at[::-1])]
         return index, inside
 
 
@@ -148,11 +149,17 @@ def as_matrix(transform: sitk.Transform) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(columns, axis=1), offset
 
 
-def _index(image: sitk.Image, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Continuous indices (i, j, k) of points, (3, N), and whether they lie inside."""
-    axes = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
-    index = np.linalg.solve(axes, points - np.array(image.GetOrigin())[:, None])
-    return index, ((index >= -0.5) & (index <= np.array(image.GetSize())[:, None] - 0.5)).all(axis=0)
+class _Grid:
+    """Takes points to an image's voxels; the inverse of its axes is kept, since it is asked a thousand times."""
+
+    def __init__(self, image: sitk.Image) -> None:
+        self._to_index = np.linalg.inv(np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing()))
+        self._origin, self.size = np.array(image.GetOrigin()), np.array(image.GetSize())[:, None]
+
+    def index(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Continuous indices (i, j, k) of points, (3, N), and whether they lie inside."""
+        index = self._to_index @ (points - self._origin[:, None])
+        return index, ((index >= -0.5) & (index <= self.size - 0.5)).all(axis=0)
 
 
 def _points(side: Side, grades: Grades, voxel_mm: float) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +169,7 @@ def _points(side: Side, grades: Grades, voxel_mm: float) -> tuple[np.ndarray, np
     shown = np.ones(values.shape, dtype=bool)
     if side.mask is not None:
         shown = sitk.GetArrayFromImage(sitk.Resample(side.mask, image, sitk.Transform(), sitk.sitkNearestNeighbor)) > 0
-    chosen = np.flatnonzero(shown)
+    chosen = np.flatnonzero(shown if shown.any() else ~shown)
     # At random, since a lattice may go with the images' own.
     chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:_POINTS])
     index = np.stack(np.unravel_index(chosen, values.shape))[::-1]

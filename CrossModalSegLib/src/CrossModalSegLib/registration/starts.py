@@ -18,6 +18,7 @@ _LOG = logging.getLogger(__name__)
 _SEARCHED = 16
 _CLIMBS = 7
 _TRUST = 0.87
+_HOPELESS = 0.5  # share of the best worth from which climbing hardly leads as high
 
 
 def centred(run: Run, start: str) -> sitk.Euler3DTransform:
@@ -55,7 +56,9 @@ def survey(run: Run) -> list[Place]:
     starts += sorted(searched, key=lambda start: -judge.score(start[1]))[:_CLIMBS]
     reached: list[Place] = []
     for done, (name, transform) in enumerate(starts, 1):
-        if all(distance(run.fixed, transform, place.transform) > run.cell / 2 for place in reached):
+        hopeless = _HOPELESS * max((place.worth for place in reached), default=0.0)
+        is_known = any(distance(run.fixed, transform, place.transform) <= run.cell / 2 for place in reached)
+        if not is_known and (name != "search" or judge.score(transform) >= hopeless):
             place = climb(judge, transform, run.cell / 2)
             reached.append(Place(name, place, judge.score(place)))
             _LOG.debug("Start %s: worth %.4f, was %.4f.", name, reached[-1].worth, judge.score(transform))
