@@ -27,6 +27,7 @@ SECOND = ("Axial2", "Sagittal2", "Coronal2")
 THREE_D = "ThreeD"
 SHOWN: dict[Layout, tuple[str, ...]] = {"four": (*FIRST, THREE_D), "side": (*FIRST, *SECOND)}
 _BACKGROUND = "#05070a"
+_MOST_PIXELS = 1_500_000  # of a view, which the browser enlarges: software takes too long for more
 _PRIORITY = 10.0  # before Slicer's own interaction
 _WINDOW_PER_PIXEL = 1 / 300
 _LEAST_PART = 0.38  # of a direction that gets a letter: it lies nearer than three quarters of a right angle
@@ -92,6 +93,9 @@ class Viewer:
         self._solid: ThreeDView = self._manager.create_view(
             ViewLayoutDefinition.threed_view(name=THREE_D, background_color=(_BACKGROUND, "#161b22"))
         )
+        for name in (*self._views, THREE_D):
+            factory = self._solids if name == THREE_D else self._slices
+            factory.get_factory_view(name).view_adapter.max_pixel_count = _MOST_PIXELS
         for name, view in self._views.items():
             self._observe(name, view)
         self.show_layout("four")
