@@ -94,7 +94,7 @@ T2S_MASKS = ("sct_testing/t2s/t2s_seg", "sct_testing/t2s/t2s_gmseg_manual")
 CT, CT_MASK = "totalseg/example_ct", ("totalseg/example_seg_fast_force_split",)
 MR, MR_MASK = "totalseg/example_mr_sm", ("totalseg/example_seg_mr",)
 SOURCES = {
-    "lesions": Source("open_ms/p07_FLAIR", ("open_ms/p07_GOLD",), ("lesion",), (1, 3, 6)),
+    "lesions": Source("open_ms/p07_FLAIR", ("open_ms/p07_GOLD",), ("lesion",), (1, 3)),
     "cord": Source(T2, (f"{T2}_seg-manual",), ("spinal cord",), (3, 6), turned=True),
     "cord-long": Source(T2, (f"{T2}_seg-manual",), ("spinal cord",), (1, 3)),
     "cord+lesion": Source(MADE, MADE_MASKS, ("spinal cord", "lesion"), (1, 2)),
