@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 import SimpleITK as sitk
 
-from .images import extent
 from .run import Run
-from .starts import Place, distance
+from .starts import Place, distance, is_elsewhere
 
 _SMALL_SHARE = 0.5
 _RIVAL = 0.9
-_ELSEWHERE = 0.1  # of the image's size
 
 
 def doubt(run: Run, places: list[Place], transform: sitk.Transform) -> str | None:
@@ -36,9 +34,9 @@ def _reasons(run: Run, places: list[Place], transform: sitk.Transform) -> Iterat
     share = run.judge.share(transform)
     if share < _SMALL_SHARE:
         yield f"only {share:.0%} of the smaller image lies on the other one"
-    worth, apart = run.judge.score(transform), _ELSEWHERE * float(extent(run.fixed).mean())
+    worth = run.judge.score(transform)
     for place in places:
-        away = distance(run.fixed, place.transform, transform)
-        if away > apart and place.worth > _RIVAL * worth:
+        if place.worth > _RIVAL * worth and is_elsewhere(run, place.transform, transform):
+            away = distance(run.fixed, place.transform, transform)
             yield f"the images fit about as well in another place, {away:.0f} mm away"
             return
