@@ -150,14 +150,14 @@ def test_segments_are_the_organs_by_their_names(
     internal = strokes(noise()).array
     segments = np.select([internal == 0, internal == 1, internal == 2], [1, 2, 3], 0).astype(np.uint8)
     path = tmp_path / "von Slicer.seg.nrrd"
-    write_segmentation(noise().with_array(segments), LabelTable.from_names(["Background", "Leber", "Milz"]), path)
+    write_segmentation(noise().with_array(segments), LabelTable.from_names(["Background", "Leber", "Herzmuskel"]), path)
     out = tmp_path / "o"
     result = run(capsys, *words_for({**files, "scribbles": path}, model, out))
     assert result.code == 0
-    assert read_segmentation(out / "target.seg.nrrd")[1].names == ("Leber", "Milz")
-    assert "The model tiny was not trained on Leber, Milz, but on liver, spleen." in result.out + result.err
+    assert read_segmentation(out / "target.seg.nrrd")[1].names == ("Leber", "Herzmuskel")
+    assert "The model tiny was not trained on Herzmuskel, but on liver, spleen." in result.out + result.err
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert report["not_trained_on"] == ["Leber", "Milz"]
+    assert report["not_trained_on"] == ["Herzmuskel"]
 
 
 def test_painted_label_maps_without_background(
