@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -112,12 +113,14 @@ def test_a_full_disk_is_told_of_and_leaves_nothing(tmp_path: Path) -> None:
     """A limit on the size of files stands in for it."""
     resource = pytest.importorskip("resource", reason="POSIX limits")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a library may have set it back to what ends a process
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(InputError, match=r"There is no room for 'ct.nii' where the page runs \("):
             send(tmp_path, [("ct.nii", bytes(2**19))])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, former)
     assert list(tmp_path.iterdir()) == []
 
 
