@@ -86,7 +86,7 @@ def _cosine(features: Tensor, vectors: Tensor) -> Tensor:
     products = torch.einsum("bkc,bchw->bkhw", functional.normalize(vectors, dim=-1), features)
     # The few products are divided instead of all channels, and squares are summed, whose gradient takes fewer passes
     # than that of a norm.
-    return products / (features * features).sum(1, keepdim=True).clamp_min(1e-24).sqrt()
+    return products / features.square().sum(1, keepdim=True).clamp_min(1e-24).sqrt()
 
 
 def _thinned(labels: Tensor, size: torch.Size) -> Tensor:
