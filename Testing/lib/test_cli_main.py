@@ -61,10 +61,11 @@ def test_help_describes_and_gives_an_example(command: Command, capsys: pytest.Ca
 def test_every_option_is_described(command: Command) -> None:
     import dataclasses
     import importlib
+    import inspect
 
     module = importlib.import_module(f"CrossModalSegLib.cli.{command.module}")
     for field in dataclasses.fields(module.Arguments):
-        assert f"        {field.name}: " in module.Arguments.__doc__, field.name
+        assert f"    {field.name}: " in inspect.getdoc(module.Arguments), field.name
 
 
 @by_name
