@@ -388,6 +388,20 @@ def test_a_killed_worker_fails_its_jobs_and_the_next_one_starts_another(client):
     assert client.pid not in (None, pid)
 
 
+def test_a_worker_that_is_lost_does_not_run_when_the_client_hears_of_it(tmp_path):
+    """The thread that tells may live a little longer; what was sent to it then would never be answered."""
+    heard = []
+
+    class Inbox:
+        def put(self, arrival):
+            heard.append((type(arrival.event), arrival.source.is_alive))
+
+    lost = connection.Connection([sys.executable, "-c", ""], None, make_jobs_folder(tmp_path), Inbox())
+    until(lambda: heard)
+    assert heard == [(connection.Lost, False)]
+    assert not lost.is_alive
+
+
 def test_what_a_killed_worker_had_started_ends_as_well(client):
     job = running(client, "spawn")
     child = job.progress.done

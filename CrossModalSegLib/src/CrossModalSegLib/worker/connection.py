@@ -109,7 +109,7 @@ class Connection:
         self._previews: dict[str, Any] = {}
         self._digests: dict[str, Digest] = {}
         self._chatter: deque[str] = deque(maxlen=_CHATTER_LINES)
-        self._was_asked = self._was_forced = self._is_ready = False
+        self._was_asked = self._was_forced = self._is_ready = self._has_ended = False
         self._confusion: str | None = None
         self._process = subprocess.Popen(
             list(command),
@@ -129,7 +129,7 @@ class Connection:
     @property
     def is_alive(self) -> bool:
         """Whether the process runs."""
-        return self._reader.is_alive()
+        return self._reader.is_alive() and not self._has_ended
 
     def submit(self, job: str, request: JobRequest | MakeRequest, digest: Digest | None) -> None:
         """Send a request; it is made, and its arrays are written, in the background.
@@ -253,7 +253,10 @@ class Connection:
                 except InputError as error:
                     self._confusion = str(error)
                     break
-        self._inbox.put(Arrival(self, None, self._end()))
+        lost = self._end()
+        # Before the client hears of it, who may start another process at once: this thread lives a little longer.
+        self._has_ended = True
+        self._inbox.put(Arrival(self, None, lost))
 
     def _arrive(self, envelope: Envelope) -> None:
         job, event = envelope.job, envelope.message
