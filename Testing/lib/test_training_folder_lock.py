@@ -23,8 +23,12 @@ from pathlib import Path
 from CrossModalSegLib.training.folder_lock import locked
 
 with locked(Path(sys.argv[1])) as is_free:
-    if sys.argv[2] == "forks" and os.fork() == 0:
-        time.sleep(60)
+    if sys.argv[2] == "forks":
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.write(writer, b"begun")
+            time.sleep(60)
+        os.read(reader, 1)
     print(is_free, flush=True)
     time.sleep(60)
 """
