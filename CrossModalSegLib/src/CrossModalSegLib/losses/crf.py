@@ -58,10 +58,16 @@ class _Slabs:
     numbers: int
     kernel_numbers: int
 
+    def times(self, factor: int) -> _Slabs:
+        """Slabs so many times as large."""
+        return _Slabs(*(factor * each for each in (self.voxels, self.numbers, self.kernel_numbers)))
+
 
 # Larger slabs leave a processor's cache, smaller ones pay for more calls; a GPU has more room, and its calls cost more.
+# Those of a CPU are for one thread; each has a cache of its own.
 CPU_SLABS = _Slabs(150_000, 300_000, 400_000)
 GPU_SLABS = _Slabs(4_000_000, 16_000_000, 8_000_000)
+MOST_CACHES = 4  # beyond two it was not measured
 # Numbers between channels, one cache line: at distances of a power of two they would share their places in the cache.
 GAP = 16
 # What belongs to no voxel is so far from all features, scaled as in `KernelTerms`: 2^-(20^2) is zero.
@@ -435,7 +441,7 @@ def _pass_messages(z: Tensor, terms: KernelTerms, offsets: tuple[PairOffset, ...
     source, target = _Runs(margins.zeros(z).copy_(z)), _Runs(message)
     features = _Runs(margins.far_around(terms.features))
     in_slice = n * source.length
-    slabs = CPU_SLABS if z.device.type == "cpu" else GPU_SLABS
+    slabs = CPU_SLABS.times(min(torch.get_num_threads(), MOST_CACHES)) if z.device.type == "cpu" else GPU_SLABS
     thickness = min(grid[0], max(1, min(slabs.voxels, slabs.numbers // channels) // in_slice))
     room = max(1, len(terms.kernels.weights)) * thickness * in_slice
     groups = _offset_groups(terms, offsets, max(1, slabs.kernel_numbers // room))
