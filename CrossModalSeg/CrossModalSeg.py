@@ -212,6 +212,7 @@ class CrossModalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Take the last result back."""
         if self.logic.undo():
             self.results.look_again()
+            self.work.look_again()
         self.show()
 
     def show(self, *_args) -> None:

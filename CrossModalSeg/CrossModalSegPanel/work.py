@@ -175,8 +175,7 @@ class Work:
             self._ui.workLabel.setText(text)
         if not self.is_busy:  # what follows may not have begun
             self._show_buttons()
-        if self._plot is not None and not self._has_plotted():  # of a fit that gave nothing
-            self._plot.setVisible(False)
+        self.look_again()  # the curve of a fit that gave nothing is gone
         self._on_change()
 
     def _show_buttons(self, can_finish: bool = False) -> None:
@@ -188,6 +187,11 @@ class Work:
         self._ui.finishButton.setEnabled(True)
 
     # --- the curve ---
+
+    def look_again(self) -> None:
+        """Hide the plot of a curve that is not there any more."""
+        if self._plot is not None and not self._has_plotted():
+            self._plot.setVisible(False)
 
     def _show_curve(self) -> None:
         if not self._has_plotted():

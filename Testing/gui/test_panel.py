@@ -687,7 +687,7 @@ def test_fit_shows_previews_and_a_curve_and_is_measured_and_undone(panel, drawn,
     assert slicer.mrmlScene.IsNodePresent(result)
     assert panel.ui.resultsTable.visible and panel.ui.resultsTable.mrmlTableNode().GetTable().GetColumnByName("DSC")
     panel.ui.undoButton.click()  # the fit, with what was measured after it
-    assert slicer.util.getNodesByClass("vtkMRMLTableNode") == [panel.logic.workflow().curve.table]
+    assert slicer.util.getNodesByClass("vtkMRMLTableNode") == [] and not panel.work._plot.visible
     assert not slicer.mrmlScene.IsNodePresent(result) and not panel.ui.undoButton.enabled
     assert panel.ui.resultsTable.mrmlTableNode() is None and strokes_of(panel) == before
 

@@ -293,13 +293,15 @@ class Workflow:
             node = shown.finish(before.now(result.labels), show_3d)
             with Change(self.scene, part_of=shown.step) as change:
                 segmented = write_beside(self.scene, before, node, name, result, change)
+                if not had_curve and self._has_curve():
+                    change.created(self.curve.table, self._remove_curve)
             self._note(shown.step)
             return segmented
 
         def revert() -> None:
             shown.cancel()
-            if not had_curve and self._has_curve():
-                self.curve.remove()
+            if not had_curve:
+                self._remove_curve()
 
         plan = Plan(
             request,
@@ -615,6 +617,10 @@ class Workflow:
             self.curve.clear()
         else:
             self.curve = Curve(self.scene)
+
+    def _remove_curve(self) -> None:
+        if self._has_curve():
+            self.curve.remove()
 
     def _has_curve(self) -> bool:
         return self.curve is not None and self.curve.is_present
