@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import SimpleITK as sitk
 
+from .images import extent
 from .kinds import Kind
 from .linear import compose, linear
 from .run import SAMPLES, Run
@@ -51,8 +51,7 @@ def _bspline(run: Run, base: sitk.Transform) -> sitk.Transform:
 
     Its control points lie far apart: nothing else keeps it smooth, and mutual information follows noise otherwise.
     """
-    extent = np.array(run.fixed.GetSize()) * np.array(run.fixed.GetSpacing())
-    mesh = [int(max(2, round(size / _BSPLINE_MESH_MM))) for size in extent]
+    mesh = [int(max(2, round(size / _BSPLINE_MESH_MM))) for size in extent(run.fixed)]
     method = run.method(run.fixed, SAMPLES[-1], seed_offset=7)
     method.SetOptimizerAsLBFGS2(
         solutionAccuracy=1e-5,

@@ -66,14 +66,13 @@ def _measured(array: np.ndarray) -> np.ndarray | None:
 def resolutions(image: sitk.Image) -> list[float]:
     """Voxel sizes (mm) of up to three resolutions, coarse to fine; the last is about the finest of the image itself."""
     finest = float(min(image.GetSpacing()))
-    extent = min(n * s for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True))
-    return [finest * scale for scale in (4, 2) if extent / (finest * scale) >= _COARSEST_VOXELS] + [finest]
+    shortest = float(extent(image).min())
+    return [finest * scale for scale in (4, 2) if shortest / (finest * scale) >= _COARSEST_VOXELS] + [finest]
 
 
 def coarser(image: sitk.Image, voxel_mm: float) -> sitk.Image:
     """The image with voxels of about `voxel_mm`, smoothed before; axes that are coarser already stay."""
-    factors = [max(1, int(voxel_mm / size + 0.25)) for size in image.GetSpacing()]
-    factors = [min(factor, max(1, n // 4)) for factor, n in zip(factors, image.GetSize(), strict=True)]
+    factors = _factors(image, voxel_mm)
     if max(factors) == 1:
         return image
     sigmas = [
@@ -85,10 +84,13 @@ def coarser(image: sitk.Image, voxel_mm: float) -> sitk.Image:
 
 def blocks(image: sitk.Image, voxel_mm: float) -> sitk.Image:
     """The image by the means of blocks of at most about `voxel_mm`: quick, and what is finer leaves no pattern."""
+    return sitk.BinShrink(image, _factors(image, voxel_mm))
+
+
+def _factors(image: sitk.Image, voxel_mm: float) -> list[int]:
+    """How many voxels become one along each axis; four of them stay at least."""
     factors = [max(1, int(voxel_mm / size + 0.25)) for size in image.GetSpacing()]
-    return sitk.BinShrink(
-        image, [min(factor, max(1, n // 4)) for factor, n in zip(factors, image.GetSize(), strict=True)]
-    )
+    return [min(factor, max(1, n // 4)) for factor, n in zip(factors, image.GetSize(), strict=True)]
 
 
 def centre(image: sitk.Image) -> np.ndarray:

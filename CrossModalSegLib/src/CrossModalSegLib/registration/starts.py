@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .images import extent
+from .images import centre, extent
 from .judge import climb
 from .linear import linear
 from .run import Run
@@ -29,9 +29,8 @@ _ELSEWHERE = 0.1  # of the image's size
 
 def centred(run: Run, start: str) -> sitk.Euler3DTransform:
     if start == "identity":
-        size = run.fixed.GetSize()
         transform = sitk.Euler3DTransform()
-        transform.SetCenter(run.fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in size]))
+        transform.SetCenter(centre(run.fixed).tolist())
         return transform
     mode = getattr(sitk.CenteredTransformInitializerFilter, start.upper())
     return sitk.Euler3DTransform(
