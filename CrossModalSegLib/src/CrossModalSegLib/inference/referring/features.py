@@ -67,15 +67,16 @@ class FeatureStore:
             Cancelled: The cancel token was set; slices encoded so far are kept until `retain`.
         """
         kept = self._kept.setdefault(volume.key, [None] * volume.count)
-        missing = [index for index in indices or range(volume.count) if kept[index] is None]
+        wanted = range(volume.count) if indices is None else indices
+        missing = [index for index in wanted if kept[index] is None]
         done, message = volume.count - len(missing), f"look at {volume.name}"
         progress(done, volume.count, message)
         for start in range(0, len(missing), batch):
             cancel.raise_if_cancelled()
-            indices = missing[start : start + batch]
-            if self._is_full(len(indices)):
+            some = missing[start : start + batch]
+            if self._is_full(len(some)):
                 self.retain({*needed, volume.key})
-            if self._is_full(len(indices)):
+            if self._is_full(len(some)):
                 logger.warning(
                     "The features of %s slices of %s do not fit into the %d MB set aside: new strokes will take longer "
                     "there.",
@@ -85,8 +86,8 @@ class FeatureStore:
                 )
                 progress(volume.count, volume.count, message)
                 return
-            self._keep(kept, indices, self._compute(volume, indices))
-            for _ in indices:
+            self._keep(kept, some, self._compute(volume, some))
+            for _ in some:
                 done += 1
                 progress(done, volume.count, message)
 

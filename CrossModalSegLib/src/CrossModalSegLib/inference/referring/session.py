@@ -182,7 +182,7 @@ class ReferSession:
             _positions(others[name], first, slices)
         needed = {volume.key for volume in (first, *others.values())}
         for volume in (first, *others.values()):
-            self._store.add(volume, ENCODED_AT_ONCE.get(self.device.type, 1), progress, cancel, needed)
+            self._store.add(volume, self._at_once, progress, cancel, needed)
         self._reference, self._targets = first, others
         self._free()
 
@@ -322,10 +322,9 @@ class ReferSession:
         masks = _stroke_masks(reference, scribbles, table)
         masks[np.setdiff1d(np.arange(reference.count), shown)] = False
         needed = {volume.key for volume in self._volumes().values()}
-        batch = ENCODED_AT_ONCE.get(self.device.type, 1)
         answers = SliceAnswers(reference, len(table), self._card.least_presence, False, self.device)
         with torch.no_grad(), self._autocast():
-            self._store.add(reference, batch, SilentProgress(), cancel, needed, shown)
+            self._store.add(reference, self._at_once, SilentProgress(), cancel, needed, shown)
             tokens = reference_tokens(self._network, self._store, reference, masks, cancel)
             for index in tokens.slices:
                 cancel.raise_if_cancelled()
@@ -349,13 +348,16 @@ class ReferSession:
     ) -> None:
         """Encode some volumes; features of those that are not needed make room where there is none."""
         keys = {volume.key for volume in needed}
-        batch = ENCODED_AT_ONCE.get(self.device.type, 1)
         try:
             for volume in volumes:
-                self._store.add(volume, batch, progress or SilentProgress(), cancel or CancelToken(), keys)
+                self._store.add(volume, self._at_once, progress or SilentProgress(), cancel or CancelToken(), keys)
         except BaseException:
             self._free()
             raise
+
+    @property
+    def _at_once(self) -> int:
+        return ENCODED_AT_ONCE.get(self.device.type, 1)
 
     def _free(self) -> None:
         self._store.retain({volume.key for volume in self._volumes().values()})
@@ -365,8 +367,7 @@ class ReferSession:
 
     def _encode(self, volume: ReferredVolume, indices: Sequence[int]) -> Features:
         # In batches of one size, since rounding depends on it.
-        at_once = ENCODED_AT_ONCE.get(self.device.type, 1)
-        batches = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
+        batches = [indices[start : start + self._at_once] for start in range(0, len(indices), self._at_once)]
         return Features.cat([self._encoded(volume, batch) for batch in batches])
 
     def _encoded(self, volume: ReferredVolume, indices: Sequence[int]) -> Features:
