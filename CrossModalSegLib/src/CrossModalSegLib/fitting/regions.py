@@ -60,6 +60,11 @@ def scribbled_slices(scribbles: np.ndarray, value: int | None = None) -> np.ndar
     return np.flatnonzero(drawn.any(axis=(1, 2)))
 
 
+def drawn_classes(scribbles: np.ndarray) -> list[int]:
+    """Classes with scribbles, ascending; background is none."""
+    return [int(value) for value in np.unique(scribbles) if value not in (BACKGROUND, UNLABELLED)]
+
+
 def absent_slices(scribbles: np.ndarray) -> dict[int, np.ndarray]:
     """Slices where classes cannot be, for they were drawn on and these were not, by one who draws all there is.
 
@@ -73,7 +78,7 @@ def absent_slices(scribbles: np.ndarray) -> dict[int, np.ndarray]:
     Returns:
         Indices along k by class; nothing where scribbles are not known to be of that kind.
     """
-    classes = [int(value) for value in np.unique(scribbles) if value not in (BACKGROUND, UNLABELLED)]
+    classes = drawn_classes(scribbles)
     by_class = {value: scribbled_slices(scribbles, value) for value in classes}
     if not by_class:
         return {}
@@ -102,7 +107,7 @@ def largest_stroke_mm(
         spacing: mm, (k, j, i).
         thicknesses: mm by class, of those that are known; a class that is thinner than long counts as long as thick.
     """
-    classes = [int(value) for value in np.unique(scribbles) if value not in (BACKGROUND, UNLABELLED)]
+    classes = drawn_classes(scribbles)
     spans = {value: span_mm((scribbles == value).any(axis=0), spacing[1:]) for value in classes}
     return max(min(span, (thicknesses or {}).get(value, np.inf)) for value, span in spans.items())
 

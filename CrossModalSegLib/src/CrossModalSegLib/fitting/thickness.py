@@ -11,7 +11,8 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from CrossModalSegLib.fitting.geodesic import geodesic_distances
-from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
+from CrossModalSegLib.fitting.regions import drawn_classes
+from CrossModalSegLib.labels import UNLABELLED
 
 # Strokes along the outline lie in no deep place, and those in the middle of a structure do.
 PERCENTILE = 90
@@ -40,7 +41,7 @@ def thicknesses(images: np.ndarray, scribbles: np.ndarray, spacing: tuple[float,
     for first in range(0, len(shared), SLICES_AT_ONCE):
         some = shared[first : first + SLICES_AT_ONCE]
         for grown, drawn in zip(_grown(images[:, some], scribbles[some], spacing), scribbles[some], strict=True):
-            for value in _classes(drawn):
+            for value in drawn_classes(drawn):
                 inside = np.pad(grown == value, 1)
                 depth = distance_transform_edt(inside, spacing[1:])[1:-1, 1:-1]
                 depths.setdefault(value, []).append(depth[drawn == value])
@@ -53,7 +54,3 @@ def _grown(images: np.ndarray, scribbles: np.ndarray, spacing: tuple[float, floa
     seeds = torch.from_numpy(scribbles == values[:, None, None, None])
     distances = geodesic_distances(torch.from_numpy(images), seeds, (APART_MM, *spacing[1:]))
     return values[distances.argmin(dim=0).numpy()]
-
-
-def _classes(drawn: np.ndarray) -> list[int]:
-    return [int(value) for value in np.unique(drawn) if value not in (BACKGROUND, UNLABELLED)]
