@@ -25,7 +25,7 @@ VIEWS = ("axial", "coronal", "sagittal")
 
 
 class FusedPairwiseEnergy(torch.autograd.Function):
-    """sum over ordered pairs of K_ij (1 - <y_i, y_j>), for y (N, C, k, j, i) float32 on a GPU."""
+    """sum over ordered pairs of K_ij (1 - <y_i, y_j>), for y (N, C, k, j, i) float32 on a GPU that sums to 1 over C."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, terms: KernelTerms, windows: Windows) -> Tensor:
@@ -38,7 +38,7 @@ class FusedPairwiseEnergy(torch.autograd.Function):
             y, features, *_tables(terms.kernels, y.device), derivative, energies, *grid, *windows.steps, *windows.reach,
             *(view in windows.views for view in VIEWS),
             terms=len(terms.kernels.weights), spatials=len(terms.kernels.spatial),
-            channels=channels, padded=triton.next_power_of_2(channels), block=BLOCK, num_warps=WARPS,
+            channels=channels, padded=triton.next_power_of_2(channels - 1), block=BLOCK, num_warps=WARPS,
         )  # fmt: skip
         ctx.save_for_backward(derivative)
         return energies.sum(dtype=torch.float64).to(y.dtype)
@@ -71,7 +71,11 @@ def _gather(
     axial: tl.constexpr, coronal: tl.constexpr, sagittal: tl.constexpr,
     terms: tl.constexpr, spatials: tl.constexpr, channels: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """The energy of `block` voxels i of one sample, and its derivative: -2 sum_j K_ij y_j, since K is symmetric."""
+    """The energy of `block` voxels i of one sample, and its derivative, -2 sum_j K_ij y_j, as K is symmetric.
+
+    Less their mean, 1 / C, the channels of a voxel sum to 0, so that the last one need not be gathered; and what is
+    summed stays small.
+    """
     sample = tl.program_id(1).to(tl.int64)
     samples = tl.num_programs(1)
     voxels = depth * rows * columns
@@ -79,7 +83,8 @@ def _gather(
     is_voxel = here < voxels
     channel = tl.arange(0, padded)
     planes = (channel * voxels)[:, None]
-    is_mine = (channel < channels)[:, None] & is_voxel[None, :]
+    is_gathered = (channel < channels - 1)[:, None]
+    mean = 1.0 / channels
     y += sample * channels * voxels
     derivative += sample * channels * voxels
     received = tl.zeros((padded, block), tl.float32)
@@ -112,11 +117,12 @@ def _gather(
                         kernel += tl.exp2(tl.load(spatial_weights + term) - tl.load(spatial_decays + term) * squared)
                     kernel = tl.where(is_other, kernel, 0.0)
                     total += kernel
-                    theirs = tl.load(
-                        y + planes + there[None, :], mask=(channel < channels)[:, None] & is_other[None, :], other=0.0
-                    )
-                    received += kernel[None, :] * theirs
+                    theirs = tl.load(y + planes + there[None, :], mask=is_gathered & is_other[None, :], other=mean)
+                    received += kernel[None, :] * (theirs - mean)
+    is_mine = is_gathered & is_voxel[None, :]
+    mine = tl.load(y + planes + here[None, :], mask=is_mine, other=mean) - mean
+    received_last, mine_last = -tl.sum(received, 0), -tl.sum(mine, 0)
     tl.store(derivative + planes + here[None, :], -2.0 * received, mask=is_mine)
-    mine = tl.load(y + planes + here[None, :], mask=is_mine, other=0.0)
-    energy = tl.sum(total - tl.sum(received * mine, 0), 0)
+    tl.store(derivative + (channels - 1) * voxels + here, -2.0 * received_last, mask=is_voxel)
+    energy = tl.sum((1.0 - mean) * total - tl.sum(received * mine, 0) - received_last * mine_last, 0)
     tl.store(energies + sample * tl.num_programs(0) + tl.program_id(0), energy)
