@@ -97,10 +97,26 @@ class InputsStep:
         if not pairs:
             return _("Aligned. Check the views; the transform can be adjusted in the module Transforms, or undone.")
         (fixed, moving), *rest = pairs
+
+        def begin(onLog, **callbacks):
+            return self._logic.register(
+                fixed,
+                moving,
+                transform=transform,
+                onLog=lambda sentence: onLog(self._about(moving, sentence)),
+                **callbacks,
+            )
+
         self._panel.work.start(
             self._ui.inputsStep,
             _("Aligning {name} …").format(name=moving.GetName()),
-            lambda **callbacks: self._logic.register(fixed, moving, transform=transform, **callbacks),
+            begin,
             lambda _transform: self._register_next(rest, transform),
+            failed=lambda _kind, sentence: self._about(moving, sentence),
         )
         return None
+
+    @staticmethod
+    def _about(image, sentence: str) -> str:
+        """What is said of one of several images."""
+        return f"{image.GetName()}: {sentence}"

@@ -35,6 +35,7 @@ class Work:
         self._is_going_on = self._has_curve = False
         self.is_closed = False
         self._plot = None
+        self._notes = []
         ui.workFrame.setVisible(False)
         ui.noteLabel.setVisible(False)
         ui.pauseButton.clicked.connect(self._pause_or_resume)
@@ -142,18 +143,19 @@ class Work:
             self._show_curve()
 
     def _on_log(self, sentence: str) -> None:
-        if not self.is_closed:
-            self._note(sentence)
+        if not self.is_closed and sentence not in self._notes:
+            self._show_notes([*self._notes, sentence])
 
     def _clear(self) -> None:
         """Take away what was said and drawn of the work before."""
-        self._note("")
+        self._show_notes([])
         if self._plot is not None:
             self._plot.setVisible(False)
 
-    def _note(self, sentence: str) -> None:
-        self._ui.noteLabel.setText(sentence)
-        self._ui.noteLabel.setVisible(bool(sentence))
+    def _show_notes(self, notes) -> None:
+        self._notes = notes
+        self._ui.noteLabel.setText("\n".join(notes))
+        self._ui.noteLabel.setVisible(bool(notes))
 
     def _on_done(self, result) -> None:
         self._end(lambda: self._done(result))

@@ -945,6 +945,30 @@ def test_all_images_are_aligned_also_where_the_panel_is_left_meanwhile(panel, ph
     assert not panel.work.is_busy and panel.ui.workLabel.text.startswith("Aligned.")
 
 
+def test_what_is_doubted_of_one_of_several_images_stays_to_be_read_with_its_name(panel, phantom, monkeypatch) -> None:
+    from CrossModalSegPanel.parameters import Task
+
+    ct, mr, grid = phantom
+    third = add_volume(slicer.mrmlScene, np.zeros((3, 4, 5), np.int16), grid, "T2")
+    panel.parameters.task, begun = Task.REFER, []
+    panel.parameters.reference, panel.parameters.targets = ct, [mr, third]
+
+    def register(*_images, **callbacks):
+        begun.append(callbacks)
+        return SimpleNamespace(kind="input", cancel=lambda: None)
+
+    monkeypatch.setattr(panel.logic, "register", register)
+    panel.ui.registerButton.click()
+    begun[0]["onLog"]("It may be wrong.")
+    begun[0]["onDone"](None)
+    begun[1]["onLog"]("It may be wrong.")
+    assert panel.ui.noteLabel.text == "MR: It may be wrong.\nT2: It may be wrong."
+    begun[1]["onError"]("They do not overlap.")
+    assert panel.ui.workLabel.text == "T2: They do not overlap."
+    panel.ui.registerButton.click()
+    assert not panel.ui.noteLabel.visible
+
+
 def test_the_cases_of_the_scene_are_trained_on(panel, drawn, installed, tmp_path, monkeypatch) -> None:
     panel.models_step.refresh()
     until(lambda: panel.modelsFolder is not None and panel.models, 200)

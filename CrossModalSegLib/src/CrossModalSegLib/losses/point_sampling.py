@@ -76,8 +76,9 @@ def uncertain_points(
     m, wanted = len(logits), int(importance * points)
     maps = logits.reshape(m, -1, *logits.shape[-2:]) if m else logits.new_zeros(0, 1, *logits.shape[-2:])
     drawn = random_points(m, oversample * points, logits.device, generator)
-    certainty = sample_points(maps, drawn, size).abs_()
-    nearest = certainty.topk(wanted, dim=-1, largest=False, sorted=False).indices
+    certainty = sample_points(maps, drawn, size).abs_().float()
+    # Floats from 0 on are in the order of their bits, and integers are compared sooner.
+    nearest = certainty.view(torch.int32).topk(wanted, dim=-1, largest=False, sorted=False).indices
     undecided = drawn.gather(1, nearest.flatten(1)[..., None].expand(-1, -1, 2)).unflatten(1, nearest.shape[1:])
     others = random_points(m, points - wanted, logits.device, generator)[:, None].expand(-1, maps.shape[1], -1, -1)
     return torch.cat([undecided, others], 2).view(*logits.shape[:-2], points, 2)

@@ -105,31 +105,24 @@ class ReferringLoss:
             predictions, aims.targets, aims.there, self.within_organ, points=self.points, generator=generator
         )
         queries = matched[:, aims.image, aims.organ]
-        masks = torch.stack(
-            [each.masks.flatten(1, 2)[aims.image, query] for each, query in zip(predictions, queries)], 1
-        )
+        masks, empty = _masks_of(predictions, aims, queries, with_missing=self.absent > 0)
         bce, dice = self._mask_terms(masks, aims.masks, generator)
-        select = [
-            select_term(each.similarity, aims.image, aims.organ, query) for each, query in zip(predictions, queries)
-        ]
-        presence = [presence_term(each.presence, aims.there, aims.organs) for each in predictions]
+        similarity = torch.stack([each.similarity for each in predictions])
+        presence = torch.stack([each.presence for each in predictions])
         terms = {
             "bce": bce,
             "dice": dice,
-            "select": torch.stack(select).mean(),
-            "presence": torch.stack(presence).mean(),
+            "select": select_term(similarity, aims.image, aims.organ, queries),
+            "presence": presence_term(presence, aims.there, aims.organs),
         }
         if self.absent > 0:
-            terms["absent"] = self._absent_term(predictions, aims, generator)
+            terms["absent"] = self._absent_term(empty, aims.targets.shape[-2:], generator)
         return terms
 
-    def _absent_term(self, predictions: Sequence[Prediction], aims: _Aims, generator: torch.Generator | None) -> Tensor:
-        image, organ = aims.missing
-        chosen = [each.masks[image, organ, each.similarity[image, organ].argmax(-1)] for each in predictions]
-        masks = torch.stack(chosen, 1)
+    def _absent_term(self, masks: Tensor, size: torch.Size, generator: torch.Generator | None) -> Tensor:
         if len(masks) == 0:
             return masks.float().sum()
-        return functional.softplus(self._sampled(masks, aims.targets.shape[-2:], generator)[0]).mean()
+        return functional.softplus(self._sampled(masks, size, generator)[0]).mean()
 
     def _mask_terms(self, masks: Tensor, targets: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         # Of the masks (M, L, h, w) that L heads predict for targets (M, H, W).
@@ -171,7 +164,24 @@ def _aims(targets: Tensor, there: Tensor, organs: Tensor) -> _Aims:
     targets = as_floats(targets)
     image, organ = there.nonzero(as_tuple=True)
     missing = (organs & ~there).nonzero(as_tuple=True)
-    return _Aims(targets, there, organs, image, organ, targets[image, organ], missing)
+    masks = targets.flatten(0, 1).index_select(0, image * targets.shape[1] + organ)
+    return _Aims(targets, there, organs, image, organ, masks, missing)
+
+
+def _masks_of(
+    predictions: Sequence[Prediction], aims: _Aims, queries: Tensor, with_missing: bool
+) -> tuple[Tensor, Tensor]:
+    """Masks (M, L, h, w) of the matched queries (L, M), and those that would be the answers for missing organs.
+
+    They are taken at once: in a step back each time would fill, and add up, gradients of all masks.
+    """
+    image, organ = aims.missing if with_missing else (each[:0] for each in aims.missing)
+    images, n, taken = torch.cat([aims.image, image]), predictions[0].masks.shape[2], []
+    for each, matched in zip(predictions, queries):
+        answers = each.similarity[image, organ].argmax(-1) + n * organ
+        taken.append(each.masks.flatten(1, 2)[images, torch.cat([matched, answers])])
+    matched, missing = torch.stack(taken, 1).split([len(aims.image), len(image)])
+    return matched, missing
 
 
 def dice_term(logits: Tensor, targets: Tensor) -> Tensor:
@@ -185,24 +195,24 @@ def select_term(similarity: Tensor, image: Tensor, organ: Tensor, query: Tensor)
     """Mean cross-entropy of the similarities of an organ's queries, the matched one being the answer.
 
     Args:
-        similarity: (B, K, N).
-        image, organ, query: Of M matches; a query is an index into all K * N of its image.
+        similarity: (..., B, K, N); of several heads the mean of their means.
+        image, organ: Of M matches, (M,).
+        query: (..., M), an index into all K * N of its image. That of another organ has no part in the mean.
     """
     n = similarity.shape[-1]
+    logits = similarity.float()[..., image, organ, :]
+    errors = functional.cross_entropy(logits.flatten(0, -2), (query % n).flatten(), reduction="none")
     is_own = query // n == organ
-    logits = similarity.float()[image[is_own], organ[is_own]]
-    if len(logits) == 0:
-        return logits.sum()
-    return functional.cross_entropy(logits, query[is_own] % n)
+    return ((errors.view_as(query) * is_own).sum(-1) / is_own.sum(-1).clamp(min=1)).mean()
 
 
 def presence_term(presence: Tensor, there: Tensor, organs: Tensor) -> Tensor:
     """Mean binary cross-entropy over all queries of the organs asked for.
 
     Args:
-        presence: (B, K, N) logits.
+        presence: (..., B, K, N) logits, of one head or of several.
         there, organs: (B, K) bool.
     """
-    logits = presence.float()[organs]
+    logits = presence.float()[..., organs, :]
     wanted = there[organs].to(logits.dtype)[:, None].expand_as(logits)
     return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / max(1, logits.numel())

@@ -141,12 +141,12 @@ class PairBatch:
     @property
     def organs(self) -> Tensor:
         """(2, B, K) bool: the organ is scribbled on the side."""
-        return self.scribbles.flatten(3).any(-1)
+        return _any_pixel(self.scribbles)
 
     @property
     def present(self) -> Tensor:
         """(2, B, K) bool: the side holds the organ."""
-        return self.masks.flatten(3).any(-1)
+        return _any_pixel(self.masks)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -385,6 +385,11 @@ def draw_scribbles(masks: np.ndarray, styles: ScribbleStyles, rng: np.random.Gen
         brush = {"freeform": SEEM_BRUSH, "small": SMALL_BRUSH, "short": SHORT_BRUSH}[style]
         drawn = freeform_scribbles(labels, (1.0, 1.0, 1.0), rng, brush=brush)
     return drawn == numbers[:, None, None]
+
+
+def _any_pixel(masks: Tensor) -> Tensor:
+    """Whether masks (..., H, W) bool hold a pixel; the largest of bytes is found much sooner than any of bools."""
+    return masks.view(torch.uint8).flatten(-2).amax(-1) > 0
 
 
 def _areas(stack: SliceStack, min_pixels: int) -> np.ndarray:
