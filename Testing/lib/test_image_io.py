@@ -382,6 +382,34 @@ def test_a_qform_beside_an_sform_keeps_its_size_of_voxels(tmp_path: Path):
     assert read_volume(tmp_path / "x.nii").spacing == (1, 1, 1)
 
 
+def two_places(path: Path, codes: tuple[int, int], shift_mm: float) -> None:
+    """A NIfTI file whose sform is moved along x against its qform."""
+    write_volume(noise(), path)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<2h", data, 252, *codes)
+    struct.pack_into("<f", data, 292, struct.unpack_from("<f", data, 292)[0] + shift_mm)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("codes", "used", "other"), [((1, 2), "qform", "sform"), ((2, 1), "sform", "qform")])
+def test_a_file_that_tells_two_places_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, codes: tuple[int, int], used: str, other: str
+):
+    two_places(tmp_path / "x.nii", codes, 30.0)
+    moved = read_volume(tmp_path / "x.nii").origin[0] - noise().origin[0]
+    assert moved == pytest.approx({"qform": 0.0, "sform": -30.0}[used], abs=1e-4)
+    assert f"up to 30 mm apart: that of its {used} counts here, not that of its {other}" in caplog.text
+
+
+@pytest.mark.parametrize(("codes", "shift_mm"), [((1, 1), 0.0), ((1, 2), 0.01), ((0, 1), 30.0), ((1, 0), 30.0)])
+def test_one_place_is_no_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, codes: tuple[int, int], shift_mm: float
+):
+    two_places(tmp_path / "x.nii", codes, shift_mm)
+    read_volume(tmp_path / "x.nii")
+    assert not caplog.text
+
+
 def test_an_sform_of_zeros_is_refused(tmp_path: Path):
     sform_only(tmp_path / "x.nii", (0, 0, 0))
     with pytest.raises(CrossModalSegError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from ..errors import GeometryError, InputError, OutputError
 from ..output import atomic_path, final_place, is_text
 from ..volume import Volume, describe, same_geometry, volume_from_itk, volume_to_itk
 from .dicom_series import read_dicom_series, without_warnings
-from .integrity import check_complete, is_nifti_2, spacing_of_sform, unused_intercept
+from .integrity import check_complete, is_nifti_2, sform_elsewhere, spacing_of_sform, unused_intercept
+
+logger = logging.getLogger(__name__)
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -92,8 +95,28 @@ def _as_nifti_says(image: sitk.Image, path: Path) -> sitk.Image:
     spacing = spacing_of_sform(path)
     if spacing is not None and not np.allclose(image.GetSpacing()[:3], spacing[: image.GetDimension()], rtol=1e-3):
         image.SetSpacing((*spacing, *image.GetSpacing()[3:])[: image.GetDimension()])
+    _tell_of_two_places(image, path)
     added = unused_intercept(path)
     return image - added if added else image
+
+
+def _tell_of_two_places(image: sitk.Image, path: Path) -> None:
+    """Warn where a NIfTI file contradicts itself: ITK takes the qform or the sform, other programs the other one."""
+    found = sform_elsewhere(path)
+    if found is None:
+        return
+    sform, gap = found
+    origin_ras = np.array(image.GetOrigin()[:3]) * (-1, -1, 1)
+    directions = np.reshape(image.GetDirection(), (image.GetDimension(),) * 2)[:3, :3]
+    matrix_ras = np.diag((-1, -1, 1)) @ directions * image.GetSpacing()[:3]
+    is_sform = np.allclose(np.column_stack([matrix_ras, origin_ras]), sform, rtol=1e-3, atol=1e-3)
+    logger.warning(
+        "'%s' tells two places in space, up to %.3g mm apart: that of its %s counts here, not that of its %s. Where it "
+        "is the wrong one, correct the file with the program that wrote it.",
+        path,
+        gap,
+        *(("sform", "qform") if is_sform else ("qform", "sform")),
+    )
 
 
 def write_itk(image: sitk.Image, path: Path, compress: bool) -> None:

@@ -20,6 +20,7 @@ _CHUNK = 1 << 20
 _LONGEST_HEADER = 1 << 20
 _NIFTI_HEADER = 540
 _MILLIMETRES = 2
+_SAME_PLACE = 0.1  # of a voxel: both forms are stored in single precision
 _FLOAT_TYPES = {16: "f4", 64: "f8"}
 
 
@@ -75,6 +76,20 @@ def spacing_of_sform(path: Path) -> tuple[float, float, float] | None:
     return None if header is None else header.sform_spacing
 
 
+def sform_elsewhere(path: Path) -> tuple[np.ndarray, float] | None:
+    """The sform of a NIfTI file whose qform, of which both count, tells another place.
+
+    Args:
+        path: a file that `check_complete` found to be whole.
+
+    Returns:
+        (3, 4) from an index (i, j, k, 1) to RAS mm, and the largest distance between the two places of a corner, mm.
+        None where both forms agree, or one of them does not count.
+    """
+    header = _header_of(path)
+    return None if header is None else header.sform_elsewhere
+
+
 def is_nifti_2(path: Path) -> bool:
     """Whether a NIfTI file is of version 2.
 
@@ -117,7 +132,8 @@ def _check_nifti(path: Path) -> None:
 @dataclass(frozen=True)
 class _NiftiHeader:
     """What matters here of a header: its version, where voxels begin, their bytes in all, their type if it is a float,
-    an intercept that does not count, and the spacing of an sform that stands alone."""
+    an intercept that does not count, the spacing of an sform that stands alone, and an sform that contradicts the qform
+    with the distance between the two."""
 
     version: int
     offset: int
@@ -125,6 +141,7 @@ class _NiftiHeader:
     float_type: np.dtype | None
     unused_intercept: float
     sform_spacing: tuple[float, float, float] | None
+    sform_elsewhere: tuple[np.ndarray, float] | None
 
 
 def _count(chunks: Iterator[bytes], header: _NiftiHeader) -> tuple[int, int]:
@@ -175,6 +192,7 @@ def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
             code, bits = struct.unpack_from(order + "2h", start, 70)
             offset, slope, intercept = struct.unpack_from(order + "3f", start, 108)
             forms, unit = struct.unpack_from(order + "2h", start, 252), start[123]
+            steps, turn = struct.unpack_from(order + "4f", start, 76), struct.unpack_from(order + "6f", start, 256)
             rows = struct.unpack_from(order + "12f", start, 280)
             break
         if size == 540 and len(start) >= _NIFTI_HEADER:
@@ -182,6 +200,7 @@ def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
             dims = struct.unpack_from(order + "8q", start, 16)
             offset, slope, intercept = struct.unpack_from(order + "q2d", start, 168)
             forms, unit = struct.unpack_from(order + "2i", start, 344), struct.unpack_from(order + "i", start, 500)[0]
+            steps, turn = struct.unpack_from(order + "4d", start, 104), struct.unpack_from(order + "6d", start, 352)
             rows = struct.unpack_from(order + "12d", start, 400)
             break
     else:
@@ -197,6 +216,7 @@ def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
         np.dtype(order + float_type) if float_type else None,
         _finite(intercept) if slope == 0 else 0.0,
         _sform_spacing(forms, unit, rows),
+        _sform_elsewhere(forms, unit, dims[1:4], (steps, turn), rows),
     )
 
 
@@ -207,6 +227,40 @@ def _sform_spacing(forms: tuple[int, int], unit: int, rows: tuple[float, ...]) -
         return None
     i, j, k = np.linalg.norm(np.reshape(rows, (3, 4))[:, :3], axis=0).tolist()
     return (i, j, k) if all(0 < each < math.inf for each in (i, j, k)) else None
+
+
+def _qform(steps: tuple[float, ...], turn: tuple[float, ...]) -> np.ndarray:
+    """(3, 4) from an index to RAS, by the handedness and the voxel size, and the quaternion and the origin."""
+    b, c, d = turn[:3]
+    a = max(0.0, 1 - b * b - c * c - d * d) ** 0.5
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    handed = -1 if steps[0] < 0 else 1
+    return np.column_stack([rotation * (steps[1], steps[2], handed * steps[3]), turn[3:]])
+
+
+def _sform_elsewhere(
+    forms: tuple[int, int],
+    unit: int,
+    size: tuple[int, ...],
+    parts: tuple[tuple[float, ...], tuple[float, ...]],
+    rows: tuple[float, ...],
+) -> tuple[np.ndarray, float] | None:
+    """Of the codes of qform and sform, the unit of length, the voxels along i, j, k, the parts of the qform, and the
+    three rows of the sform."""
+    if min(forms) <= 0 or unit & 7 not in (0, _MILLIMETRES):
+        return None
+    with np.errstate(all="ignore"):
+        qform, sform = _qform(*parts), np.reshape(rows, (3, 4))
+        corners = np.array([(*index, 1) for index in itertools.product(*((0, n - 1) for n in size))])
+        gap = float(np.linalg.norm(corners @ (qform - sform).T, axis=1).max())
+        voxel = np.linalg.norm(qform[:, :3], axis=0).min()
+    return (sform, gap) if _SAME_PLACE * voxel < gap < math.inf else None
 
 
 def _finite(value: float) -> float:
