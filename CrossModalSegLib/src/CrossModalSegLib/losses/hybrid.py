@@ -14,8 +14,7 @@ from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses.consistency import inter_modal_consistency
 from CrossModalSegLib.losses.crf import CrfConfig, CrfKernel, Spacing, multi_view_crf
 from CrossModalSegLib.losses.inside import inside_count
-from CrossModalSegLib.losses.partial_cross_entropy import partial_cross_entropy
-from CrossModalSegLib.losses.partial_dice import partial_dice
+from CrossModalSegLib.losses.labelled_voxels import LabelledVoxels
 
 BRANCHES = ("out", "ct", "mr")
 # Standard deviations between the intensity given to padding and that of every voxel: the kernel is 0 there.
@@ -120,7 +119,7 @@ def hybrid_loss(
         raise InputError(f'The hybrid loss expected logits with the key "out"; got {sorted(logits)}.')
     terms: dict[str, Tensor] = {}
     if config.ssl:
-        terms.update(_scribble_terms(branches, scribbles, config))
+        terms.update(_scribble_terms(branches, scribbles, config.dice_weight))
     uses_consistency = config.imc and len(branches) > 1
     if config.imr or uses_consistency:
         y = {name: _probabilities(value) for name, value in branches.items() if name == "out" or uses_consistency}
@@ -196,15 +195,16 @@ def _crf_inside(
     return total * (inside.numel() / inside_count(y, inside))
 
 
-def _scribble_terms(branches: Mapping[str, Tensor], scribbles: Tensor, config: HybridConfig) -> dict[str, Tensor]:
+def _scribble_terms(branches: Mapping[str, Tensor], scribbles: Tensor, dice_weight: float) -> dict[str, Tensor]:
     """Eq. 4, by branch and summed."""
-    terms = {f"pce_{name}": partial_cross_entropy(value, scribbles) for name, value in branches.items()}
-    total = sum(terms.values(), _zero(branches["out"]))
-    if config.dice_weight > 0:
-        dice = {f"dice_{name}": partial_dice(value, scribbles) for name, value in branches.items()}
-        total = total + config.dice_weight * sum(dice.values(), _zero(branches["out"]))
-        terms.update(dice)
-    return {**terms, "ssl": total}
+    voxels = LabelledVoxels.of(list(branches.values()), scribbles)
+    pce = voxels.cross_entropy()
+    terms = {f"pce_{name}": value for name, value in zip(branches, pce)}
+    if dice_weight <= 0:
+        return {**terms, "ssl": pce.sum()}
+    dice = voxels.dice()
+    terms |= {f"dice_{name}": value for name, value in zip(branches, dice)}
+    return {**terms, "ssl": pce.sum() + dice_weight * dice.sum()}
 
 
 def _probabilities(logits: Tensor) -> Tensor:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from CrossModalSegLib.labels import UNLABELLED
-from CrossModalSegLib.losses.partial_cross_entropy import check_targets
+from CrossModalSegLib.losses.labelled_voxels import LabelledVoxels
 
 
 def partial_dice(logits: Tensor, scribbles: Tensor, include_background: bool = False, smooth: float = 1e-5) -> Tensor:
@@ -29,17 +26,4 @@ def partial_dice(logits: Tensor, scribbles: Tensor, include_background: bool = F
     Raises:
         InputError: The shapes do not fit each other.
     """
-    check_targets(logits, scribbles)
-    classes = logits.shape[1]
-    with torch.autocast(logits.device.type, enabled=False):
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        is_labelled = scribbles != UNLABELLED
-        # Only labelled voxels are looked at, so a softmax of the whole patch would be wasted.
-        probabilities = logits.movedim(1, -1)[is_labelled].softmax(-1)
-        target = functional.one_hot(scribbles[is_labelled].long(), classes).to(probabilities.dtype)
-        first = 0 if include_background else 1
-        overlap = (probabilities * target).sum(0)[first:]
-        size = (probabilities + target).sum(0)[first:]
-        is_present = target.sum(0)[first:] > 0
-        loss = (1.0 - 2.0 * overlap / (size + smooth)) * is_present
-        return loss.sum() / is_present.sum().clamp(min=1)
+    return LabelledVoxels.of([logits], scribbles).dice(include_background, smooth)[0]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from CrossModalSegLib.losses.labelled_voxels import LabelledVoxels
 from CrossModalSegLib.losses.partial_cross_entropy import partial_cross_entropy
-from CrossModalSegLib.losses.partial_dice import partial_dice
 
 BRANCHES = ("out", "ct", "mr")
 SIMILARITY = "similarity"
@@ -30,9 +30,15 @@ def supervise(
         deep_supervision: Supervise the single-modal branches and further predictions too, where there are some.
     """
     weights = _branch_weights(outputs) if deep_supervision else {"out": 1.0}
-    terms = {"pce": sum(w * partial_cross_entropy(outputs[name], labels) for name, w in weights.items())}
     if dice_weight > 0:
-        terms["dice"] = dice_weight * sum(w * partial_dice(outputs[name], labels) for name, w in weights.items())
+        voxels = LabelledVoxels.of([outputs[name] for name in weights], labels)
+        shares = voxels.log_probabilities.new_tensor(list(weights.values()))
+        terms = {
+            "pce": (shares * voxels.cross_entropy()).sum(),
+            "dice": dice_weight * (shares * voxels.dice()).sum(),
+        }
+    else:  # where all voxels are labelled, taking them out would take longer than this
+        terms = {"pce": sum(w * partial_cross_entropy(outputs[name], labels) for name, w in weights.items())}
     if SIMILARITY in outputs:
         terms[SIMILARITY] = outputs[SIMILARITY]
     return terms
