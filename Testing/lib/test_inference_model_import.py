@@ -97,6 +97,13 @@ def test_what_macos_adds_to_an_archive_is_left_out(source, tmp_path):
     assert {each.name for each in folder.iterdir()} == {each.name for each in source.iterdir()}
 
 
+def test_the_zip_of_a_trained_model_with_its_curve(source, tmp_path):
+    extra = [("heads/curve.png", "x"), ("heads/history.json", "{}"), ("heads/training.json", "{}")]
+    folder = import_model(archive(source, tmp_path / "heads.zip", prefix="heads/", extra=extra), tmp_path / "models")
+    assert load_model(folder).card.name == "tiny"
+    assert not (folder / "curve.png").exists()
+
+
 def test_links_are_refused(source, tmp_path):
     path = archive(source, tmp_path / "link.zip")
     with zipfile.ZipFile(path, "a") as out:

@@ -119,7 +119,7 @@ def _check_loads(temporary: Path, source: Path) -> None:
 
 def _zip_members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
     """Files of the archive by their bare name."""
-    infos = [info for info in archive.infolist() if not info.is_dir() and not _is_of_finder(info)]
+    infos = [info for info in archive.infolist() if not info.is_dir() and not _is_passed_over(info)]
     _check_size(sum(info.file_size for info in infos), len(infos), source)
     tops = {PurePosixPath(info.filename).parts[:-1] for info in infos}
     for info in infos:
@@ -133,10 +133,11 @@ def _zip_members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.Zi
     return members
 
 
-def _is_of_finder(info: zipfile.ZipInfo) -> bool:
-    """Whether macOS put it beside what was chosen; it is never taken."""
-    parts = PurePosixPath(info.filename).parts
-    return "__MACOSX" in parts[:1] or parts[-1:] == (".DS_Store",)
+def _is_passed_over(info: zipfile.ZipInfo) -> bool:
+    """Whether it may lie beside a model and is never taken: what macOS adds, and the curve of the training."""
+    path = PurePosixPath(info.filename)
+    is_of_finder = "__MACOSX" in path.parts[:1] or path.name == ".DS_Store"
+    return is_of_finder or path.suffix.lower() == ".png"
 
 
 def _check_member(info: zipfile.ZipInfo, source: Path) -> None:
