@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -63,6 +64,23 @@ def test_segment_one_case(model: Path, tmp_path: Path, capsys: pytest.CaptureFix
     shares = [read_volume(path).array for path in sorted(out.glob("probability_*"))]
     assert np.allclose(sum(shares), 1, atol=1e-3)
     assert np.array_equal(np.argmax(shares, axis=0), labels.array)
+
+
+def test_the_branches_of_cmfnet_answer_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The MR branch sees nothing of the CT."""
+    config = to_dict(network_config("cmfnet", num_classes=3, modalities=2, base_channels=2, cfe=False, cff=False))
+    torch.manual_seed(0)
+    card = ModelCard("mfl", "cmfnet", config, ("ct", "mr"), TABLE)
+    folder = save_model(tmp_path / "mfl", build_network("cmfnet", config), card)
+    paths = write_case(tmp_path)
+    answers = {}
+    for branch, ct in itertools.product(("ct", "mr"), ("ct", "mr")):
+        out = tmp_path / f"{branch} of {ct}"
+        words = ("--ct", paths[ct], "--mr", paths["mr"], "--branch", branch, "--out", out, "--quiet", "--device", "cpu")
+        assert run(capsys, "segment", "--model", folder, *words).code == 0
+        answers[branch, ct] = read_volume(out / "segmentation.nii.gz").array
+    assert np.array_equal(answers["mr", "ct"], answers["mr", "mr"])
+    assert not np.array_equal(answers["ct", "ct"], answers["ct", "mr"])
 
 
 def test_an_image_that_the_model_does_not_use_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,6 +244,7 @@ def test_evaluate_pairs_segments_by_name_and_puts_boxes_back(
         ((), "An image is needed"),
         (("--ct", "{ct}", "--cohort", "c.json"), "either a --cohort or images"),
         (("--cohort", "c.json"), "c.json"),
+        (("--ct", "{ct}", "--mr", "{mr}", "--branch", "mr"), "no branch for each modality"),
         (("--ct", "{ct}", "--mr", "{shifted}"), "--resample"),
     ],
 )

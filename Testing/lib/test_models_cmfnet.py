@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from CrossModalSegLib.errors import ModelError
-from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
+from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig, ModalityBranch
 from CrossModalSegLib.models.fusion import CrossModalFeatureEnhancement, CrossModalFeatureFusion
 
 SHAPE = (16, 32, 32)
@@ -61,6 +61,15 @@ def test_without_the_cross_modal_branch_the_result_is_the_ct_branch():
     logits = model(images)
     assert set(logits) == {"out", "mr"}
     assert torch.equal(logits["out"], model.ct_decoder(model.ct_encoder(images[:, :1])))
+
+
+@pytest.mark.parametrize("cfe", [False, True])
+def test_each_branch_of_table_5_answers_by_itself(cfe):
+    model = network(cfe=cfe, cff=False).eval()
+    images = torch.rand(1, 2, *SHAPE)
+    logits = model(images)
+    assert torch.equal(ModalityBranch(model, "ct").segment(images), logits["ct" if cfe else "out"])
+    assert torch.equal(ModalityBranch(model, "mr").segment(images), logits["mr"])
 
 
 def test_one_modality_goes_into_both_branches():

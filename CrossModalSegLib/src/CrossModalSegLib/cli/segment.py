@@ -38,6 +38,8 @@ class Arguments:
         mr: MR image on the same grid.
         image: the image, for models of a single modality of any name.
         cohort: cohort file (.json, .csv) instead of images; its scribbles and masks are not read.
+        branch: of CmFNet, "ct" and "mr" answer by one modality-specific branch, as the paper's Table V compares them,
+            instead of by the fused one.
         resample: bring the other images onto the grid of the first one.
         probabilities: write the probability of each class.
         uncertainty: write the uncertainty, 0 (sure) to 1.
@@ -56,6 +58,7 @@ class Arguments:
     mr: Path | None = None
     image: Path | None = None
     cohort: Path | None = None
+    branch: Literal["fused", "ct", "mr"] = "fused"
     resample: bool = False
     probabilities: bool = False
     uncertainty: bool = False
@@ -187,11 +190,12 @@ def _model(args: Arguments) -> LoadedModel:
     from CrossModalSegLib.cli.devices import choose_device
     from CrossModalSegLib.inference.model_card import check_segments
     from CrossModalSegLib.inference.model_folder import load_model
+    from CrossModalSegLib.inference.segment import by_branch
 
     choose_device(args.device)  # one that is not there is told before anything is done
     model = load_model(args.model)
     check_segments(model.card)
-    return model
+    return model if args.branch == "fused" else by_branch(model, args.branch)
 
 
 def _result(model: LoadedModel, loaded: LoadedCase, args: Arguments, progress: Progress | None) -> SegmentationResult:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from CrossModalSegLib.data.preprocess import (
     restore_probabilities,
     to_source_grid,
 )
+from CrossModalSegLib.errors import ModelError
 from CrossModalSegLib.inference.model_card import check_segments
 from CrossModalSegLib.inference.model_folder import LoadedModel, check_inputs
 from CrossModalSegLib.inference.predictor import Precision, Shape3, Slab, predict, predict_slabs
 from CrossModalSegLib.inference.uncertainty import normalized_entropy
+from CrossModalSegLib.models.cmfnet import CmFNet, ModalityBranch
 from CrossModalSegLib.progress import CancelToken, Progress
 from CrossModalSegLib.volume import Volume
 
@@ -39,6 +41,20 @@ class SegmentationResult:
     labels: Volume
     probabilities: np.ndarray | None = None
     uncertainty: Volume | None = None
+
+
+def by_branch(model: LoadedModel, modality: Literal["ct", "mr"]) -> LoadedModel:
+    """A CmFNet that answers by its CT or its MR branch instead of the cross-modal one.
+
+    Raises:
+        ModelError: The model is of another network.
+    """
+    if not isinstance(model.network, CmFNet):
+        raise ModelError(
+            f"The model {model.card.name} is of the network {model.card.architecture}, which has no branch for each "
+            "modality as cmfnet has; let it answer as a whole."
+        )
+    return replace(model, network=ModalityBranch(model.network, modality).eval())
 
 
 def segment_case(

@@ -4,7 +4,7 @@ Notable in this network:
 - the CT branch has 3 down-samplings, the MR branch 4 (every CT_d/MR_d combination of Table V is a configuration);
 - CFF fuses both encoders' feature maps after the 1st, 2nd and 3rd down-sampling, not at full resolution;
 - CFE down-samples and enhances the third fused map; a decoder with the fused maps as skips gives y_mm, the result;
-- training uses y_mm, y_ct and y_mr; inference computes y_mm alone;
+- training uses y_mm, y_ct and y_mr; inference computes y_mm alone, or one of the others alone (`ModalityBranch`);
 - a single-modality image goes into both branches;
 - optional prompt channels (maps of the user's scribbles) enter both branches beside the image.
 """
@@ -12,6 +12,7 @@ Notable in this network:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -145,8 +146,13 @@ class CmFNet(nn.Module):
     def segment(self, images: Tensor) -> Tensor:
         """Only "out" of `forward`: the branch that inference uses."""
         if self.cross_modal is None:
-            return self.ct_decoder(self.ct_encoder(self._split(images)[0]))
+            return self.segment_by("ct", images)
         return self.cross_modal(*self._encode(images))
+
+    def segment_by(self, modality: Literal["ct", "mr"], images: Tensor) -> Tensor:
+        """Only y_ct or y_mr of `forward`, the answer of one modality-specific branch."""
+        ct, mr = self._split(images)
+        return self.ct_decoder(self.ct_encoder(ct)) if modality == "ct" else self.mr_decoder(self.mr_encoder(mr))
 
     def _encode(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         ct, mr = self._split(images)
@@ -157,3 +163,18 @@ class CmFNet(nn.Module):
         require_images(images, m + self.config.prompt_channels, self.divisor, "CmFNet")
         prompts = images[:, m:]
         return torch.cat([images[:, :1], prompts], dim=1), torch.cat([images[:, m - 1 : m], prompts], dim=1)
+
+
+class ModalityBranch(nn.Module):
+    """A CmFNet that answers by one modality-specific branch, as Table V and Fig. 6 compare them."""
+
+    divisor = CmFNet.divisor
+
+    def __init__(self, network: CmFNet, modality: Literal["ct", "mr"]) -> None:
+        super().__init__()
+        self.network = network
+        self.modality = modality
+
+    def segment(self, images: Tensor) -> Tensor:
+        """Logits (N, num_classes, k, j, i) of images as `CmFNet` takes them."""
+        return self.network.segment_by(self.modality, images)
