@@ -53,11 +53,11 @@ def draw_points(points: np.ndarray, shape: tuple[int, int], diameter: float = 1.
     touches = ((nearest >= -reach) & (nearest < np.array(shape) + reach)).all(axis=1)
     points, nearest = points[touches], nearest[touches].astype(np.intp)
     steps = np.arange(-reach, reach + 1)
-    # (n, steps, steps): all pixels around every point at once.
-    squares = (nearest[:, :, None] + steps - points[:, :, None]) ** 2
-    near = squares[:, 0, :, None] + squares[:, 1, None] < (diameter / 2) ** 2
-    near[:, reach, reach] = True
-    middles = (nearest[:, :1] + margin) * width + nearest[:, 1:] + margin
-    around = (steps[:, None] * width + steps).ravel()
-    canvas.ravel()[(middles + around)[near.reshape(-1, around.size)]] = True
+    # (steps, steps, n): all pixels around every point at once.
+    squares = (nearest.T[:, None] + steps[:, None] - points.T[:, None]) ** 2
+    near = squares[0, :, None] + squares[1] < (diameter / 2) ** 2
+    near[reach, reach] = True
+    middles = (nearest[:, 0] + margin) * width + nearest[:, 1] + margin
+    around = steps[:, None] * width + steps
+    canvas.ravel()[(around[..., None] + middles)[near]] = True
     return canvas[margin : margin + shape[0], margin : margin + shape[1]]

@@ -243,6 +243,8 @@ class ContrastChange:
             (c.noise_prob, RandGaussianNoise(prob=1.0, std=c.noise_std, sample_std=True)),
             (c.rician_prob, RandRicianNoise(prob=1.0, std=c.rician_std, sample_std=True)),
         ]
+        for transform in (*self._gamma, *(each for _, each in (*self._early, *self._late))):
+            transform.set_random_state(seed=0)  # one of its own, which is seeded anew each time
 
     def __call__(self, item: Slice, rng: np.random.Generator) -> Slice:
         """The slice with another contrast, within [0, 1]."""
@@ -298,12 +300,13 @@ def redraw_tissues(image: np.ndarray, labels: np.ndarray, rng: np.random.Generat
     keeps_rest = rng.random() < 0.3  # organs alone change, in an image that otherwise stays
     count = int(rng.integers(2, 7))
     limits = np.sort(rng.uniform(AIR, 0.95, count - 1))
-    tissue = np.searchsorted(limits, image).astype(np.uint8)
+    exact = image.astype(np.float64)
+    tissue = sum((exact > limit).view(np.uint8) for limit in limits)
     tissue[image < AIR] = count
     classes = np.where(labels > 0, labels, NUM_VALUES - 1 - tissue)
     flat = classes.ravel()
     sizes = np.maximum(np.bincount(flat, minlength=NUM_VALUES), 1)
-    means = np.bincount(flat, image.ravel(), NUM_VALUES) / sizes
+    means = np.bincount(flat, exact.ravel(), NUM_VALUES) / sizes
     levels = rng.random(NUM_VALUES)
     gains = rng.choice((-1.0, 1.0), NUM_VALUES) * rng.uniform(0.1, 1.0, NUM_VALUES)
     if keeps_rest:
@@ -378,6 +381,8 @@ def _softened(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _seeded(transform: RandomizableTransform, image: Tensor, rng: np.random.Generator) -> Tensor:
-    transform.set_random_state(seed=int(rng.integers(MAX_SEED)))
-    result = transform(image)
+    transform.R.seed(int(rng.integers(MAX_SEED)))
+    # Metadata, which nobody reads here, would be copied with each operation.
+    with torch._C.DisableTorchFunctionSubclass():
+        result = transform(image)
     return result.as_tensor() if isinstance(result, MetaTensor) else torch.as_tensor(result)
