@@ -79,6 +79,11 @@ class ResultsStep:
             self._show_table(table)
             return text or _("Measured.")
 
+        def failed(kind: str, sentence: str) -> str:
+            if text is None:
+                return sentence
+            return text if kind == "cancelled" else f"{text} {sentence}"  # the result of the run is there
+
         self._panel.work.start(
             step or self._ui.resultsStep,
             _("Measuring …"),
@@ -86,6 +91,7 @@ class ResultsStep:
                 parameters.result, parameters.mask, undoable=not is_of_run, **callbacks
             ),
             done,
+            failed=failed,
         )
 
     def _show_surfaces(self, *_args) -> None:

@@ -79,7 +79,7 @@ class Work:
                 onProgress=self._on_progress, onLog=self._on_log, onDone=self._on_done, onError=self._on_error
             )
         except self._logic.errors() as error:
-            self.say(step, str(error))
+            self.say(step, failed("input", str(error)))
             return
         self._done, self._failed, self._is_paused, self._has_curve = done, failed, False, has_curve
         self.say(step, text)

@@ -716,9 +716,28 @@ def test_a_mask_that_does_not_fit_is_explained_and_the_result_stays(panel, drawn
     panel.ui.secondsBox.setValue(0)
     panel.ui.fitButton.click()
     until(lambda: not panel.work.is_busy, 200)
-    assert panel.ui.workLabel.text.startswith("No segment of 'other' has the name of a class")
+    done, _, why = panel.ui.workLabel.text.partition("goes on from here. ")
+    assert done.startswith("Done.") and why.startswith("No segment of 'other' has the name of a class")
     assert panel.parameters.result is not None
     assert not panel.ui.cancelButton.visible and not panel.ui.pauseButton.visible and not panel.ui.workBar.visible
+
+
+def test_measuring_that_is_cancelled_leaves_the_run_as_done(panel, drawn, monkeypatch) -> None:
+    def begun(*_nodes, undoable, **callbacks):
+        def cancel() -> None:
+            measuring.kind = "cancelled"
+            callbacks["onError"]("The job was stopped.")
+
+        measuring = SimpleNamespace(kind=None, cancel=cancel, is_about_nodes=True)
+        return measuring
+
+    monkeypatch.setattr(panel.logic, "measure", begun)
+    panel.ui.maskSelector.setCurrentNode(panel.parameters.scribbles)
+    panel.ui.secondsBox.setValue(0)
+    panel.ui.fitButton.click()
+    until(lambda: panel.ui.workLabel.text == "Measuring …", 200)
+    panel.ui.cancelButton.click()
+    assert panel.ui.workLabel.text.startswith("Done.") and not panel.work.is_busy
 
 
 @pytest.mark.parametrize("button", ["fitButton", "segmentButton", "referButton"])

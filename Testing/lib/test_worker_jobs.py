@@ -478,7 +478,9 @@ def test_proposed_background_is_new_and_far_from_the_strokes():
 
 
 def test_measures_are_those_of_the_library():
-    report = run_job(m.EvaluateRequest(MASK, MASK, TABLE, (1.5,)), Surroundings()).report
+    surroundings = Surroundings()
+    report = run_job(m.EvaluateRequest(MASK, MASK, TABLE, (1.5,)), surroundings).report
+    assert (surroundings.told[-1].done, surroundings.told[-1].total) == (8, 8)
     assert report["mean"]["dsc"] == 1.0
     assert report["mean"]["nsd@1.5mm"] == 1.0
     assert [each["name"] for each in report["labels"]] == ["GTV", "brainstem"]

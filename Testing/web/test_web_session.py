@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -570,16 +571,37 @@ def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_pa
     assert isinstance(request, EvaluateRequest)
     np.testing.assert_array_equal(request.mask.array, mask)
     assert picture(session, Choices())["measuring"]
-    session.fit(0.0)
-    client.jobs[-1].state = "queued"
-    assert picture(session, Choices())["run_message"] == "Waiting until the result is measured"
-    client.jobs[-1].fail("cancelled", "The job was stopped.")
-    client.jobs[-2].done(MEASURED)
+    client.jobs[-1].done(MEASURED)
     shown = picture(session, Choices())
     assert not shown["measuring"]
     heads = [f"{column['title']} {column['unit']}".strip() for column in shown["columns"]]
     assert heads == ["Volume ml", "DSC", "ASD mm", "NSD 1 mm", "NSD 2 mm"]
     assert shown["rows"][0]["values"] == ["1.5", "0.900", "0.40", "0.800", "–"]
+
+
+@pytest.mark.parametrize("run", ["fit", "auto_background"])
+@pytest.mark.parametrize("end", ["done", "fail"])
+def test_no_run_waits_for_the_measuring_of_the_result_before(
+    session: Session, client: FakeClient, said: Said, tmp_path: Path, run: str, end: str
+) -> None:
+    pair(session)
+    scribble(session)
+    mask = add_mask(session, tmp_path)
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(mask))
+    measuring = client.jobs[-1]
+    (session.auto_background if run == "auto_background" else partial(session.fit, 0.0))()
+    assert measuring.asked == ["cancel"] and not session.is_measuring
+    measuring.fail("cancelled", "The job was stopped.")
+    if end == "fail":
+        client.jobs[-1].fail("cancelled", "The job was stopped.")
+    elif run == "fit":
+        client.jobs[-1].done(fit_result(mask))
+    else:
+        client.jobs[-1].done(AutoBackgroundResult(ct().with_array(np.full(SHAPE, 255, np.uint8))))
+    assert session.is_measuring and said.errors == []
+    client.jobs[-1].done(MEASURED)
+    assert session.rows[0].values["DSC"] == 0.9
 
 
 def test_a_mask_takes_no_strokes_of_other_images_away(headless: HeadlessScene, tmp_path: Path) -> None:
@@ -617,6 +639,7 @@ def test_what_is_gone_is_not_measured_any_more(
     client.jobs[-1].done(fit_result(mask))
     measuring = client.jobs[-1]
     getattr(session, action)(*([session.primary.identity] if action == "remove_image" else []))
+    assert measuring.asked == ["cancel"]
     measuring.done(MEASURED)
     assert said.errors == [] and session.rows == []
 

@@ -15,20 +15,17 @@ the distances do not exist, and the status says which one is empty.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy.ndimage import find_objects
-from scipy.spatial import KDTree
 
 from ..errors import InputError, LabelError
-from ..io.image_io import fits_nifti
 from ..labels import LabelTable
+from ..progress import CancelToken, Progress, SilentProgress
 from ..volume import Volume, require_same_geometry
+from .surfaces import MARGIN, border, distances, surface_elements
 from .text_table import number, text_table
 
 Status = Literal["ok", "both_empty", "prediction_empty", "mask_empty"]
@@ -39,6 +36,7 @@ STATUS_TEXT: dict[Status, str] = {
     "mask_empty": "not in reference",
 }
 DEFAULT_TOLERANCES_MM = (1.0, 2.0)
+_STEPS = 4  # for each label: borders there and back, then surface elements
 
 
 @dataclass(frozen=True)
@@ -175,6 +173,8 @@ def evaluate_segmentation(
     mask: Volume,
     table: LabelTable,
     tolerances_mm: tuple[float, ...] = DEFAULT_TOLERANCES_MM,
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
 ) -> MetricsReport:
     """Measure a label volume against a reference on the same grid.
 
@@ -183,6 +183,8 @@ def evaluate_segmentation(
         mask: reference labels 0..K, same grid.
         table: the labels 1..K.
         tolerances_mm: distances at which NSD is given; none saves half of the time.
+        progress: told about each surface that was measured.
+        cancel: stops it with `Cancelled`.
 
     Returns:
         A report with one entry for each label of the table.
@@ -191,16 +193,18 @@ def evaluate_segmentation(
         GeometryError: the two are not on the same grid.
         LabelError: one holds a value that the table does not have.
         InputError: a tolerance is not a number >= 0.
+        Cancelled: on request.
     """
     require_same_geometry(prediction=prediction, mask=mask)
     _require_tolerances(tolerances_mm)
     predicted = _known_labels("prediction", prediction.array, table)
     reference = _known_labels("mask", mask.array, table)
-    boxes = [_padded(find_objects(labels, max_label=len(table))) for labels in (predicted, reference)]
+    boxes = zip(*(find_objects(labels, max_label=len(table)) for labels in (predicted, reference)), strict=True)
+    track = _Track(len(table), progress or SilentProgress(), cancel or CancelToken())
     return MetricsReport(
         labels=tuple(
-            _evaluate_label(predicted, reference, label.value, label.name, _union(pair), mask, tolerances_mm)
-            for label, pair in zip(table.labels, zip(*boxes, strict=True), strict=True)
+            _evaluate_label(predicted, reference, label.value, label.name, _union(pair), mask, tolerances_mm, track)
+            for label, pair in zip(table.labels, boxes, strict=True)
         ),
         tolerances_mm=tuple(float(tolerance) for tolerance in tolerances_mm),
     )
@@ -239,17 +243,35 @@ def _known_labels(name: str, array: np.ndarray, table: LabelTable) -> np.ndarray
 Box = tuple[slice, ...]
 
 
-def _padded(boxes: list[Box | None]) -> list[Box | None]:
-    """The boxes with one voxel more on each side, cut at the start of the grid."""
-    return [box and tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box) for box in boxes]
-
-
 def _union(pair: tuple[Box | None, ...]) -> Box | None:
     """Smallest box around the boxes that exist."""
     present = [box for box in pair if box is not None]
     if not present:
         return None
     return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*present, strict=True))
+
+
+class _Track:
+    """How many surfaces of how many labels were measured."""
+
+    def __init__(self, labels: int, progress: Progress, cancel: CancelToken) -> None:
+        """Nothing is measured yet."""
+        self._labels, self._progress, self.cancel = labels, progress, cancel
+        self._begun = self._steps = 0
+
+    def begin(self) -> None:
+        """The next label comes."""
+        self.cancel.raise_if_cancelled()
+        self._begun += 1
+        self._tell((self._begun - 1) * _STEPS)
+
+    def step(self) -> None:
+        """A surface of the present label was measured."""
+        self._tell(self._steps + 1)
+
+    def _tell(self, steps: int) -> None:
+        self._steps = steps
+        self._progress(steps, self._labels * _STEPS, "measuring")
 
 
 def _evaluate_label(
@@ -260,57 +282,51 @@ def _evaluate_label(
     box: Box | None,
     grid: Volume,
     tolerances_mm: tuple[float, ...],
+    track: _Track,
 ) -> LabelMetrics:
     """Measures of one label inside of a box of the grid that holds all of it."""
+    track.begin()
     if box is None:
         return LabelMetrics(value, name, "both_empty", None, None, None, (None,) * len(tolerances_mm), 0.0, 0.0)
-    first, second = predicted[box] == value, reference[box] == value
+    first, second = (np.pad(labels[box] == value, MARGIN) for labels in (predicted, reference))
     sizes = int(first.sum()), int(second.sum())
     volumes = sizes[0] * grid.voxel_ml, sizes[1] * grid.voxel_ml
     if 0 in sizes:
         status: Status = "prediction_empty" if sizes[0] == 0 else "mask_empty"
         return LabelMetrics(value, name, status, 0.0, None, None, (0.0,) * len(tolerances_mm), *volumes)
     dsc = 2.0 * int((first & second).sum()) / sum(sizes)
-    asd, hd95 = _border_distances(first, second, grid)
-    return LabelMetrics(value, name, "ok", dsc, asd, hd95, _surface_dice(first, second, grid, tolerances_mm), *volumes)
+    asd, hd95 = _border_distances(first, second, grid, track)
+    nsd = _surface_dice(first, second, grid, tolerances_mm, track)
+    return LabelMetrics(value, name, "ok", dsc, asd, hd95, nsd, *volumes)
 
 
-def _border_distances(first: np.ndarray, second: np.ndarray, grid: Volume) -> tuple[float, float]:
+def _border_distances(first: np.ndarray, second: np.ndarray, grid: Volume, track: _Track) -> tuple[float, float]:
     """ASD and HD95 in mm of two masks that are not empty; MONAI's definitions, from one pair of distances."""
-    edges = get_mask_edges(torch.from_numpy(first), torch.from_numpy(second))
-    there, back = _both_ways(edges, grid)
-    hausdorff = max(float(np.percentile(side.numpy(), 95)) for side in (there, back))
-    return float(torch.cat((there, back)).mean()), hausdorff
+    there, back = _both_ways(border(first), border(second), grid, track)
+    hausdorff = max(float(np.percentile(side, 95)) for side in (there, back))
+    return float(there.sum(dtype=float) + back.sum(dtype=float)) / (there.size + back.size), hausdorff
 
 
 def _surface_dice(
-    first: np.ndarray, second: np.ndarray, grid: Volume, tolerances_mm: tuple[float, ...]
+    first: np.ndarray, second: np.ndarray, grid: Volume, tolerances_mm: tuple[float, ...], track: _Track
 ) -> tuple[float, ...]:
     """NSD for each tolerance of two masks that are not empty; MONAI's definition, from one pair of distances."""
     if not tolerances_mm:
         return ()
-    masks = torch.from_numpy(first), torch.from_numpy(second)
-    *edges, first_area, second_area = get_mask_edges(*masks, spacing=grid.spacing)
-    weights = [area[edge] for area, edge in zip((first_area, second_area), edges, strict=True)]
-    distances = _both_ways(edges, grid)
-    total = float(sum(weight.sum() for weight in weights))
+    (here, own), (there, others) = (surface_elements(mask, grid.spacing, track.cancel) for mask in (first, second))
+    sides = list(zip((own, others), _both_ways(here, there, grid, track), strict=True))
+    total = own.sum(dtype=float) + others.sum(dtype=float)
     return tuple(
-        float(sum(weight[far <= tolerance].sum() for weight, far in zip(weights, distances, strict=True))) / total
+        float(sum(areas[far <= np.float32(tolerance)].sum(dtype=float) for areas, far in sides) / total)
         for tolerance in tolerances_mm
     )
 
 
-def _both_ways(edges: Sequence[torch.Tensor], grid: Volume) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distances in mm from each border element of one mask to the other mask's border, and back."""
-    first, second = edges
-    if not fits_nifti(grid):
-        return _sheared_both_ways(first, second, grid)
-    spacing = grid.spacing
-    return get_surface_distance(first, second, spacing=spacing), get_surface_distance(second, first, spacing=spacing)
-
-
-def _sheared_both_ways(first: torch.Tensor, second: torch.Tensor, grid: Volume) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same where axes are not orthogonal (a tilted gantry), for which a distance transform has no place."""
-    points = [np.argwhere(edge.numpy())[:, ::-1] @ grid.affine[:3, :3].T for edge in (first, second)]
-    there, back = KDTree(points[1]).query(points[0])[0], KDTree(points[0]).query(points[1])[0]
-    return torch.from_numpy(there), torch.from_numpy(back)
+def _both_ways(first: np.ndarray, second: np.ndarray, grid: Volume, track: _Track) -> tuple[np.ndarray, np.ndarray]:
+    """Distances in mm from each element of one surface to the other one, and back."""
+    axes = grid.affine[:3, 2::-1].T
+    there = distances(first, second, axes, track.cancel)
+    track.step()
+    back = distances(second, first, axes, track.cancel)
+    track.step()
+    return there, back

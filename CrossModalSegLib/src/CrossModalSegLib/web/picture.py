@@ -49,7 +49,7 @@ def picture(session: Session, state: State) -> dict[str, Any]:
         | _alignment(session)
         | _titles(session, state)
         | _choice(session, state, missing)
-        | _run(_shown_run(session), session.is_measuring)
+        | _run(_shown_run(session))
         | _result(session)
         | {f"window_{number}": _window(used[number - 1] if number <= len(used) else None) for number in (1, 2)}
     )
@@ -196,7 +196,7 @@ def _shown_run(session: Session) -> Run | None:
     return run if run is not None and (session.is_busy or run.mode == session.mode) else None
 
 
-def _run(run: Run | None, is_measuring: bool) -> dict[str, Any]:
+def _run(run: Run | None) -> dict[str, Any]:
     if run is None:
         return {
             "run_title": "",
@@ -214,7 +214,7 @@ def _run(run: Run | None, is_measuring: bool) -> dict[str, Any]:
         "run_title": run.title + (" (paused)" if state == "paused" else ""),
         "run_eta": _remaining(progress.eta) if progress.eta is not None and state == "running" else "",
         "run_percent": round(100 * progress.done / progress.total, 1) if progress.total else -1,
-        "run_message": _message(run, is_measuring),
+        "run_message": _message(run),
         "paused": state == "paused",
         "can_finish": run.can_finish and not run.is_finishing,
         "curve": curve_svg(run.curve),
@@ -222,9 +222,9 @@ def _run(run: Run | None, is_measuring: bool) -> dict[str, Any]:
     }
 
 
-def _message(run: Run, is_measuring: bool) -> str:
+def _message(run: Run) -> str:
     if run.task.state == "queued":
-        return "Waiting until the result is measured" if is_measuring else "Waiting for the worker"
+        return "Waiting for the worker"
     if run.is_finishing:
         return (
             "Stopping with the best answer so far" if run.curve else "Stopping with the first answer, once it is there"

@@ -220,7 +220,7 @@ class Session:
         for node in nodes:
             if node is not None:
                 remove_with_item(self.scene, node)
-        self._measuring.pop(identity, None)
+        self._stop_measuring(identity)
         self.rows = [row for row in self.rows if row.image != image.name]
         remove_with_item(self.scene, image.node)
         self._keep_reference()
@@ -512,7 +512,8 @@ class Session:
 
     def _start(self, title: str, task: Task, done: Callable[[Any], None], can_finish: bool = False) -> None:
         run, reference = Run(title, self.mode, task, can_finish), self.primary.identity
-        self.run = run
+        self.run, was_measuring = run, self.is_measuring
+        self._stop_measuring()  # it may take minutes, for which the run would wait
 
         def progress(_done: int, _total: int, _message: str, values: Mapping[str, float]) -> None:
             run.follow(values)
@@ -524,10 +525,14 @@ class Session:
 
         def finished(result: Any) -> None:
             done(result)
+            if was_measuring and not self._measuring:
+                self.evaluate()
             self._on_change()
 
         def failed(sentence: str) -> None:
             self._forget_gone()
+            if was_measuring:
+                self.evaluate()
             if task.state != "cancelled":
                 self._on_error(sentence)
             self._on_change()
@@ -677,7 +682,7 @@ class Session:
 
     def evaluate(self) -> None:
         """Measure a result against its mask, where there are both."""
-        self._measuring = {}
+        self._stop_measuring()
         for identity, mask in self.masks.items():
             if identity in self.results:
                 image, node = self.image(identity), self.results[identity]
@@ -691,8 +696,15 @@ class Session:
 
     @property
     def is_measuring(self) -> bool:
-        """Whether a result is being measured; a run waits for it."""
+        """Whether a result is being measured."""
         return any(not task.has_ended for task in self._measuring.values())
+
+    def _stop_measuring(self, *identities: str) -> None:
+        """Of these images, or of all: nobody waits for the measures of what is replaced or gone."""
+        for identity in identities or tuple(self._measuring):
+            task = self._measuring.pop(identity, None)
+            if task is not None:
+                task.cancel()
 
     def _follow_measuring(self, task: Task, image: Image) -> None:
         # Of a result that was replaced or taken back since, nobody wants the measures, nor to hear that there are none.

@@ -14,6 +14,7 @@ def run(request: EvaluateRequest, context: Context) -> EvaluateResult:
 
     Raises:
         CrossModalSegError: the two do not lie on one grid, or hold other labels.
+        Cancelled: on request.
     """
     context.progress(0, 0, "measuring")
     prediction, mask = request.prediction, request.mask
@@ -22,5 +23,7 @@ def run(request: EvaluateRequest, context: Context) -> EvaluateResult:
             f"The segmentation and the mask lie on different grids: the one has {describe(prediction)}; the other has "
             f"{describe(mask)}. Give both the same reference geometry."
         )
-    report = evaluate_segmentation(prediction, mask, request.labels, request.tolerances_mm)
+    report = evaluate_segmentation(
+        prediction, mask, request.labels, request.tolerances_mm, progress=context.progress, cancel=context.cancel
+    )
     return EvaluateResult(report.to_json())
