@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from CrossModalSegLib.data.preprocess import PreparedCase
-from CrossModalSegLib.errors import ModelError
+from CrossModalSegLib.errors import InputError, ModelError
 from CrossModalSegLib.inference.predictor import predict
 from CrossModalSegLib.losses.entropy_minimization import entropy_loss
 from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
@@ -106,6 +106,23 @@ def test_the_switches_of_table_vii_leave_terms_out():
         changed = replace(config, hybrid=replace(config.hybrid, **{switched_off: False}))
         terms = build_method(changed, SETTING).loss(data, outputs, 0)
         assert switched_off not in terms and len({"ssl", "imr", "imc"} & terms.keys()) == 2
+
+
+def test_a_network_of_one_branch_takes_the_hybrid_loss_without_consistency():
+    """A single-modal model of Table IV with SSL and IMR."""
+    data = batch()
+    config = TrainingConfig(network="vnet", network_options={"base_channels": 2}, hybrid=HybridConfig(imc=False))
+    config = replace(config, patch_size=SHAPE)
+    method = build_method(config, SETTING)
+    network = make_network(config, method, 3, 1)
+    data = replace(data, images=data.images[:, :1])
+    terms = method.loss(data, network(data.images), 0)
+    terms["total"].backward()
+    assert terms["total"].item() == pytest.approx((terms["ssl"] + terms["imr"]).item())
+    assert all(p.grad is not None for p in network.parameters()) and not leaves_parameters_unused(config)
+    with_consistency = replace(config, hybrid=HybridConfig())
+    with pytest.raises(InputError, match="outputs out, mr"):
+        make_network(with_consistency, build_method(with_consistency, SETTING), 3, 1)
 
 
 def test_supervision_of_the_branches_is_a_switch():
@@ -345,6 +362,8 @@ def test_what_a_network_gives_beside_its_prediction_enters_the_loss(name, option
         hybrid = build_method(TrainingConfig(), SETTING).loss(data, network(data.images), 0)
         parts = sum(hybrid[term] for term in ("ssl", "imr", "imc", "similarity"))
         assert hybrid["total"].item() == pytest.approx(parts.item())
+    else:
+        assert leaves_parameters_unused(replace(config, method="cmfnet", hybrid=HybridConfig(imc=False)))
 
 
 def test_a_network_for_inputs_of_one_size_is_built_for_the_patches():

@@ -45,7 +45,8 @@ class CmFNetConfig:
         prompt_channels: Further input channels that both branches see.
         ct_depth, mr_depth: The d of CT_d and MR_d, 3 to 6 (Table V).
         base_channels: Channels at full resolution (16 in the paper).
-        cfe: The cross-modal branch with its decoder; without it the result is y_ct (Table VI, "MFL").
+        cfe: The cross-modal branch with its decoder; without it the result is y_ct (Table VI, "MFL"; the paper trains
+            it, as all of Table V, with SSL and IMC alone).
         cff: Fused feature maps as the decoder's skips (Table VI, "MFL + CFE + CFF").
     """
 

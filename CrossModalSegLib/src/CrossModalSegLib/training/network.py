@@ -45,7 +45,8 @@ def leaves_parameters_unused(config: TrainingConfig) -> bool:
     if name == "dual_decoder_vnet":
         return config.method != "dmsps"
     if name != "cmfnet":
-        return bool(config.network_options.get("deep_supervision")) and not config.deep_supervision
+        is_deeply_supervised = config.deep_supervision and config.method != "cmfnet"
+        return bool(config.network_options.get("deep_supervision")) and not is_deeply_supervised
     if config.method != "cmfnet":
         return not config.deep_supervision
     if hybrid.ssl:

@@ -14,14 +14,17 @@ from CrossModalSegLib.training.methods.supervision import SIMILARITY
 
 
 class HybridSupervision(Method):
-    """L = L_ssl + L_imr + L_imc on the three branches of CmFNet; without CFE on its two, "out" (y_ct) and "mr"."""
+    """L = L_ssl + L_imr + L_imc on the three branches of CmFNet; without CFE on its two, "out" (y_ct) and "mr".
+
+    With L_imc switched off, any network will do: V-Net with L_ssl + L_imr is a single-modal model of Table IV.
+    """
 
     default_network: ClassVar[str] = "cmfnet"
-    required_outputs: ClassVar[tuple[str, ...]] = ("out", "mr")
 
     def __init__(self, setting: MethodSetting, config: HybridConfig) -> None:
         super().__init__(setting)
         self.config = config
+        self.required_outputs = ("out", "mr") if config.imc else ("out",)
 
     def loss(self, batch: Batch, outputs: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """See `Method`; "ssl", "imr" and "imc" are weighted as they enter the total."""

@@ -39,7 +39,7 @@ class MixedPseudoLabels(Method):
     """L = (pCE_1 + pCE_2) / 2 + weight * (CE(y_1, m) + CE(y_2, m)) / 2, m = a y_1 + (1 - a) y_2, a random."""
 
     default_network: ClassVar[str] = "dual_decoder_vnet"
-    required_outputs: ClassVar[tuple[str, ...]] = ("out", "aux")
+    required_outputs = ("out", "aux")
 
     def __init__(self, setting: MethodSetting, config: DmspsConfig, dice_weight: float = 0.0) -> None:
         super().__init__(setting)

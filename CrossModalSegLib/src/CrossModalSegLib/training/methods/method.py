@@ -44,7 +44,7 @@ class Method:
     """
 
     default_network: ClassVar[str] = "vnet"
-    required_outputs: ClassVar[tuple[str, ...]] = ("out",)
+    required_outputs: tuple[str, ...] = ("out",)
 
     def __init__(self, setting: MethodSetting) -> None:
         self.setting = setting
