@@ -144,6 +144,15 @@ def test_csv_that_a_spreadsheet_of_another_language_saved(folder: Path, separato
     assert cohort.cases[0].images["ct"] == folder / "a" / "ct.nii.gz"
 
 
+def test_empty_columns_at_the_end_of_a_spreadsheet_do_not_count(folder: Path):
+    text = "# label: liver,,,,\nname,image:ct,fold,,\na,a/ct.nii.gz,,,\n"
+    (folder / "saved.csv").write_text(text)
+    assert [case.fold for case in read_cohort(folder / "saved.csv").cases] == [None]
+    (folder / "saved.csv").write_text(text.replace("gz,,,", "gz,,,note"))
+    with pytest.raises(CohortError, match="A row has 5 cells instead of 3"):
+        read_cohort(folder / "saved.csv")
+
+
 def test_names_that_end_in_a_separator_survive_csv(folder: Path):
     table = LabelTable.from_names(["liver;", "spleen,"])
     write_cohort(replace(cohort_in(folder), labels=table), folder / "c.csv")

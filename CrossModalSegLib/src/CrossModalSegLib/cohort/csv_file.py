@@ -32,7 +32,7 @@ def read_csv_cohort(path: Path) -> Cohort:
     names, convention = _csv_declarations(lines[:first], separator)
     rows = _csv_rows("".join(lines[first:]), separator)
     folder = path.absolute().parent
-    header = next(rows, [])
+    header = _filled(next(rows, []))
     modalities = _csv_modalities(header)
     cases = tuple(_csv_case(header, row, folder) for row in rows)
     return Cohort(modalities, LabelTable.from_names(names), declared_convention(convention, cases), cases, folder)
@@ -95,7 +95,15 @@ def _csv_modalities(header: list[str]) -> tuple[str, ...]:
     return tuple(column.removeprefix("image:").strip() for column in header if column.startswith("image:"))
 
 
+def _filled(row: list[str], least: int = 0) -> list[str]:
+    """A row without the empty cells at its end, which spreadsheets write for columns that once held something."""
+    while len(row) > least and not row[-1]:
+        row = row[:-1]
+    return row
+
+
 def _csv_case(header: list[str], row: list[str], folder: Path) -> Case:
+    row = _filled(row, len(header))
     if len(row) != len(header):
         raise CohortError(f"A row has {len(row)} cells instead of {len(header)}: {', '.join(row)}.")
     cells = dict(zip(header, row, strict=True))
