@@ -172,12 +172,6 @@ def test_paths_that_were_written_on_windows(folder: Path):
         read_cohort(folder / "windows.json")
 
 
-def test_case_by_name(folder: Path):
-    assert cohort_in(folder).case_by_name("b").fold == 1
-    with pytest.raises(CohortError, match="no case 'c'; the cases are a, b"):
-        cohort_in(folder).case_by_name("c")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,7 +15,6 @@ from CrossModalSegLib.volume import (
     resample_like,
     resample_orthogonal,
     resample_scribbles,
-    resample_spacing,
     same_geometry,
     volume_from_itk,
     volume_to_itk,
@@ -281,33 +280,6 @@ def test_bad_interpolation_and_fill():
         resample_like(box(dtype=np.int16), box(), fill=-40000)
 
 
-@given(volumes(), spacings)
-def test_new_spacing_keeps_axes_and_centre(volume: Volume, spacing: tuple):
-    result = resample_spacing(volume, spacing, "nearest")
-    assert result.spacing == pytest.approx(spacing)
-    assert np.allclose(result.direction, volume.direction, atol=1e-9)
-    assert np.allclose(_centre(result), _centre(volume), atol=1e-6)
-    fields = np.multiply(result.shape, result.spacing) - np.multiply(volume.shape, volume.spacing)
-    assert (np.abs(fields) <= np.asarray(spacing) * np.where(np.asarray(result.shape) == 1, 1, 0.5) + 1e-6).all()
-    assert set(np.unique(result.array)) <= set(np.unique(volume.array))
-
-
-def _centre(volume: Volume) -> np.ndarray:
-    return (volume.affine @ [*((np.asarray(volume.shape[::-1]) - 1) / 2), 1])[:3]
-
-
-def test_doubling_the_resolution_by_hand():
-    result = resample_spacing(Volume(np.array([[[0.0, 8.0]]]), np.eye(4)), (1, 1, 0.5), "linear")
-    assert result.array.ravel().tolist() == [0.0, 2.0, 6.0, 8.0]  # at x = -0.25, 0.25, 0.75, 1.25; the edge repeats
-    assert result.origin == (-0.25, 0.0, 0.0)
-
-
-@pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, 1, -2), (1, np.nan, 1), (1, np.inf, 1)])
-def test_bad_spacing(spacing: tuple):
-    with pytest.raises(InputError, match="Three positive spacings in mm"):
-        resample_spacing(box(), spacing, "linear")
-
-
 @given(affines, st.floats(-0.5, 0.5))
 def test_a_tilted_gantry_becomes_orthogonal(affine: np.ndarray, tilt: float):
     sheared = affine.copy()
@@ -359,6 +331,10 @@ def test_an_orthogonal_volume_is_left_alone_by_it(volume: Volume, mirrored: bool
 
 
 # --- scribbles ---------------------------------------------------------------------------------------------------
+
+
+def _centre(volume: Volume) -> np.ndarray:
+    return (volume.affine @ [*((np.asarray(volume.shape[::-1]) - 1) / 2), 1])[:3]
 
 
 @given(scribbles(), spacings, angles, shapes, st.tuples(*[st.floats(-2, 2)] * 3))

@@ -180,11 +180,6 @@ class ScribbleConvention:
         """nnU-Net's: `ignore` is unlabelled, 0 is background."""
         return cls(ignore, 0)
 
-    @classmethod
-    def painted(cls, classes: int) -> ScribbleConvention:
-        """A painted label map: 0 is not painted, 1..K are classes, K + 1 is background."""
-        return cls(0, classes + 1)
-
     def to_internal(self, array: np.ndarray, num_classes: int) -> np.ndarray:
         """Convert from this convention to the internal one.
 
@@ -215,33 +210,6 @@ class ScribbleConvention:
                 f"The scribbles hold {_listed(array[~known_values])}, unknown to the declared convention: "
                 f"{self._in_words(classes)}. Declare the convention of the file."
             )
-        return result
-
-    def from_internal(self, array: np.ndarray) -> np.ndarray:
-        """Convert internal scribbles to this convention.
-
-        Args:
-            array: uint8 internal scribbles, any shape.
-
-        Returns:
-            uint8, or uint16 where a value needs it.
-
-        Raises:
-            LabelError: there are background scribbles, for which this convention has no value, or its values clash
-                with a class.
-        """
-        array = np.asarray(array)
-        if array.dtype != np.uint8:
-            raise LabelError(f"Scribbles should be uint8 in the internal convention, got {array.dtype}.")
-        classes = array[(array != UNLABELLED) & (array != BACKGROUND)]
-        self._check_clash(int(classes.max(initial=0)))
-        largest = max(self.unlabelled, self.background or 0)
-        result = array.astype(np.uint8 if largest <= 255 else np.uint16)
-        if self.background is not None:
-            result[array == BACKGROUND] = self.background
-        elif (array == BACKGROUND).any():
-            raise LabelError("There are background scribbles, for which the chosen convention has no value.")
-        result[array == UNLABELLED] = self.unlabelled
         return result
 
     def _check_clash(self, classes: int) -> None:

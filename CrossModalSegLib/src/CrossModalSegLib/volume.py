@@ -168,32 +168,6 @@ def resample_like(
     return _resample(volume, like.affine, like.shape, interpolation, fill)
 
 
-def resample_spacing(
-    volume: Volume, spacing_kji: tuple[float, float, float], interpolation: Interpolation = "linear"
-) -> Volume:
-    """Sample a volume at another spacing; axes and the centre of the field of view stay.
-
-    The number of voxels is rounded, so the field of view changes by at most half a new voxel at each end.
-
-    Args:
-        volume: what to sample; its dtype is kept.
-        spacing_kji: new spacing along (k, j, i), mm.
-        interpolation: "linear" or "nearest". Values beyond the outermost voxel centres repeat the edge.
-
-    Raises:
-        InputError: a spacing is not a positive number, or the interpolation is unknown.
-    """
-    spacing = np.asarray(spacing_kji, dtype=np.float64)
-    if spacing.shape != (3,) or not np.all(np.isfinite(spacing)) or np.any(spacing <= 0):
-        raise InputError(f"Three positive spacings in mm along (k, j, i) were expected, got {tuple(spacing_kji)}.")
-    extent = np.asarray(volume.shape) * np.asarray(volume.spacing)
-    shape = tuple(int(n) for n in np.maximum(1, np.floor(extent / spacing + 0.5)))
-    affine = np.eye(4)
-    affine[:3, :3] = volume.direction * spacing[::-1]
-    affine[:3, 3] = _centre(volume.affine, volume.shape) - affine[:3, :3] @ _centre_index(shape)
-    return _resample(volume, affine, shape, interpolation, None, repeat_edge=True)
-
-
 def resample_orthogonal(volume: Volume, interpolation: Interpolation = "linear") -> Volume:
     """Sample a sheared volume (a tilted gantry) on the smallest box around it with orthogonal axes.
 
@@ -368,14 +342,6 @@ def _corners(volume: Volume) -> np.ndarray:
     return indices @ volume.affine[:3, :3].T + volume.affine[:3, 3]
 
 
-def _centre_index(shape: tuple[int, int, int]) -> np.ndarray:
-    return (np.asarray(shape[::-1], dtype=np.float64) - 1) / 2
-
-
-def _centre(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    return affine[:3, :3] @ _centre_index(shape) + affine[:3, 3]
-
-
 def _orthogonal_axes(volume: Volume) -> np.ndarray:
     """(3, 3) axes of the same voxel size with i kept, j made orthogonal to it, and k along their normal."""
     i, j, k = volume.affine[:3, :3].T
@@ -391,7 +357,6 @@ def _resample(
     shape: tuple[int, int, int],
     interpolation: Interpolation,
     fill: float | None,
-    repeat_edge: bool = False,
 ) -> Volume:
     if interpolation not in _INTERPOLATORS:
         raise InputError(f"The interpolation should be 'linear' or 'nearest', got '{interpolation}'.")
@@ -402,7 +367,6 @@ def _resample(
     resampler.SetOutputOrigin(grid.origin)
     resampler.SetOutputDirection(_itk_direction(grid))
     resampler.SetInterpolator(_INTERPOLATORS[interpolation])
-    resampler.SetUseNearestNeighborExtrapolator(repeat_edge)
     resampler.SetDefaultPixelValue(_fill_value(volume.array, fill))
     rounds = interpolation == "linear" and volume.array.dtype.kind in "biu"
     if rounds:  # ITK would cut the fraction off

@@ -83,17 +83,6 @@ class Cohort:
                     f"got {', '.join(case.images)}."
                 )
 
-    def case_by_name(self, name: str) -> Case:
-        """Find a case.
-
-        Raises:
-            CohortError: there is none of that name.
-        """
-        for case in self.cases:
-            if case.name == name:
-                return case
-        raise CohortError(f"There is no case '{name}'; the cases are {', '.join(each.name for each in self.cases)}.")
-
 
 def check_unique(what: str, names: list[str] | tuple[str, ...]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
