@@ -104,6 +104,8 @@ def test_cookies_are_kept_from_scripts_and_other_sites(monkeypatch: pytest.Monke
             answer = await client.get(front.url, allow_redirects=False)
             cookie = answer.headers["Set-Cookie"]
             assert "HttpOnly" in cookie and "SameSite=Lax" in cookie
+            # It outlives the browser, as the work does for half an hour.
+            assert "Max-Age=2592000" in cookie
 
     run(monkeypatch, test)
 

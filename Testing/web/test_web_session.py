@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -346,6 +347,18 @@ def test_coarse_surfaces_are_called_so(session: Session, client: FakeClient, mon
     wait_for_surfaces(session)
     assert session.surface_state == "reduced"
     assert session.result.GetSegmentation().GetNthSegment(0).GetRepresentation("Closed surface").GetNumberOfCells() > 0
+
+
+def test_a_download_has_the_name_of_its_image_in_any_script(session: Session, client: FakeClient) -> None:
+    session.add_image(ct(), "Müller 肝脏")
+    scribble(session)
+    session.fit(0.0)
+    client.jobs[-1].done(fit_result(np.ones(SHAPE)))
+    download = download_of(session, "0.nii.gz")
+    assert download.name == "Müller 肝脏 segmentation.nii.gz"
+    plain, named = download.disposition.removeprefix("attachment; ").split("; ")
+    assert plain == 'filename="M_ller __ segmentation.nii.gz"'
+    assert unquote(named.removeprefix("filename*=UTF-8''")) == download.name and named.isascii()
 
 
 def test_a_download_that_finds_no_room_goes_by_its_own_name(

@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from CrossModalSegLib.errors import InputError, OutputError
 from CrossModalSegLib.io import write_segmentation
@@ -37,6 +38,12 @@ class Download:
     suffix: str
     name: str
 
+    @property
+    def disposition(self) -> str:
+        """The header that names the file, in any script."""
+        plain = self.name.encode("ascii", "replace").decode().replace("?", "_")
+        return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(self.name)}"
+
     def content(self, folder: Path) -> bytes:
         """The bytes of the file, which is in a private folder for a moment; in any thread.
 
@@ -65,14 +72,10 @@ def download_of(session: Session, wanted: str) -> Download:
         CrossModalSegError: it cannot be read.
     """
     if wanted == "scribbles.seg.nrrd":
-        return Download(*session.stroke_labels(), ".seg.nrrd", _ascii(f"{session.primary.name} scribbles.seg.nrrd"))
+        return Download(*session.stroke_labels(), ".seg.nrrd", safe_name(f"{session.primary.name} scribbles.seg.nrrd"))
     match = _RESULT.fullmatch(wanted)
     if match is None or int(match[1]) >= len(session.images):
         raise InputError("There is no such file.")
     image, suffix = session.images[int(match[1])], f".{match[2]}"
-    name = _ascii(f"{image.name} segmentation{suffix}")
+    name = safe_name(f"{image.name} segmentation{suffix}")
     return Download(*session.result_labels(image.identity), suffix, name)
-
-
-def _ascii(name: str) -> str:
-    return safe_name(name).encode("ascii", "replace").decode().replace("?", "_")

@@ -48,6 +48,8 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _REAP_SECONDS = 10.0
+# Else a browser that is closed, or crashes, comes back without it, and its work cannot be reached any more.
+_PAGE_COOKIE_SECONDS = 30 * 24 * 3600
 
 
 class Front:
@@ -167,9 +169,9 @@ class Front:
         # Browsers do not tell ports apart, and two servers may run.
         return f"crossmodalseg-{name}-{self._port}"
 
-    def _set_cookie(self, response: web.StreamResponse, name: str, value: str) -> None:
+    def _set_cookie(self, response: web.StreamResponse, name: str, value: str, seconds: int | None = None) -> None:
         # Lax, not strict: through a link on another site, a browser would come without, and lose the page that it has.
-        response.set_cookie(self._cookie(name), value, httponly=True, samesite="Lax", path="/")
+        response.set_cookie(self._cookie(name), value, max_age=seconds, httponly=True, samesite="Lax", path="/")
 
     # --- requests ---
 
@@ -223,7 +225,7 @@ class Front:
         self._pages[key] = page
         page.touch()
         response = _starting_page() if page.state == "starting" else _to_entry()
-        self._set_cookie(response, "page", key)
+        self._set_cookie(response, "page", key, _PAGE_COOKIE_SECONDS)
         return response
 
     async def _end(self, page: PageProcess | None) -> web.StreamResponse:

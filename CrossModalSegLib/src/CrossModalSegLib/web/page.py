@@ -603,10 +603,8 @@ class Page:
         except Exception as error:  # noqa: BLE001 - the page goes on, and says so
             self.complain(_defect(error))
             return web.Response(text=_defect(error), status=500)
-        disposition = f'attachment; filename="{download.name}"'
-        return web.Response(
-            body=body, content_type="application/octet-stream", headers={"Content-Disposition": disposition}
-        )
+        headers = {"Content-Disposition": download.disposition}
+        return web.Response(body=body, content_type="application/octet-stream", headers=headers)
 
     def end(self) -> None:
         """End the worker and this process."""

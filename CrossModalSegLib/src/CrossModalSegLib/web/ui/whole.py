@@ -51,6 +51,7 @@ LOST = """
   </div>
 </div>
 """
+_ASK_TO_END = "Delete all images, scribbles and results of this page?"
 _NOTHING = "html { overflow: hidden; }"
 
 
@@ -96,7 +97,11 @@ def _head(do: Actions) -> None:
                     "Research software, not for clinical use. Everything you load stays in this page's own process and "
                     "is deleted when it ends."
                 )
-                html.Button("Delete my data and end", classes="button danger", raw_attrs=["data-end"])
+                html.Button(
+                    "Delete my data and end",
+                    classes="button danger",
+                    raw_attrs=["data-end", f":data-confirm=\"images.length ? '{_ASK_TO_END}' : null\""],
+                )
     with html.Div(classes="tabs", raw_attrs=['role="tablist"']):
         for mode, title, hint in (
             ("fit", "CT and MR", "CmFNet: segment one case from scribbles on it"),
