@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from CrossModalSegLib.inference.referring import (
     DEFAULT_MODEL,
     choice_told,
     default_model,
-    is_broad_one_better,
+    open_default,
     shipped,
 )
 from CrossModalSegLib.labels import LabelTable
@@ -35,11 +36,16 @@ def test_the_model_is_the_one_that_was_trained_on_all_of_the_organs(organs, mode
     assert default_model(LabelTable.from_names(organs)) == model
 
 
-class Seeing:
-    """A session that sees given shares of the strokes."""
+@dataclass
+class Opened:
+    """A model that is its own session, and sees given shares of the strokes."""
 
-    def __init__(self, *shares: float) -> None:
-        self.shares = shares
+    name: str
+    shares: tuple[float, ...]
+
+    @property
+    def session(self):
+        return self
 
     def seen(self, _image, _scribbles, table, _cancel=None):
         return dict(zip(table.names, self.shares, strict=True))
@@ -56,11 +62,22 @@ class Seeing:
 )
 def test_strokes_on_organs_without_names_tell_whether_they_are_known(organs, shares, is_better, told, monkeypatch):
     table = LabelTable.from_names(organs)
-    assert default_model(table) == DEFAULT_MODEL
-    assert is_broad_one_better(Seeing(*shares), None, None, table) == is_better
-    assert choice_told(BROAD_MODEL if is_better else DEFAULT_MODEL, table).startswith(f"No model was named: {told}")
+    asked = []
+
+    def open_model(name: str) -> Opened:
+        asked.append(name)
+        return Opened(name, shares)
+
+    opened = open_default(open_model, None, None, table)
+    assert asked == [DEFAULT_MODEL, BROAD_MODEL][: 1 + is_better] and opened.name == asked[-1]
+    assert choice_told(opened.name, table).startswith(f"No model was named: {told}")
     monkeypatch.setattr(shipped, "list_models", lambda: {DEFAULT_MODEL: shipped_models_folder() / DEFAULT_MODEL})
-    assert not is_broad_one_better(Seeing(*shares), None, None, table)
+    assert open_default(open_model, None, None, table).name == DEFAULT_MODEL
+
+
+def test_names_that_tell_open_one_model_and_no_image():
+    table = LabelTable.from_names(["liver", "pancreas"])
+    assert open_default(lambda name: Opened(name, ()), None, None, table).name == BROAD_MODEL
 
 
 @pytest.mark.parametrize("there", [[], [DEFAULT_MODEL], [BROAD_MODEL]])

@@ -402,7 +402,7 @@ def test_other_organs_may_take_another_of_the_models_that_ship(models, caplog):
     told = "No model was named: abdomen-organs answers, chosen by the names of the organs."
     assert caplog.messages.count(told) == 1
     run_job(strokes("pancreas", "liver"), Surroundings(store))
-    with pytest.raises(SessionError, match="Another model is the one for these organs"):
+    with pytest.raises(SessionError, match="Another model may be the one for these organs"):
         run_job(strokes("spleen", "liver"), Surroundings(store))
     run_job(refer_request(models, model="abdomen-organs"), Surroundings(store))
     run_job(strokes("spleen", "liver"), Surroundings(store))  # as it was named
@@ -426,8 +426,23 @@ def test_strokes_on_organs_without_names_may_choose_the_other_model(models, capl
     run_job(m.ReferStrokesRequest("node 3", SCRIBBLES, table), Surroundings(store))
     run_job(refer_request(models, model=None, labels=table), Surroundings(store))
     assert store.sessions.get("node 3") is kept and kept.session.encoded_slices == encoded
-    with pytest.raises(SessionError, match="Another model is the one for these organs"):
+    with pytest.raises(SessionError, match="Another model may be the one for these organs"):
         run_job(m.ReferStrokesRequest("node 3", SCRIBBLES, LabelTable.from_names(["1", "aorta"])), Surroundings(store))
+
+
+def test_another_organ_without_a_name_has_the_choice_made_again(models, monkeypatch):
+    monkeypatch.setattr(ReferSession, "seen", lambda *_: {"spleen": 0.9, "Segment_2": 0.0})
+    one, two = LabelTable.from_names(["spleen"]), LabelTable.from_names(["spleen", "Segment_2"])
+    first = SCRIBBLES.with_array(np.where(SCRIBBLES.array == 2, 255, SCRIBBLES.array).astype(np.uint8))
+    store = Store()
+    run_job(refer_request(models, model=None, labels=one, scribbles=first), Surroundings(store))
+    run_job(m.ReferStrokesRequest("node 3", first, one), Surroundings(store))
+    assert store.sessions.get("node 3").model == "abdomen-mr"
+    with pytest.raises(SessionError, match="Another model may be the one for these organs"):
+        run_job(m.ReferStrokesRequest("node 3", SCRIBBLES, two), Surroundings(store))
+    run_job(refer_request(models, model=None, labels=two), Surroundings(store))
+    assert store.sessions.get("node 3").model == "abdomen-organs"
+    run_job(m.ReferStrokesRequest("node 3", SCRIBBLES, two), Surroundings(store))
 
 
 def test_errors_call_targets_as_the_client_does(models):

@@ -189,25 +189,26 @@ def _model(args: Arguments, table: LabelTable) -> LoadedModel:
     return load_model(args.model or default_model(table))
 
 
-def _open(
-    args: Arguments, model: LoadedModel, loaded: LoadedCase, table: LabelTable, device: torch.device
-) -> tuple[ReferSession, LoadedModel]:
-    """A session, and its model: where none was named, the strokes may tell that another one is better."""
-    from CrossModalSegLib.inference.model_folder import load_model
-    from CrossModalSegLib.inference.referring import (
-        BROAD_MODEL,
-        DEFAULT_MODEL,
-        ReferSession,
-        default_model,
-        is_broad_one_better,
-    )
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A session, and its model."""
 
-    session = ReferSession(model, device)
-    is_by_names = args.model is None and default_model(table) == DEFAULT_MODEL
-    if is_by_names and is_broad_one_better(session, loaded.grid, loaded.scribbles, table):
-        model = load_model(BROAD_MODEL)
-        session = ReferSession(model, device)
-    return session, model
+    session: ReferSession
+    model: LoadedModel
+
+
+def _open(args: Arguments, model: LoadedModel, loaded: LoadedCase, table: LabelTable, device: torch.device) -> _Opened:
+    """The model that was loaded; where none was named, the strokes may tell that another one is better."""
+    from CrossModalSegLib.inference.model_folder import load_model
+    from CrossModalSegLib.inference.referring import ReferSession, open_default
+
+    def opened(name: str) -> _Opened:
+        chosen = model if name == model.card.name else load_model(name)
+        return _Opened(ReferSession(chosen, device), chosen)
+
+    if args.model is None:
+        return open_default(opened, loaded.grid, loaded.scribbles, table)
+    return _Opened(ReferSession(model, device), model)
 
 
 def _refer(
@@ -222,10 +223,10 @@ def _refer(
     from CrossModalSegLib.cli.refer_files import Referred
 
     began = time.perf_counter()
-    session, model = _open(args, model, loaded, table, device)
-    session.set_images(loaded.grid, targets, args.slices, progress)
+    opened = _open(args, model, loaded, table, device)
+    opened.session.set_images(loaded.grid, targets, args.slices, progress)
     looked = time.perf_counter() - began
-    result = session.refer(
+    result = opened.session.refer(
         loaded.scribbles,
         table,
         probabilities=args.probabilities,
@@ -235,4 +236,4 @@ def _refer(
         tune_seconds=args.tune,
         progress=progress,
     )
-    return Referred(result, loaded, targets, table, model.card, str(device), looked)
+    return Referred(result, loaded, targets, table, opened.model.card, str(device), looked)

@@ -14,7 +14,7 @@ from CrossModalSegLib.inference.referring.shipped import (
     DEFAULT_MODEL,
     choice_told,
     default_model,
-    is_broad_one_better,
+    open_default,
 )
 
 __all__ = [
@@ -26,6 +26,6 @@ __all__ = [
     "VolumeReport",
     "choice_told",
     "default_model",
-    "is_broad_one_better",
+    "open_default",
     "refer_volumes",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from CrossModalSegLib.inference.model_folder import list_models, read_card
 from CrossModalSegLib.inference.referring.unseen import unnamed_organs, unseen_organs
@@ -25,6 +26,41 @@ class Seeing(Protocol):
         self, image: Volume, scribbles: Volume, table: LabelTable, cancel: CancelToken | None = None
     ) -> dict[str, float]:
         """See `ReferSession.seen`."""
+
+
+class Opened(Protocol):
+    """A model that is ready to answer, by its session."""
+
+    @property
+    def session(self) -> Seeing:
+        """Of the model."""
+
+
+AnyOpened = TypeVar("AnyOpened", bound=Opened)
+
+
+def open_default(
+    open_model: Callable[[str], AnyOpened],
+    image: Volume,
+    scribbles: Volume,
+    table: LabelTable,
+    cancel: CancelToken | None = None,
+) -> AnyOpened:
+    """Open the model that answers where none is named: by the names of the organs, or else by the strokes.
+
+    Args:
+        open_model: Opens a model by its name; it is asked for a second one where the first does not see the organs.
+        image, scribbles, table, cancel: As in `ReferSession.seen`.
+
+    Raises:
+        InputError: The image is not usable.
+        Cancelled: The cancel token was set.
+    """
+    name = default_model(table)
+    opened = open_model(name)
+    if name == DEFAULT_MODEL and is_broad_one_better(opened.session, image, scribbles, table, cancel):
+        return open_model(BROAD_MODEL)
+    return opened
 
 
 def default_model(table: LabelTable) -> str:

@@ -18,13 +18,8 @@ from CrossModalSegLib.errors import CrossModalSegError, InputError, SessionError
 from CrossModalSegLib.inference.memory import is_beyond_mps, is_out_of_memory, on_device_or_cpu
 from CrossModalSegLib.inference.referring.session import ReferResult as Referred
 from CrossModalSegLib.inference.referring.session import ReferSession, check_strokes
-from CrossModalSegLib.inference.referring.shipped import (
-    BROAD_MODEL,
-    DEFAULT_MODEL,
-    choice_told,
-    default_model,
-    is_broad_one_better,
-)
+from CrossModalSegLib.inference.referring.shipped import choice_told, default_model, open_default
+from CrossModalSegLib.inference.referring.unseen import unnamed_organs
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.worker.context import Context
@@ -43,7 +38,7 @@ class KeptSession:
         session: with the features.
         model: its model's folder or name.
         key: of this model on its device, as it was then.
-        by_names: what the names of the organs chose where the request named no model, else None.
+        chosen_for: the organs that the model was chosen for, where the request named no model.
         numbered: "target N" by the client's name.
         is_complete: whether all images of the last request were looked at, to the end.
     """
@@ -51,7 +46,7 @@ class KeptSession:
     session: ReferSession
     model: str
     key: tuple[object, ...]
-    by_names: str | None
+    chosen_for: LabelTable | None = None
     numbered: dict[str, str] = field(default_factory=dict)
     is_complete: bool = False
 
@@ -110,8 +105,8 @@ def run_strokes(request: ReferStrokesRequest, context: Context) -> ReferResult:
         raise SessionError("The worker no longer has the features of these images: send them again.")
     if model_key(kept.model, kept.session.device) != kept.key:
         raise SessionError("Another model has this name now: send the images again.")
-    if kept.by_names is not None and kept.by_names != default_model(request.labels):
-        raise SessionError("Another model is the one for these organs: send the images again.")
+    if kept.chosen_for is not None and _may_need_another(kept.chosen_for, request.labels):
+        raise SessionError("Another model may be the one for these organs: send the images again.")
     try:
         with kept.telling_names():
             referred = _answer(kept.session, request, context)
@@ -136,15 +131,15 @@ def _refer(request: ReferRequest, context: Context, device: torch.device) -> tup
 def _session(request: ReferRequest, context: Context, device: torch.device) -> KeptSession:
     """The session of this name, if it has the same model on the same device; else a new one."""
     kept = context.store.sessions.get(request.session)
-    by_names = None if request.model else default_model(request.labels)
-    opened = _opened(request.model or by_names, kept, context, device)
-    if by_names == DEFAULT_MODEL and is_broad_one_better(
-        opened.session, request.reference, request.scribbles, request.labels, context.cancel
-    ):
-        opened = _opened(BROAD_MODEL, kept, context, device)
-    if by_names is not None:
-        logger.warning(choice_told(opened.model, request.labels))
-    opened.by_names = by_names
+    open_model = partial(_opened, kept=kept, context=context, device=device)
+    table = request.labels
+    if request.model:
+        opened, chosen_for = open_model(request.model), None
+    else:
+        opened = open_default(open_model, request.reference, request.scribbles, table, context.cancel)
+        chosen_for = table
+        logger.warning(choice_told(opened.model, table))
+    opened.chosen_for = chosen_for
     context.store.sessions.put(request.session, opened)
     return opened
 
@@ -154,7 +149,12 @@ def _opened(name: str, kept: KeptSession | None, context: Context, device: torch
     key = model_key(name, device)
     if kept is not None and kept.key == key:
         return kept
-    return KeptSession(ReferSession(warm_model(name, device, context.store), device), name, key, None)
+    return KeptSession(ReferSession(warm_model(name, device, context.store), device), name, key)
+
+
+def _may_need_another(asked: LabelTable, table: LabelTable) -> bool:
+    """Whether another model may be chosen for other organs: by their names, or, where they have none, by strokes."""
+    return default_model(asked) != default_model(table) or set(unnamed_organs(table)) != set(unnamed_organs(asked))
 
 
 def _answer(session: ReferSession, request: ReferRequest | ReferStrokesRequest, context: Context) -> Referred:
