@@ -54,9 +54,10 @@ class Opened:
 @pytest.mark.parametrize(
     ("organs", "shares", "is_better", "told"),
     [
-        (["label 1", "2"], (0.0, 0.5), True, "abdomen-organs answers, as abdomen-mr does not see most of what was"),
-        (["label 1", "2"], (0.0, 0.9), False, "abdomen-mr answers, and names of the organs might choose a better one."),
-        (["liver", "Segment_2"], (0.9, 0.1), True, "abdomen-organs answers, as abdomen-mr does not see most of what"),
+        (["label 1", "2"], (0.0, 0.5), True, "abdomen-organs answers, as abdomen-mr does not see some of what was"),
+        (["label 1", "2", "3"], (0.9, 0.05, 0.9), True, "abdomen-organs answers, as abdomen-mr does not see some of"),
+        (["label 1", "2"], (0.15, 0.9), False, "abdomen-mr answers, and names of the organs might choose a better"),
+        (["liver", "Segment_2"], (0.9, 0.1), True, "abdomen-organs answers, as abdomen-mr does not see some of what"),
         (["liver", "spleen"], (0.0, 0.0), False, "abdomen-mr answers, chosen by the names of the organs."),
     ],
 )
