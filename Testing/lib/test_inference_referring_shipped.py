@@ -79,6 +79,9 @@ def test_strokes_on_organs_without_names_tell_whether_they_are_known(organs, sha
 def test_names_that_tell_open_one_model_and_no_image():
     table = LabelTable.from_names(["liver", "pancreas"])
     assert open_default(lambda name: Opened(name, ()), None, None, table).name == BROAD_MODEL
+    told = choice_told(BROAD_MODEL, table)
+    assert told.endswith("chosen by the names of the organs (for liver alone abdomen-mr would, mostly better).")
+    assert choice_told(BROAD_MODEL, LabelTable.from_names(["pancreas"])).endswith("by the names of the organs.")
 
 
 @pytest.mark.parametrize("there", [[], [DEFAULT_MODEL], [BROAD_MODEL]])

@@ -99,9 +99,16 @@ def is_broad_one_better(
 def choice_told(model: str, table: LabelTable) -> str:
     """What a person is told who named no model."""
     if not unnamed_organs(table):
-        why = "chosen by the names of the organs"
+        why = f"chosen by the names of the organs{_better_alone(table) if model == BROAD_MODEL else ''}"
     elif model != default_model(table):
         why = f"as {DEFAULT_MODEL} does not see some of what was drawn on"
     else:
         why = "and names of the organs might choose a better one"
     return f"No model was named: {model} answers, {why}."
+
+
+def _better_alone(table: LabelTable) -> str:
+    """That some of the organs are answered better without the others; empty where none is."""
+    others = {*unnamed_organs(table), *unseen_organs(table, read_card(list_models()[DEFAULT_MODEL]).labels)}
+    known = [name for name in table.names if name not in others]
+    return f" (for {', '.join(known)} alone {DEFAULT_MODEL} would, mostly better)" if known else ""
