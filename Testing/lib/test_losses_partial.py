@@ -34,16 +34,6 @@ def test_unlabelled_voxels_get_no_gradient():
     assert (logits.grad[..., :2] != 0).all()
 
 
-def test_class_weights_make_a_weighted_mean():
-    loss = partial_cross_entropy(two_voxels(0.8, 0.3), labels(1, 0), torch.tensor([1.0, 3.0]))
-    assert loss.item() == pytest.approx(-(3 * math.log(0.8) + math.log(0.7)) / 4)
-
-
-def test_small_class_weights_make_the_same_mean_whatever_is_unlabelled():
-    loss = partial_cross_entropy(two_voxels(0.8, 0.3, 0.5), labels(1, 0, 255), torch.tensor([0.1, 0.3]))
-    assert loss.item() == pytest.approx(-(3 * math.log(0.8) + math.log(0.7)) / 4)
-
-
 @pytest.mark.parametrize("loss", [partial_cross_entropy, partial_dice])
 def test_nothing_labelled_is_zero_with_a_graph(loss):
     logits = two_voxels(0.8, 0.3)

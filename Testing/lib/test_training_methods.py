@@ -170,6 +170,14 @@ def test_the_hybrid_loss_gets_the_epoch_the_spacing_and_what_is_inside():
             {"ms": MsConfig(0.3, 4.0)},
             lambda y, logits, data: 0.3 * mumford_shah(y, data.images, 4.0, spacing=data.spacing, inside=data.inside),
         ),
+        (
+            "ms",
+            "ms",
+            {"ms": MsConfig(1e-6, reduction="sum")},
+            lambda y, logits, data: (
+                1e-6 * mumford_shah(y, data.images, 1.0, "sum", spacing=data.spacing, inside=data.inside)
+            ),
+        ),
     ],
 )
 def test_regularisers_have_their_weights_and_options(name, term, options, expected):

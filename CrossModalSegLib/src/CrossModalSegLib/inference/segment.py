@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -66,8 +65,6 @@ def segment_case(
     patch: Shape3 | None = None,
     overlap: float = 0.25,
     precision: Precision = "bf16",
-    memory_limit: int | None = None,
-    cache_dir: Path | None = None,
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
 ) -> SegmentationResult:
@@ -78,8 +75,7 @@ def segment_case(
         loaded: The case; its images must be those of the model.
         probabilities: Whether to return the probabilities of all classes.
         uncertainty: Whether to return the normalised entropy.
-        patch, overlap, precision, memory_limit, progress, cancel: As in `predict`.
-        cache_dir: Where prepared images are kept; None keeps none.
+        patch, overlap, precision, progress, cancel: As in `predict`.
 
     Raises:
         ModelError: The model needs more than images, or the case lacks one of them.
@@ -88,12 +84,11 @@ def segment_case(
     """
     check_segments(model.card)
     check_inputs(model.card, loaded)
-    prepared = prepare_case(loaded, model.card.preprocessing, modalities=model.card.modalities, cache_dir=cache_dir)
+    prepared = prepare_case(loaded, model.card.preprocessing, modalities=model.card.modalities)
     options = {
         "patch": patch,
         "overlap": overlap,
         "precision": precision,
-        "memory_limit": memory_limit,
         "progress": progress,
         "cancel": cancel,
     }

@@ -12,7 +12,6 @@ from CrossModalSegLib.losses.inside import inside_count, neighbours_inside
 from CrossModalSegLib.losses.total_variation import Spacing, absolute_differences, axis_scales
 
 DEFAULT_WEIGHT_MEAN = 0.05
-DEFAULT_WEIGHT_SUM = 1e-6
 
 
 def mumford_shah(
@@ -33,7 +32,7 @@ def mumford_shah(
         images: (N, M, k, j, i).
         contour_weight: Of the total variation beside the level-set term.
         reduction: "mean" over voxels (and, in the level-set term, a sum over classes and images), to be weighed with
-            `DEFAULT_WEIGHT_MEAN`; "sum" over everything, as in the public code, with `DEFAULT_WEIGHT_SUM`.
+            `DEFAULT_WEIGHT_MEAN`; "sum" over everything, as in the public code, with 1e-6.
         spacing: (k, j, i) mm of all samples, or one such triple a sample, for the contour term; None: an isotropic
             grid.
         inside: (N, k, j, i) bool, False where a patch was padded: such voxels are left out. None: all are inside.

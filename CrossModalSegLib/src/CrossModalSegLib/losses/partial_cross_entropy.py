@@ -10,7 +10,7 @@ from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.labels import UNLABELLED
 
 
-def partial_cross_entropy(logits: Tensor, scribbles: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def partial_cross_entropy(logits: Tensor, scribbles: Tensor) -> Tensor:
     """Mean of -log y over the labelled voxels of the batch.
 
     Eq. 3 is printed as a sum; the mean keeps its size free of how much was scribbled. Without any labelled voxel it is
@@ -19,7 +19,6 @@ def partial_cross_entropy(logits: Tensor, scribbles: Tensor, class_weights: Tens
     Args:
         logits: (N, C, k, j, i).
         scribbles: (N, k, j, i), any integer type: a class 0..C-1, or 255 where nothing is labelled.
-        class_weights: (C,); the mean is then weighted.
 
     Returns:
         Scalar, fp32 (fp64 for fp64 logits).
@@ -31,15 +30,10 @@ def partial_cross_entropy(logits: Tensor, scribbles: Tensor, class_weights: Tens
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits if logits.dtype == torch.float64 else logits.float()
         target = scribbles.long()
-        weights = None if class_weights is None else class_weights.to(logits)
-        summed = functional.cross_entropy(logits, target, weight=weights, ignore_index=UNLABELLED, reduction="sum")
-        is_labelled = target != UNLABELLED
-        if weights is None:
-            count = is_labelled.sum()
-        else:
-            count = (weights[torch.where(is_labelled, target, 0)] * is_labelled).sum()
+        summed = functional.cross_entropy(logits, target, ignore_index=UNLABELLED, reduction="sum")
+        count = (target != UNLABELLED).sum()
         # A sum over no voxel is zero with a graph; only the division has to be kept from 0 / 0.
-        return summed / torch.where(count > 0, count, torch.ones_like(count))
+        return summed / count.clamp(min=1)
 
 
 def check_targets(logits: Tensor, target: Tensor) -> None:

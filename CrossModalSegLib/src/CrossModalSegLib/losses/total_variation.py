@@ -19,19 +19,17 @@ Spacing = Sequence[float] | Sequence[Sequence[float]]
 def total_variation(
     probabilities: Tensor,
     form: Literal["contour", "difference"] = "contour",
-    include_background: bool = False,
-    planar: bool = False,
     spacing: Spacing | None = None,
     inside: Tensor | None = None,
 ) -> Tensor:
-    """Length of the contours of soft segmentations.
+    """Length of the contours of soft segmentations, but for the background's.
+
+    The public code means to drop the background, too, but drops the first sample.
 
     Args:
         probabilities: (N, C, k, j, i).
         form: "contour": mean of relu(dilate(erode p) - erode p), the soft inner contour, with 3-voxel pooling;
             "difference": mean of |p(x + 1) - p(x)| along each axis, summed over axes.
-        include_background: Whether class 0 counts; the public code means to drop it but drops the first sample.
-        planar: Within axial slices (j, i) only, as for 2D networks.
         spacing: (k, j, i) mm of all samples, or one such triple a sample, for "difference": differences become those
             per edge of the finest voxel, so that thick slices do not count like thin ones. None: an isotropic grid.
         inside: (N, k, j, i) bool, False where a patch was padded: such voxels are left out. None: all are inside.
@@ -46,38 +44,34 @@ def total_variation(
         raise InputError(f"The total variation expected (N, C, k, j, i); got {tuple(probabilities.shape)}.")
     with torch.autocast(probabilities.device.type, enabled=False):
         p = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
-        p = p if include_background else p[:, 1:]
+        p = p[:, 1:]
         if form == "contour":
-            return _contour_length(p, planar, inside)
+            return _contour_length(p, inside)
         if form == "difference":
-            return absolute_differences(p, planar, spacing, inside)
+            return absolute_differences(p, spacing, inside)
     raise InputError(f'The form of the total variation must be "contour" or "difference"; got {form!r}.')
 
 
-def _contour_length(p: Tensor, planar: bool, inside: Tensor | None) -> Tensor:
-    kernel, padding = ((1, 3, 3), (0, 1, 1)) if planar else ((3, 3, 3), (1, 1, 1))
+def _contour_length(p: Tensor, inside: Tensor | None) -> Tensor:
     if inside is not None:
         p = p.masked_fill(~inside[:, None], 2.0)  # above every probability: it erodes nothing
-    eroded = -functional.max_pool3d(-p, kernel, 1, padding)
+    eroded = -functional.max_pool3d(-p, 3, 1, 1)
     if inside is not None:
         eroded = eroded.masked_fill(~inside[:, None], -1.0)
-    opened = functional.max_pool3d(eroded, kernel, 1, padding)
+    opened = functional.max_pool3d(eroded, 3, 1, 1)
     return inside_mean(functional.relu(opened - eroded), inside)
 
 
-def absolute_differences(
-    p: Tensor, planar: bool = False, spacing: Spacing | None = None, inside: Tensor | None = None
-) -> Tensor:
+def absolute_differences(p: Tensor, spacing: Spacing | None = None, inside: Tensor | None = None) -> Tensor:
     """Mean |difference| to the next voxel, summed over axes; axes of one voxel add nothing.
 
     Args:
         p: (N, C, k, j, i).
-        planar: Leave out the k axis.
         spacing, inside: See `total_variation`.
     """
     scale = axis_scales(spacing, p)
     total = p.sum() * 0.0
-    for axis in (1, 2) if planar else (0, 1, 2):
+    for axis in range(3):
         if p.shape[axis + 2] > 1:
             differences = scale[axis] * p.diff(dim=axis + 2).abs()
             total = total + inside_mean(differences, neighbours_inside(inside, axis))

@@ -16,7 +16,7 @@ from torch import nn
 from CrossModalSegLib.cohort import Cohort
 from CrossModalSegLib.config import to_dict
 from CrossModalSegLib.inference.model_card import ModelCard
-from CrossModalSegLib.inference.model_folder import WeightsType, save_model
+from CrossModalSegLib.inference.model_folder import save_model
 from CrossModalSegLib.output import atomic_folder, write_json
 from CrossModalSegLib.training.cases import branch_order
 from CrossModalSegLib.training.config import TrainingConfig
@@ -53,15 +53,13 @@ def best_network(run: NetworkRun) -> nn.Module:
     return network
 
 
-def write_training(
-    out: Path, network: nn.Module, card: ModelCard, run: NetworkRun, weights: WeightsType = "float32"
-) -> None:
+def write_training(out: Path, network: nn.Module, card: ModelCard, run: NetworkRun) -> None:
     """Write the model folder with `history.json`, `training.json` and `curve.png`, complete or not at all."""
     from CrossModalSegLib.report.curve import write_curve  # here: matplotlib takes a second
 
     history = run.history.to_json()
     with atomic_folder(out) as folder:
-        save_model(folder, network, card, weights=weights)
+        save_model(folder, network, card)
         write_json(history, folder / "history.json")
         write_json(to_dict(run.config), folder / "training.json")
         write_curve(history, folder / "curve.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -19,12 +20,14 @@ class MsConfig:
     """Mumford-Shah.
 
     Attributes:
-        weight: Of the energy, which is a mean over voxels.
+        weight: Of the energy; of a sum, 1e-6 in the public code.
         contour_weight: Of the contours' length within the energy.
+        reduction: "mean", the energy of a voxel, or "sum", that of all voxels, as in the public code.
     """
 
     weight: float = DEFAULT_WEIGHT_MEAN
     contour_weight: float = 1.0
+    reduction: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
         check_weights(self, "Mumford-Shah", "weight", "contour_weight")
@@ -41,6 +44,8 @@ class MumfordShah(PartialCrossEntropy):
 
     def regularization(self, batch: Batch, outputs: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:  # noqa: ARG002
         """See `PartialCrossEntropy`."""
-        y, weight = outputs["out"].softmax(1), self.config.contour_weight
-        energy = mumford_shah(y, batch.images, weight, spacing=batch.spacing, inside=batch.inside)
+        y, config = outputs["out"].softmax(1), self.config
+        energy = mumford_shah(
+            y, batch.images, config.contour_weight, config.reduction, spacing=batch.spacing, inside=batch.inside
+        )
         return {"ms": self.config.weight * energy}
