@@ -42,6 +42,13 @@ def test_all_changes_together_keep_shape_type_and_range(seed):
     assert np.isfinite(changed).all() and changed.min() >= 0 and changed.max() <= 1
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_slice_beside_the_body_changes_without_a_warning(value):
+    empty = replace(item(), image=np.full((1, 32, 32), value, np.float32))
+    np.testing.assert_array_equal(ContrastChange(ContrastConfig(histogram_prob=1.0))(empty, rng()).image, empty.image)
+    assert all(np.isfinite(ContrastChange(ALL)(empty, rng(seed)).image).all() for seed in range(6))
+
+
 def test_neighbour_slices_change_together():
     stacked = Slice(np.repeat(item().image, 3, axis=0), np.repeat(item().labels, 3, axis=0))
     config = ContrastConfig(gamma_prob=1.0, curve_prob=1.0, tissue_prob=1.0, histogram_prob=1.0)

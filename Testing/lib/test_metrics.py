@@ -14,12 +14,13 @@ from monai.metrics import (
 )
 from numpy.testing import assert_allclose
 
-from CrossModalSegLib.errors import GeometryError, InputError, LabelError
+from CrossModalSegLib.errors import Cancelled, GeometryError, InputError, LabelError
 from CrossModalSegLib.io import read_volume, write_volume
 from CrossModalSegLib.io.segmentation_io import write_segmentation
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.metrics import evaluate_files, evaluate_folder, evaluate_segmentation
 from CrossModalSegLib.metrics.segmentation import DEFAULT_TOLERANCES_MM
+from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.volume import Volume
 
 ONE = LabelTable.from_names(["liver"])
@@ -362,3 +363,18 @@ def test_segments_of_unknown_names_are_an_error(tmp_path: Path) -> None:
         write_segmentation(_volume(_cube((3, 3, 3))), table, tmp_path / f"{name}.seg.nrrd")
     with pytest.raises(LabelError, match="unknown names: lever"):
         evaluate_files(tmp_path / "liver.seg.nrrd", tmp_path / "lever.seg.nrrd")
+
+
+def test_measuring_tells_each_surface_and_stops_between_two_on_request():
+    rng = np.random.default_rng(0)
+    ragged = [_volume(rng.random((6, 8, 8)) < 0.5) for _ in range(2)]
+    cancel, told = CancelToken(), []
+
+    def progress(done: int, total: int, *_: object) -> None:
+        told.append((done, total))
+        if len(told) == 4:
+            cancel.cancel()
+
+    with pytest.raises(Cancelled):
+        evaluate_segmentation(*ragged, ONE, progress=progress, cancel=cancel)
+    assert told == [(0, 4), (1, 4), (2, 4), (3, 4)]

@@ -15,17 +15,21 @@ the distances do not exist, and the status says which one is empty.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
+from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy.ndimage import find_objects
+from scipy.spatial import KDTree
 
 from ..errors import InputError, LabelError
+from ..io.image_io import fits_nifti
 from ..labels import LabelTable
 from ..progress import CancelToken, Progress, SilentProgress
 from ..volume import Volume, require_same_geometry
-from .surfaces import MARGIN, border, distances, surface_elements
 from .text_table import number, text_table
 
 Status = Literal["ok", "both_empty", "prediction_empty", "mask_empty"]
@@ -199,12 +203,12 @@ def evaluate_segmentation(
     _require_tolerances(tolerances_mm)
     predicted = _known_labels("prediction", prediction.array, table)
     reference = _known_labels("mask", mask.array, table)
-    boxes = zip(*(find_objects(labels, max_label=len(table)) for labels in (predicted, reference)), strict=True)
+    boxes = [_padded(find_objects(labels, max_label=len(table))) for labels in (predicted, reference)]
     track = _Track(len(table), progress or SilentProgress(), cancel or CancelToken())
     return MetricsReport(
         labels=tuple(
             _evaluate_label(predicted, reference, label.value, label.name, _union(pair), mask, tolerances_mm, track)
-            for label, pair in zip(table.labels, boxes, strict=True)
+            for label, pair in zip(table.labels, zip(*boxes, strict=True), strict=True)
         ),
         tolerances_mm=tuple(float(tolerance) for tolerance in tolerances_mm),
     )
@@ -243,6 +247,11 @@ def _known_labels(name: str, array: np.ndarray, table: LabelTable) -> np.ndarray
 Box = tuple[slice, ...]
 
 
+def _padded(boxes: list[Box | None]) -> list[Box | None]:
+    """The boxes with one voxel more on each side, cut at the start of the grid."""
+    return [box and tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box) for box in boxes]
+
+
 def _union(pair: tuple[Box | None, ...]) -> Box | None:
     """Smallest box around the boxes that exist."""
     present = [box for box in pair if box is not None]
@@ -256,17 +265,18 @@ class _Track:
 
     def __init__(self, labels: int, progress: Progress, cancel: CancelToken) -> None:
         """Nothing is measured yet."""
-        self._labels, self._progress, self.cancel = labels, progress, cancel
+        self._labels, self._progress, self._cancel = labels, progress, cancel
         self._begun = self._steps = 0
 
     def begin(self) -> None:
         """The next label comes."""
-        self.cancel.raise_if_cancelled()
+        self._cancel.raise_if_cancelled()
         self._begun += 1
         self._tell((self._begun - 1) * _STEPS)
 
     def step(self) -> None:
         """A surface of the present label was measured."""
+        self._cancel.raise_if_cancelled()
         self._tell(self._steps + 1)
 
     def _tell(self, steps: int) -> None:
@@ -288,7 +298,7 @@ def _evaluate_label(
     track.begin()
     if box is None:
         return LabelMetrics(value, name, "both_empty", None, None, None, (None,) * len(tolerances_mm), 0.0, 0.0)
-    first, second = (np.pad(labels[box] == value, MARGIN) for labels in (predicted, reference))
+    first, second = predicted[box] == value, reference[box] == value
     sizes = int(first.sum()), int(second.sum())
     volumes = sizes[0] * grid.voxel_ml, sizes[1] * grid.voxel_ml
     if 0 in sizes:
@@ -302,9 +312,10 @@ def _evaluate_label(
 
 def _border_distances(first: np.ndarray, second: np.ndarray, grid: Volume, track: _Track) -> tuple[float, float]:
     """ASD and HD95 in mm of two masks that are not empty; MONAI's definitions, from one pair of distances."""
-    there, back = _both_ways(border(first), border(second), grid, track)
-    hausdorff = max(float(np.percentile(side, 95)) for side in (there, back))
-    return float(there.sum(dtype=float) + back.sum(dtype=float)) / (there.size + back.size), hausdorff
+    edges = get_mask_edges(torch.from_numpy(first), torch.from_numpy(second))
+    there, back = _both_ways(edges, grid, track)
+    hausdorff = max(float(np.percentile(side.numpy(), 95)) for side in (there, back))
+    return float(torch.cat((there, back)).mean()), hausdorff
 
 
 def _surface_dice(
@@ -313,20 +324,32 @@ def _surface_dice(
     """NSD for each tolerance of two masks that are not empty; MONAI's definition, from one pair of distances."""
     if not tolerances_mm:
         return ()
-    (here, own), (there, others) = (surface_elements(mask, grid.spacing, track.cancel) for mask in (first, second))
-    sides = list(zip((own, others), _both_ways(here, there, grid, track), strict=True))
-    total = own.sum(dtype=float) + others.sum(dtype=float)
+    masks = torch.from_numpy(first), torch.from_numpy(second)
+    *edges, first_area, second_area = get_mask_edges(*masks, spacing=grid.spacing)
+    weights = [area[edge] for area, edge in zip((first_area, second_area), edges, strict=True)]
+    distances = _both_ways(edges, grid, track)
+    total = float(sum(weight.sum() for weight in weights))
     return tuple(
-        float(sum(areas[far <= np.float32(tolerance)].sum(dtype=float) for areas, far in sides) / total)
+        float(sum(weight[far <= tolerance].sum() for weight, far in zip(weights, distances, strict=True))) / total
         for tolerance in tolerances_mm
     )
 
 
-def _both_ways(first: np.ndarray, second: np.ndarray, grid: Volume, track: _Track) -> tuple[np.ndarray, np.ndarray]:
-    """Distances in mm from each element of one surface to the other one, and back."""
-    axes = grid.affine[:3, 2::-1].T
-    there = distances(first, second, axes, track.cancel)
+def _both_ways(edges: Sequence[torch.Tensor], grid: Volume, track: _Track) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distances in mm from each border element of one mask to the other mask's border, and back."""
+    measure = _distances if fits_nifti(grid) else _sheared_distances
+    there = measure(*edges, grid)
     track.step()
-    back = distances(second, first, axes, track.cancel)
+    back = measure(*reversed(edges), grid)
     track.step()
     return there, back
+
+
+def _distances(first: torch.Tensor, second: torch.Tensor, grid: Volume) -> torch.Tensor:
+    return get_surface_distance(first, second, spacing=grid.spacing)
+
+
+def _sheared_distances(first: torch.Tensor, second: torch.Tensor, grid: Volume) -> torch.Tensor:
+    """The same where axes are not orthogonal (a tilted gantry), for which a distance transform has no place."""
+    here, there = (np.argwhere(edge.numpy())[:, ::-1] @ grid.affine[:3, :3].T for edge in (first, second))
+    return torch.from_numpy(KDTree(there).query(here)[0])

@@ -231,7 +231,7 @@ class ContrastChange:
         self.config = c = config
         gamma = {"prob": 1.0, "gamma": c.gamma, "retain_stats": True}
         self._gamma = (RandAdjustContrast(**gamma), RandAdjustContrast(**gamma, invert_image=True))
-        self._early = [(c.histogram_prob, RandHistogramShift(prob=1.0))]
+        self._early = [(c.histogram_prob, _HistogramShift(prob=1.0))]
         self._late: list[tuple[float, RandomizableTransform]] = [
             (c.bias_prob, RandBiasField(prob=1.0, coeff_range=(0.0, c.bias))),
             (c.scale_prob, RandScaleIntensity(prob=1.0, factors=c.scale)),
@@ -268,6 +268,14 @@ class ContrastChange:
             if rng.random() < probability:
                 image = _seeded(transform, image.clamp(0.0, 1.0), rng)
         return image
+
+
+class _HistogramShift(RandHistogramShift):
+    """MONAI's, which warns of a constant image before it leaves it as it is; slices beside the body are constant."""
+
+    def __call__(self, img: Tensor, randomize: bool = True) -> Tensor:
+        """The image with another histogram."""
+        return super().__call__(img, randomize) if img.min() < img.max() else img
 
 
 def remap(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
