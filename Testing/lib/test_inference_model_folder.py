@@ -246,7 +246,7 @@ def test_missing_files(folder, tmp_path):
 def test_inputs_are_checked_by_name(caplog):
     volume = SimpleNamespace(array=np.zeros((2, 2, 2)))
     check_inputs(card(), SimpleNamespace(name="a", images={"ct": volume, "mr": volume}))
-    with pytest.raises(ModelError, match="needs the images ct, mr; the case a has ct"):
+    with pytest.raises(ModelError, match="needs the images ct, mr; given: ct. Add mr"):
         check_inputs(card(), SimpleNamespace(name="a", images={"ct": volume}))
     with caplog.at_level(logging.WARNING):
         check_inputs(card(), SimpleNamespace(name="a", images={"ct": volume, "mr": volume, "pet": volume}))

@@ -39,7 +39,8 @@ class Arguments:
         spacing: voxel size (slices, rows, columns) in mm to which images are brought; their own where not given.
         learning_rate: highest rate of the schedule.
         annotation: "masks" trains any method on the full masks.
-        fold: cases of this fold validate; without, a share of the cases does.
+        fold: cases of this fold validate: the weights that do best on them are kept; without, a share of the cases
+            does.
         precision: "bf16" computes with bfloat16 where the device does so natively.
         seed: of everything random.
         validate_every: steps between validations.

@@ -149,7 +149,7 @@ def check_inputs(card: ModelCard, loaded: LoadedCase) -> None:
     missing = [name for name in card.modalities if name not in loaded.images]
     if missing:
         raise ModelError(
-            f"The model {card.name} needs the images {', '.join(card.modalities)}; the case {loaded.name} has "
+            f"The model {card.name} needs the images {', '.join(card.modalities)}; given: "
             f"{', '.join(loaded.images) or 'none'}. Add {', '.join(missing)} or choose another model."
         )
     unused = [name for name in loaded.images if name not in card.modalities]
