@@ -507,6 +507,12 @@ def test_a_command_that_ends_says_why(tmp_path):
     assert "could not be started: ModuleNotFoundError: No module named 'a_module_that_is_missing'" in message
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows tells no signal from a code")
+def test_a_worker_that_is_killed_before_it_is_ready_says_so(tmp_path):
+    message = failed_start([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], tmp_path)
+    assert message == "The worker could not be started: it was killed, perhaps by the system for want of memory."
+
+
 def test_a_worker_that_says_something_else(tmp_path):
     message = failed_start([sys.executable, "-c", "print('hello', flush=True); input(); input()"], tmp_path)
     assert "its answer was not understood" in message

@@ -363,6 +363,17 @@ def test_a_choice_counts_though_the_click_comes_before_it(tab: Tab) -> None:
     tab.wait_for_images()
 
 
+def test_what_is_said_of_a_lost_run_goes_when_the_next_one_begins(tab: Tab, server: Server) -> None:
+    fit(tab, 300)
+    tab.wait(lambda: tab.page.locator("details.curve polyline").count() > 0, 60)
+    server.kill_workers()
+    assert "The worker stopped unexpectedly" in tab.wait(tab.error)
+    fit(tab, 0)
+    assert tab.error() == ""
+    tab.wait(lambda: not tab.is_running, 60)
+    assert tab.error() == ""
+
+
 def test_a_bad_file_gives_a_sentence_and_leaves_nothing(
     tab: Tab, server: Server, phantom: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from CrossModalSegLib.io import write_volume
@@ -60,6 +61,12 @@ class Server:
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self.stop()
+
+    def kill_workers(self) -> None:
+        """End what computes, as the system does where memory is short."""
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            if process.cmdline()[-1:] == ["worker"]:
+                process.kill()
 
     def files(self) -> list[str]:
         """Names of all files in its temporary folder."""

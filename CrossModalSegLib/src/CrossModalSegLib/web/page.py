@@ -426,7 +426,8 @@ class Page:
                 self.complain(_defect(error), do.__name__)
                 result = None
             else:
-                self._forget_complaint(do.__name__)
+                # What was said before is not about the run that begins.
+                self._forget_complaint(self._complained_about if do.__name__ in _RUNS else do.__name__)
             self.changed()
             if do.__name__ in ("undo_stroke", "redo_stroke", "clear_strokes"):
                 self.viewer.render()
@@ -611,6 +612,7 @@ class Page:
         self.client.stop()
 
 
+_RUNS = ("fit", "segment", "refer", "register", "auto_background")
 _OF_SESSION = (
     "set_mode",
     "remove_image",

@@ -307,12 +307,12 @@ class Connection:
         last = self._chatter[-1] if self._chatter else ""
         if self._confusion is not None:
             return f"The worker was ended because its answer was not understood. {self._confusion}"
+        was_killed = hasattr(signal, "SIGKILL") and code == -signal.SIGKILL
+        killed = "it was killed, perhaps by the system for want of memory"
         if not self._is_ready:
-            return f"The worker could not be started: {last or f'it ended with the code {code}'}."
-        if hasattr(signal, "SIGKILL") and code == -signal.SIGKILL:
-            how = "it was killed, perhaps by the system for want of memory"
-        else:
-            how = f"exit code {code}" + (f", {last}" if last else "")
+            why = killed if was_killed else last or f"it ended with the code {code}"
+            return f"The worker could not be started: {why}."
+        how = killed if was_killed else f"exit code {code}" + (f", {last}" if last else "")
         return f"The worker stopped unexpectedly ({how}); your scribbles are untouched. Start again to go on."
 
     def _listen(self) -> None:
