@@ -9,6 +9,8 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(sys.argv[:1])
 _classes: dict[type, type] = {}
+# Qt asks for these by methods that a subclass may replace, and would take a property for such a one, endlessly.
+_ASKED_FOR = ("sizeHint", "minimumSizeHint")
 
 
 def _property(name: str) -> property:
@@ -23,7 +25,8 @@ def python_qt(kind: type) -> type:
     if kind not in _classes:
         meta = kind.staticMetaObject
         names = [meta.property(index).name() for index in range(meta.propertyCount())]
-        members = {name: _property(name) for name in names if (kind, name) != (QtCore.QTimer, "singleShot")}
+        left_out = (*_ASKED_FOR, *(["singleShot"] if kind is QtCore.QTimer else []))
+        members = {name: _property(name) for name in names if name not in left_out}
         _classes[kind] = type(kind.__name__, (kind,), {**members, "name": _property("objectName")})
     return _classes[kind]
 

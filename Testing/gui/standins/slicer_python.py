@@ -75,6 +75,10 @@ def _node_types(kind: type) -> list[type]:
     return [each for each in kinds if hasattr(each, "GetClassName")]
 
 
+# VTK calls observers also after Python has cleared them, as it does with those that nothing but their node holds.
+_observers: list = []
+
+
 class _Wrapper:
     types: dict[str, type]
 
@@ -94,7 +98,8 @@ class _Wrapper:
         tag, self._next_tag = self._next_tag, self._next_tag + 1
         connectors = {name: _connector(widget, self.types[name]) for name, widget in mapping.items()}
         self._guis[tag] = [self._connect(name, *connector) for name, connector in connectors.items()]
-        self.parameterNode.AddObserver("ModifiedEvent", lambda *_: self._show())  # stays for good, as in Slicer
+        _observers.append(lambda *_: self._show())
+        self.parameterNode.AddObserver("ModifiedEvent", _observers[-1])  # stays for good, as in Slicer
         self._show()
         return tag
 
