@@ -411,6 +411,12 @@ def test_a_second_browser_sees_nothing_of_the_first_ones(
     assert other.page.locator(".image-name").all_inner_texts() == ["ct", "mr"]
     assert other.counts() == [0, 0]
     assert context.request.get(f"{server.url}download/0.nii.gz").status == 409
+    assert other.wait(other.error) == "There is no segmentation of this image."
+    other.choose("GTV")
+    other.drag("Axial1", (0.49, 0.46), (0.54, 0.46))
+    other.wait(lambda: other.counts()[0])
+    assert context.request.get(f"{server.url}download/scribbles.seg.nrrd").status == 200
+    other.wait(lambda: other.error() == "")
     assert other.problems == []
     context.close()
 

@@ -372,6 +372,15 @@ def test_a_download_that_finds_no_room_goes_by_its_own_name(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_told_again_and_again_is_shown_once(session: Session, client: FakeClient) -> None:
+    pair(session)
+    scribble(session)
+    session.fit(300.0)
+    for sentence in ("It is slow.", "No space.", "No space."):
+        client.jobs[-1].log(sentence)
+    assert picture(session, Choices())["note"] == "It is slow. No space."
+
+
 def test_a_fit_that_was_asked_to_stop_says_so(session: Session, client: FakeClient) -> None:
     pair(session)
     scribble(session)

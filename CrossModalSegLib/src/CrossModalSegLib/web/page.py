@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.05
 _SHOW_SECONDS = 0.2
+_DOWNLOAD = "download"
 _HINT_3D = "Surfaces appear with a result"
 _SURFACE_HINTS = {"making": "Making surfaces…", "reduced": "Surfaces are simplified"}
 
@@ -599,11 +600,12 @@ class Page:
             download = download_of(self.session, request.match_info["name"])
             body = await asyncio.to_thread(download.content, self.options.folder)
         except CrossModalSegError as error:
-            self.complain(str(error))
+            self.complain(str(error), _DOWNLOAD)
             return web.Response(text=str(error), status=409)
         except Exception as error:  # noqa: BLE001 - the page goes on, and says so
-            self.complain(_defect(error))
+            self.complain(_defect(error), _DOWNLOAD)
             return web.Response(text=_defect(error), status=500)
+        self._forget_complaint(_DOWNLOAD)
         headers = {"Content-Disposition": download.disposition}
         return web.Response(body=body, content_type="application/octet-stream", headers=headers)
 

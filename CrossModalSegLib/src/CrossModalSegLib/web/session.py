@@ -538,7 +538,8 @@ class Session:
             self._on_change()
 
         def note(sentence: str) -> None:
-            run.notes.append(sentence)
+            # What is told again and again would hide all else: only the last ones are shown.
+            run.notes = [*(each for each in run.notes if each != sentence), sentence]
             self._on_change()
 
         task.on_progress, task.on_preview, task.on_done, task.on_error, task.on_log = (
