@@ -353,8 +353,8 @@ def test_patches_can_be_halved_until_they_are_small(prior):
 
 
 def test_padding_of_a_small_case_is_neither_large_nor_regularised(monkeypatch):
-    case = working_case(loaded_case()).prepared
-    assert case.shape == (12, 40, 44)
+    working = working_case(loaded_case())
+    assert working.prepared.shape == (12, 40, 44)
     calls = []
 
     def spy(logits, images, *rest, inside=None):
@@ -363,7 +363,7 @@ def test_padding_of_a_small_case_is_neither_large_nor_regularised(monkeypatch):
 
     monkeypatch.setattr("CrossModalSegLib.fitting.fit_case.hybrid_loss", spy)
     config = FitConfig("scratch", base_channels=2, scratch=ScratchTuning(batch_size=1, augmentation="none"))
-    _tuner(config, case, case.scribbles, 3, "", None, torch.device("cpu")).step()
+    _tuner(config, working, working.prepared.scribbles, 3, "", None, torch.device("cpu")).step()
     assert calls == [((16, 48, 48), 12 * 40 * 44)]
 
 

@@ -171,7 +171,8 @@ def test_padding_repeats_the_edge_or_fills():
         ((3.0, 1.0, 1.0), (50, 200, 200), (3.0, 1.4, 1.4)),
         ((1.0, 1.0, 1.0), (50, 300, 300), (2.5, 1.4, 1.4)),
         ((5.0, 2.0, 2.0), (20, 100, 100), (5.0, 2.0, 2.0)),
-        ((0.5, 0.5, 0.5), (64, 64, 64), (2.5 * 0.5 / 1.4, 0.5, 0.5)),
+        ((1.0, 1.0, 1.0), (64, 64, 64), (2.5 / 1.4**2, 1.0, 1.0)),
+        ((0.5, 0.5, 0.5), (64, 64, 64), (0.5, 0.5, 0.5)),
     ],
 )
 def test_the_working_spacing_is_never_finer_than_the_case(spacing, shape, expected):
@@ -184,14 +185,14 @@ def test_the_working_spacing_is_never_finer_than_the_case(spacing, shape, expect
         ((100, 300, 300), 20.0, 1.4),
         ((100, 300, 300), 14.0, 1.0),
         ((100, 300, 300), 8.4, 0.6),
-        ((100, 300, 300), 2.0, 1.4 / 3),  # a third at least
+        ((50, 300, 300), 2.0, 1.4 / 3),  # a third at least
         ((500, 900, 900), 2.0, 1.4),  # as fine as leaves room: too many voxels
-        ((300, 600, 600), 2.0, 1.4 - 3 / 8 * (1.4 - 1.4 / 3)),
+        ((300, 600, 600), 2.0, 1.4 - 2 / 8 * (1.4 - 1.4 / 3)),
         ((100, 150, 300), 2.0, 75 / 64 / 3),  # a third of what suits the region
     ],
 )
 def test_small_structures_are_worked_on_at_finer_voxels(shape, largest_mm, in_plane):
-    expected = np.maximum((2.5 * in_plane / 1.4, in_plane, in_plane), 0.5)
+    expected = np.maximum((2.5 * (in_plane / 1.4) ** 2, in_plane, in_plane), max(in_plane, 0.5))
     assert working_spacing((0.5, 0.5, 0.5), shape, largest_mm) == pytest.approx(expected)
     assert working_spacing((3.0, 1.5, 1.6), shape, largest_mm) == (3.0, 1.5, 1.6)
 

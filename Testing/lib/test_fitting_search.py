@@ -133,13 +133,24 @@ class Shifted(Echo):
         return torch.cat([-inside, inside], dim=1)
 
 
-@pytest.mark.parametrize(("network", "calls"), [(Shifted(), 1 + 3), (Echo(), 1)])
-def test_a_slice_whose_strokes_an_answer_contradicts_is_answered_alone(network, calls):
+@pytest.mark.parametrize(
+    ("network", "thick_mm", "calls"), [(Shifted(), 4.0, 1 + 3), (Shifted(), 3.9, 1), (Echo(), 4.0, 1)]
+)
+def test_a_thick_slice_whose_strokes_an_answer_contradicts_is_answered_alone(network, thick_mm, calls):
     scribbles = np.full((3, 20, 20), 255, np.uint8)
     scribbles[:, 5, 5:15], scribbles[:, 15, 5:15] = 1, 0
-    found = segment_prompted(network, np.zeros((1, 3, 20, 20), np.float32), scribbles, 2, (3.0, 1.0, 1.0), CPU)
-    assert (found.argmax(axis=0) == (scribbles == 1)).all()
-    assert len(network.inputs) == calls
+    found = segment_prompted(network, np.zeros((1, 3, 20, 20), np.float32), scribbles, 2, (thick_mm, 1.0, 1.0), CPU)
+    is_right = (found.argmax(axis=0) == (scribbles == 1)).all()
+    assert (is_right, len(network.inputs)) == (thick_mm == 4.0, calls)
+
+
+def test_only_thin_classes_are_seen_in_halved_voxels():
+    scribbles = np.full((3, 30, 30), 255, np.uint8)
+    scribbles[:, 5, 5:15], scribbles[:, 15, 5:15] = 1, 2
+    image, network = np.zeros((1, 3, 30, 30), np.float32), Echo()
+    found = segment_prompted(network, image, scribbles, 3, (3.0, 1.0, 1.0), CPU, thin={2})
+    assert [x.shape[-1] for x in network.inputs] == [32, 64]
+    np.testing.assert_array_equal(found.argmax(axis=0)[scribbles != 255], scribbles[scribbles != 255])
 
 
 def test_views_that_have_other_voxels_are_both_answered():
@@ -183,6 +194,24 @@ def prompted(loss, **config) -> PromptedTuner:
     return PromptedTuner(Echo(), case, case.scribbles, 3, loss, PromptedTuning(**config), 0, CPU)
 
 
+def test_a_thin_class_is_tuned_in_halved_voxels():
+    case = working_case(small_case()).prepared
+    spacings = set()
+
+    def spy(logits, images, target, spacing):
+        spacings.add(spacing)
+        return {"total": logits["out"].sum()}
+
+    tuner = PromptedTuner(Echo(), case, case.scribbles, 3, spy, PromptedTuning(), 0, CPU, thin={1})
+    for _ in range(12):
+        tuner.step()
+    assert spacings == {(4.0, 2.0, 2.0), (4.0, 1.0, 1.0)}
+    tuner.network.inputs.clear()
+    tuner.predict(case.scribbles)
+    plain, halved = sorted(tuner.network.inputs, key=lambda x: x.numel())
+    assert halved.shape[-1] > plain.shape[-1]
+
+
 def test_a_step_asks_for_one_class_against_all_others_where_it_is():
     calls = []
 
@@ -216,9 +245,9 @@ def test_strokes_are_hidden_less_often_where_they_are_close():
 
 
 def test_a_network_from_scratch_learns_from_the_strokes_that_are_shown():
-    case = working_case(small_case()).prepared
-    shown = np.where(np.arange(8)[:, None, None] < 4, case.scribbles, 255).astype(np.uint8)
-    tuner = _tuner(FitConfig(method="pce", base_channels=2), case, shown, 3, "", None, CPU)
+    working = working_case(small_case())
+    shown = np.where(np.arange(8)[:, None, None] < 4, working.prepared.scribbles, 255).astype(np.uint8)
+    tuner = _tuner(FitConfig(method="pce", base_channels=2), working, shown, 3, "", None, CPU)
     np.testing.assert_array_equal(tuner._sampler.labels[0], shown)
 
 

@@ -111,6 +111,40 @@ def test_what_is_long_and_thin_is_worked_on_at_fine_voxels():
     assert working_case(without_edges).prepared.spacing[1:] == pytest.approx((1.4, 1.4))
 
 
+def test_a_thin_class_is_seen_in_halved_voxels_with_its_strokes():
+    working = working_case(cord_case(), for_prior=True)
+    assert working.thin == {1}
+    case = (working.prepared.images, working.prepared.scribbles, 1, working.prepared.spacing, 0.5, 16.0)
+    plain, halved = class_view(*case), class_view(*case, is_thin=True)
+    assert plain.spacing == (1.0, 1.0, 1.0) and halved.spacing == (1.0, 0.5, 0.5)
+    np.testing.assert_array_equal(halved.scribbles[:, ::2, ::2], plain.scribbles)
+    np.testing.assert_array_equal(halved.scribbles[:, 1::2, 1::2], plain.scribbles)
+    row = halved.images[0, 0, 100]
+    np.testing.assert_allclose(row[row > 0], [0.25, 0.75, *[1] * 14, 0.75, 0.25])
+    np.testing.assert_allclose(halved.restore(halved.images[0])[0, 0], plain.images[0, 0, 0], atol=0.26)
+
+
+def test_a_view_stays_as_it_is_where_halves_are_too_many_or_too_coarse_already(monkeypatch):
+    working = working_case(cord_case(), for_prior=True)
+    case = (working.prepared.images, working.prepared.scribbles, 1, working.prepared.spacing)
+    coarse = class_view(*case, is_thin=True)
+    assert coarse.spacing[1] > 2 and coarse.spacing == class_view(*case).spacing
+    monkeypatch.setattr("CrossModalSegLib.fitting.class_view.MOST_HALVED_VOXELS", 1000)
+    assert class_view(*case, 0.5, 16.0, is_thin=True).spacing == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("mm", "thin"), [(13.9 / 8, {1}), (0.5, {1}), (3.0, set())])
+def test_voxels_that_were_halved_are_not_halved_again(mm, thin):
+    working = working_case(cord_case((4.0, mm, mm)), for_prior=True)
+    assert working.thin == thin
+
+
+def test_a_thick_class_is_not_thin():
+    loaded = cord_case()
+    loaded.images["mr"].array[:, :, 50:70] = 1
+    assert working_case(loaded, for_prior=True).thin == set()
+
+
 def test_coarse_voxels_are_halved_with_their_strokes():
     loaded = cord_case((4.0, 3.0, 3.0))
     assert working_case(loaded).prepared.spacing == (4.0, 3.0, 3.0)

@@ -18,6 +18,8 @@ from CrossModalSegLib.labels import BACKGROUND, UNLABELLED
 # A class's scribbles span about this many voxels in-plane.
 VOXELS_ACROSS = 28
 COARSEST_IN_PLANE_MM = 3.0
+# A view with halved voxels has no more than this many, which take some seconds.
+MOST_HALVED_VOXELS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +56,9 @@ def class_view(
     spacing: tuple[float, float, float],
     scale: float = 1.0,
     longest_mm: float = np.inf,
+    is_thin: bool = False,
 ) -> ClassView:
-    """Cut out and coarsen.
+    """Cut out, and coarsen; or make finer, where the class is thin.
 
     Args:
         images: (M, k, j, i) float32.
@@ -64,6 +67,7 @@ def class_view(
         spacing: mm, (k, j, i).
         scale: Factor on the in-plane voxel size that suits the class.
         longest_mm: A class whose strokes span more counts as that long.
+        is_thin: Whether voxels that need not become coarser are halved in-plane.
 
     Raises:
         LabelError: The class has no scribble.
@@ -72,11 +76,13 @@ def class_view(
     cropped, drawn = images[(slice(None), *box)], scribbles[box]
     wanted = scale * suitable_spacing(drawn == value, spacing, longest_mm)
     shape = drawn.shape
-    coarse = (shape[0], *(max(1, round(n * min(1.0, mm / wanted))) for n, mm in zip(shape[1:], spacing[1:])))
-    if coarse != shape:
-        cropped = _coarsened(cropped, coarse)
-        drawn = shrink_scribbles(drawn, coarse)
-    mm = tuple(s * n / m for s, n, m in zip(spacing, shape, coarse))
+    seen = (shape[0], *(max(1, round(n * min(1.0, mm / wanted))) for n, mm in zip(shape[1:], spacing[1:])))
+    if seen != shape:
+        cropped, drawn = _resized(cropped, seen), shrink_scribbles(drawn, seen)
+    elif is_thin and 4 * drawn.size <= MOST_HALVED_VOXELS:
+        seen = (shape[0], 2 * shape[1], 2 * shape[2])
+        cropped, drawn = _resized(cropped, seen), drawn.repeat(2, axis=1).repeat(2, axis=2)
+    mm = tuple(s * n / m for s, n, m in zip(spacing, shape, seen))
     return ClassView(value, np.ascontiguousarray(cropped), drawn, mm, box)
 
 
@@ -92,8 +98,8 @@ def suitable_spacing(inside: np.ndarray, spacing: tuple[float, float, float], lo
     return min(extent / VOXELS_ACROSS, max(COARSEST_IN_PLANE_MM, *spacing[1:]))
 
 
-def _coarsened(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Images (M, k, j, i) with fewer voxels in-plane over the same field of view, smoothed against aliasing."""
+def _resized(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Images (M, k, j, i) with other voxels in-plane over the same field of view, smoothed against aliasing."""
     slices = torch.from_numpy(np.ascontiguousarray(images))
     return functional.interpolate(slices, size=shape[1:], mode="bilinear", antialias=True, align_corners=False).numpy()
 

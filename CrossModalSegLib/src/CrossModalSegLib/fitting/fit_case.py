@@ -167,9 +167,7 @@ def fit_case(
     limits = SearchLimits(config.seconds, config.preview_every, config.patience)
 
     def run(where: torch.device) -> tuple[Search, np.ndarray]:
-        tuner = _tuner(
-            config, working.prepared, judge.shown, table.num_classes, prior, start, where, working.thicknesses
-        )
+        tuner = _tuner(config, working, judge.shown, table.num_classes, prior, start, where)
         search = Search(working, judge, tuner, limits, progress, cancel, on_preview, finish)
         return search, search.run()
 
@@ -192,19 +190,19 @@ def _check_working_scribbles(case: PreparedCase, table: LabelTable) -> None:
 
 def _tuner(
     config: FitConfig,
-    case: PreparedCase,
+    working: WorkingCase,
     shown: np.ndarray,
     num_classes: int,
     prior: str | Path,
     start: nn.Module | None,
     device: torch.device,
-    thicknesses: dict[int, float] | None = None,
 ) -> Tuner:
     torch.manual_seed(config.seed)
+    case = working.prepared
     if config.method == "cmfnet":
         network, loss = load_prior(prior), _loss(PROMPTED_LOSS)
         _check_start(start, network)
-        settings = (loss, config.tuning, config.seed, device, start, thicknesses)
+        settings = (loss, config.tuning, config.seed, device, start, working.thicknesses, working.thin)
         return PromptedTuner(network, case, shown, num_classes, *settings)
     modalities, width = len(case.images), config.base_channels
     if config.method == "scratch":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ ABSENT_LOGIT = -12.0
 MOST_MISSED, MOST_TAKEN = 0.1, 0.02
 # A slice alone takes as long as a stack of 16.
 MOST_ALONE = 20
+# Thinner slices are hardly shifted: where an answer contradicts strokes there, it missed what is small, and a slice
+# alone is answered worse.
+SHIFTED_SLICES_MM = 4.0
 
 
 def view_scales(scribbles: np.ndarray, spacing: tuple[float, float, float]) -> list[float]:
@@ -71,11 +74,13 @@ def class_logits(
     device: torch.device,
     scales: Sequence[float],
     longest_mm: float = np.inf,
+    is_thin: bool = False,
 ) -> np.ndarray:
     """How much each voxel looks like the scribbled class.
 
-    Where the answer contradicts the strokes in a slice, the slice is answered alone: slices may be shifted against each
-    other, as breath-holds leave them, and a network that reads volumes looks for the class where the next slice has it.
+    Where the answer contradicts the strokes in a thick slice, the slice is answered alone: such slices may be shifted
+    against each other, as breath-holds leave them, and a network that reads volumes looks for the class where the next
+    slice has it.
 
     Args:
         network: A prompted CmFNet with two classes.
@@ -86,6 +91,7 @@ def class_logits(
         device: Where the network is.
         scales: Of the views whose answers are averaged.
         longest_mm: A class whose strokes span more counts as that long.
+        is_thin: Whether it is looked at in halved voxels.
 
     Returns:
         (k, j, i) float32, the log-odds of the class; `ABSENT_LOGIT` outside of its box.
@@ -94,14 +100,15 @@ def class_logits(
     def answer(slices: slice) -> np.ndarray:
         case = (images[:, slices], scribbles[slices], value, spacing)
         # Of a small class, coarse views have the voxels of fine ones: those of the image.
-        by_shape = {view.scribbles.shape: view for view in (class_view(*case, scale, longest_mm) for scale in scales)}
-        views = list(by_shape.values())
+        views = [class_view(*case, scale, longest_mm, is_thin) for scale in scales]
+        views = list({view.scribbles.shape: view for view in views}.values())
         logits = np.full(scribbles[slices].shape, ABSENT_LOGIT, np.float32)
         logits[views[0].box] = np.mean([view.restore(_log_odds(network, view, device)) for view in views], axis=0)
         return logits
 
     logits = answer(slice(None))
-    for k in contradicted_slices(logits, scribbles, value):
+    may_be_shifted = spacing[0] >= SHIFTED_SLICES_MM
+    for k in contradicted_slices(logits, scribbles, value) if may_be_shifted else ():
         alone = slice(k, k + 1)
         logits[alone] = answer(alone)
     return logits
@@ -171,12 +178,14 @@ def segment_prompted(
     device: torch.device,
     cancel: CancelToken | None = None,
     thicknesses: Mapping[int, float] | None = None,
+    thin: Collection[int] = (),
 ) -> np.ndarray:
     """Probabilities of all classes from their scribbles.
 
     Args:
         num_classes: K + 1. Classes without a scribble get the probability of something absent.
         thicknesses: mm by class, of those that are known.
+        thin: Classes that are looked at in halved voxels.
 
     Returns:
         (K + 1, k, j, i) float32; the classes' log-odds against a background of 0, through a softmax.
@@ -188,8 +197,8 @@ def segment_prompted(
         if cancel is not None:
             cancel.raise_if_cancelled()
         if (scribbles == value).any():
-            longest_mm = longest.get(value, np.inf)
-            logits[value] = class_logits(network, images, scribbles, value, spacing, device, scales, longest_mm)
+            looks = (scales, longest.get(value, np.inf), value in thin)
+            logits[value] = class_logits(network, images, scribbles, value, spacing, device, *looks)
             logits[value, absent.get(value, [])] = ABSENT_LOGIT
         else:
             logits[value] = ABSENT_LOGIT

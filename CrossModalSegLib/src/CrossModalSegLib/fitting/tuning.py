@@ -8,7 +8,7 @@ from the prompts and asks the network for them: the very task it has between the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -124,6 +124,7 @@ class PromptedTuner:
         device: torch.device,
         start: nn.Module | None = None,
         thicknesses: Mapping[int, float] | None = None,
+        thin: Collection[int] = (),
     ) -> None:
         """Prepare the views of each class.
 
@@ -133,6 +134,7 @@ class PromptedTuner:
             scribbles: (k, j, i) uint8 to learn from: the case's, or a part of them.
             start: The same network with the weights that an earlier tuning of `network` ended with, to go on from.
             thicknesses: mm by class, of those that are known.
+            thin: Classes that are looked at in halved voxels.
         """
         self.network = network.to(device)
         self._tuned = copy.deepcopy(self.network)
@@ -143,10 +145,10 @@ class PromptedTuner:
         images = two_images(case.images)
         values = [value for value in range(1, num_classes) if (scribbles == value).any()]
         scales = view_scales(scribbles, case.spacing)
-        self._thicknesses = thicknesses or {}
+        self._thicknesses, self._thin = thicknesses or {}, thin
         longest = longest_views(scribbles, case.spacing, self._thicknesses)
         self._views = [
-            class_view(images, scribbles, value, case.spacing, scale, longest.get(value, np.inf))
+            class_view(images, scribbles, value, case.spacing, scale, longest.get(value, np.inf), value in thin)
             for value in values
             for scale in scales
         ]
@@ -204,6 +206,7 @@ class PromptedTuner:
             self._device,
             cancel,
             self._thicknesses,
+            self._thin,
         )
 
     def _random_patch(self, view: ClassView) -> ClassView:

@@ -45,12 +45,14 @@ class WorkingCase:
         box: Where the crop lies in the case's own arrays.
         grid: The scribbles on the case's own grid.
         thicknesses: mm by class, of those that are known.
+        thin: Classes with fewer than `STROKE_VOXELS` voxels across, to be looked at in halved ones.
     """
 
     prepared: PreparedCase
     box: Box
     grid: Volume
     thicknesses: dict[int, float] = field(default_factory=dict)
+    thin: frozenset[int] = frozenset()
 
     def answer(
         self, probabilities: np.ndarray, *, with_probabilities: bool = False, with_uncertainty: bool = False
@@ -127,7 +129,23 @@ def working_case(loaded: LoadedCase, for_prior: bool = False) -> WorkingCase:
     finer = _spacing_for(seen.scribbles, thickness)
     if finer != spacing:
         prepared = prepare(finer)
-    return WorkingCase(replace(prepared, source=grid_of(own).volume()), box, loaded.scribbles, thickness)
+    thin = _thin(thickness, prepared.spacing, turned.scribbles.spacing)
+    return WorkingCase(replace(prepared, source=grid_of(own).volume()), box, loaded.scribbles, thickness, thin)
+
+
+def _thin(
+    thickness: dict[int, float], spacing: tuple[float, float, float], own: tuple[float, float, float]
+) -> frozenset[int]:
+    """Classes with fewer than `STROKE_VOXELS` voxels across; none where voxels were halved already.
+
+    Args:
+        thickness: mm by class.
+        spacing: mm, (k, j, i), of the working grid.
+        own: mm, (k, j, i), of the image.
+    """
+    length = max(spacing[1:])
+    is_halved = length < 0.99 * max(own[1:])
+    return frozenset(value for value, mm in thickness.items() if mm < STROKE_VOXELS * length and not is_halved)
 
 
 def _spacing_for(scribbles: Volume, thickness: dict[int, float]) -> tuple[float, float, float]:
@@ -195,8 +213,11 @@ def working_spacing(
 
 
 def _voxel_size(spacing: tuple[float, float, float], in_plane: float) -> tuple[float, float, float]:
-    """Voxels (k, j, i) in mm of this length in-plane, as thick as goes with it, and none finer than the case's."""
-    through = FINEST_SLICE_MM * min(1.0, in_plane / FINEST_IN_PLANE_MM)
+    """Voxels (k, j, i) in mm of this length in-plane, as thick as goes with it, and none finer than the case's.
+
+    What needs fine voxels in-plane needs them along k, too: slices become thinner sooner, until voxels are cubes.
+    """
+    through = max(in_plane, FINEST_SLICE_MM * min(1.0, in_plane / FINEST_IN_PLANE_MM) ** 2)
     return max(spacing[0], through), max(spacing[1], in_plane), max(spacing[2], in_plane)
 
 
