@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from CrossModalSegLib.data.working_grid import Grid, is_reordering, resample_aligned, working_grid
-from CrossModalSegLib.errors import GeometryError
+from CrossModalSegLib.errors import GeometryError, InputError
 
 
 def rotation(seed: int) -> np.ndarray:
@@ -92,6 +92,11 @@ def test_respacing_keeps_the_centre_of_the_field_of_view():
     centres = [g.affine[:3, :3] @ ((np.array(g.shape[::-1]) - 1) / 2) + g.affine[:3, 3] for g in (source, target)]
     np.testing.assert_allclose(centres[0], centres[1], atol=1e-9)
     np.testing.assert_allclose(target.spacing, (2, 2, 2))
+
+
+def test_a_spacing_that_no_memory_holds_is_refused():
+    with pytest.raises(InputError, match=r"spacing of 1e-09, 1, 1 mm makes 2e\+10 voxels of an image with 2 by 3 by 4"):
+        working_grid(Grid((2, 3, 4), np.eye(4)), (1e-9, 1.0, 1.0))
 
 
 def test_rounding_errors_add_no_slice():

@@ -224,7 +224,7 @@ def test_presets_survive_json_and_the_factory(name):
 
 
 def test_it_does_not_follow_from_classes():
-    with pytest.raises(ModelError, match="works on slices"):
+    with pytest.raises(ModelError, match="no network of volumes named"):
         network_config("crossmr", 5, 1)
 
 

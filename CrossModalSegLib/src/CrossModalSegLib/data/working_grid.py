@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from CrossModalSegLib.errors import GeometryError
+from CrossModalSegLib.errors import GeometryError, InputError
 from CrossModalSegLib.volume import Volume
 
 Interpolation = Literal["linear", "nearest"]
@@ -24,6 +24,8 @@ Orientation = Literal["lps", "flip", "native", "slices"]
 SNAP_VOXELS = 1e-6
 # Voxels this much longer along one axis than along both others show how an image was acquired.
 THICK_SLICES = 1.5
+# Of a working grid: each modality would take 32 GiB.
+MOST_VOXELS = 2**33
 # An axis of a working grid may deviate this much from an axis of the source grid, in voxels over its whole length.
 ALIGNMENT_VOXELS = 1e-3
 
@@ -69,6 +71,9 @@ def working_grid(source: Grid, spacing: tuple[float, float, float] | None, orien
             the one closest to S and i the one closest to L. "slices" does so unless voxels are clearly longer along one
             axis, across which the image was then acquired: that axis becomes k, whatever way it points, and of the
             other two i is the one closer to L, or to P where neither is. "native" keeps the storage order.
+
+    Raises:
+        InputError: The spacing makes more voxels than any memory holds.
     """
     oriented = _oriented(source, orientation)
     return oriented if spacing is None else _respaced(oriented, spacing)
@@ -121,6 +126,11 @@ def _respaced(source: Grid, spacing: tuple[float, float, float]) -> Grid:
     old_size = np.array(source.shape[::-1], np.float64)
     step = np.array(spacing[::-1]) / np.array(source.spacing[::-1])
     new_size = np.ceil(old_size / step - 1e-6)
+    if np.prod(new_size) > MOST_VOXELS:
+        raise InputError(
+            f"A working spacing of {', '.join(f'{mm:g}' for mm in spacing)} mm makes {np.prod(new_size):.2g} voxels of "
+            f"an image with {' by '.join(map(str, source.shape))} voxels; choose a larger one."
+        )
     to_source = np.diag([*step, 1.0])
     to_source[:3, 3] = (old_size - 1) / 2 - step * (new_size - 1) / 2
     return Grid(tuple(int(n) for n in new_size[::-1]), source.affine @ to_source)

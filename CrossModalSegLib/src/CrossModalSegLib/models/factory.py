@@ -61,14 +61,11 @@ def network_config(name: str, num_classes: int, modalities: int, **options: Any)
         options: Further fields of the configuration.
 
     Raises:
-        ModelError: The name or an option is unknown, a value does not fit, or the network is one of slices.
+        ModelError: The name or an option is unknown, or a value does not fit.
     """
-    if name in SLICE_NETWORKS:
-        raise ModelError(
-            f"The network {name!r} works on slices and does not follow from classes and modalities; networks of "
-            f"volumes are {', '.join(sorted(NETWORKS))}."
-        )
-    config_class, _ = _entry(name)
+    if name not in NETWORKS:
+        raise ModelError(f"There is no network of volumes named {name!r}; they are {', '.join(sorted(NETWORKS))}.")
+    config_class, _ = NETWORKS[name]
     fields = {field.name for field in dataclasses.fields(config_class)}
     channels = "modalities" if "modalities" in fields else "in_channels"
     return _config(name, {"num_classes": num_classes, channels: modalities, **options})
