@@ -17,6 +17,7 @@ from CrossModalSegLib.errors import Cancelled, GeometryError, InputError
 from CrossModalSegLib.io import read_volume
 from CrossModalSegLib.progress import CancelToken, SilentProgress
 from CrossModalSegLib.registration import alignment, register, write_transform
+from CrossModalSegLib.registration.contest import Fitted, merit, winner
 from CrossModalSegLib.registration.doubts import doubt
 from CrossModalSegLib.registration.images import prepared
 from CrossModalSegLib.registration.resampled import resampled
@@ -105,6 +106,17 @@ def test_a_real_head_that_is_turned_by_40_degrees_finds_its_place(real_data: Pat
     assert aligned.doubt is turned.doubt is None
 
 
+def test_real_thick_slices_that_lie_well_stay(real_data: Path) -> None:
+    fixed, moving = (read_volume(real_data / "chaos_mr" / f"chaos01_{name}.nii.gz") for name in ("T1", "T2"))
+    found = register(fixed, moving, initial="identity")
+    points = np.random.default_rng(0).uniform(-1, 1, (100, 3)) * (120, 100, 70)
+    middle = fixed.affine[:3, :3] @ ((np.array(fixed.shape[::-1]) - 1) / 2) + fixed.affine[:3, 3]
+    points = (points + middle).tolist()
+    away = np.subtract([found.transform.TransformPoint(p) for p in points], points)
+    assert np.linalg.norm(away, axis=1).mean() < 4
+    assert found.metric > found.metric_before
+
+
 def test_where_a_result_may_be_wrong_a_sentence_tells(head: SimulatedCase, caplog: pytest.LogCaptureFixture) -> None:
     assert register(head.ct, head.mr).doubt is None
     assert not caplog.messages
@@ -115,6 +127,19 @@ def test_where_a_result_may_be_wrong_a_sentence_tells(head: SimulatedCase, caplo
     run = Run(prepared(head.ct, "fixed"), prepared(head.mr, "moving"), 0, None, SilentProgress(), None)
     little = doubt(run, [], rigid((0.0, 0.0, 0.0), (0.0, 0.0, 75.0)))
     assert re.search("only (2|3).% of the smaller image lies on the other one. Look", little)
+    here, there = rigid((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)), rigid((0.0, 0.0, 0.0), (0.0, 0.0, 40.0))
+    found = merit(run, here)
+    assert "in another place, 40 mm away" in doubt(run, [Fitted("search", there, 0.95 * found)], here)
+    assert doubt(run, [Fitted("search", there, 0.8 * found), Fitted("moments", here, found)], here) is None
+
+
+def test_the_files_positions_win_where_another_place_is_hardly_better(head: SimulatedCase) -> None:
+    run = Run(prepared(head.ct, "fixed"), prepared(head.mr, "moving"), 0, None, SilentProgress(), None)
+    here, there = (rigid((0.0, 0.0, 0.0), (0.0, 0.0, z)) for z in (0.0, 40.0))
+    places = [Fitted("search", there, 1.0), Fitted("identity", here, 0.96)]
+    assert winner(run, places) is places[1]
+    assert winner(run, [places[0], Fitted("identity", here, 0.9)]) is places[0]
+    assert winner(run, [places[0], Fitted("identity", there, 0.96)]) is places[0]
 
 
 def test_steps_that_lose_the_overlap_are_not_taken(head: SimulatedCase, monkeypatch: pytest.MonkeyPatch) -> None:

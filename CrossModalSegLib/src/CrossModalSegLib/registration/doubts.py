@@ -6,22 +6,23 @@ from collections.abc import Iterator
 
 import SimpleITK as sitk
 
+from .contest import Fitted, merit
 from .run import Run
-from .starts import Place, distance, is_elsewhere
+from .starts import distance, is_elsewhere
 
 _SMALL_SHARE = 0.5
 _RIVAL = 0.9
 
 
-def doubt(run: Run, places: list[Place], transform: sitk.Transform) -> str | None:
+def doubt(run: Run, fitted: list[Fitted], transform: sitk.Transform) -> str | None:
     """A sentence on why a result may be wrong; None where nothing speaks against it.
 
     Args:
         run: of the registration.
-        places: where else the moving image may lie, most worth first.
+        fitted: fits of all places where the moving image may lie, greatest merit first.
         transform: what was found, rigid or affine.
     """
-    reasons = " and ".join(_reasons(run, places, transform))
+    reasons = " and ".join(_reasons(run, fitted, transform))
     if not reasons:
         return None
     return (
@@ -30,13 +31,13 @@ def doubt(run: Run, places: list[Place], transform: sitk.Transform) -> str | Non
     )
 
 
-def _reasons(run: Run, places: list[Place], transform: sitk.Transform) -> Iterator[str]:
+def _reasons(run: Run, fitted: list[Fitted], transform: sitk.Transform) -> Iterator[str]:
     share = run.judge.share(transform)
     if share < _SMALL_SHARE:
         yield f"only {share:.0%} of the smaller image lies on the other one"
-    worth = run.judge.score(transform)
-    for place in places:
-        if place.worth > _RIVAL * worth and is_elsewhere(run, place.transform, transform):
-            away = distance(run.fixed, place.transform, transform)
+    least = _RIVAL * merit(run, transform)
+    for other in fitted:
+        if other.merit > least and is_elsewhere(run, other.transform, transform):
+            away = distance(run.fixed, other.transform, transform)
             yield f"the images fit about as well in another place, {away:.0f} mm away"
             return

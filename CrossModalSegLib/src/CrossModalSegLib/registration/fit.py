@@ -14,21 +14,22 @@ _BSPLINE_ITERATIONS = 30
 _BSPLINE_MESH_MM = 65.0
 
 
-def fit(run: Run, transform: sitk.Transform, kind: Kind, given: bool) -> sitk.Transform:
-    """Fit a transform of a kind, from a start that is `given` and stays, or that the fit replaces."""
-    if given:
-        # A given transform stays as it is; what is fitted comes on top of it.
-        offset = centred(run, "identity")
-        fitted = linear(run, offset, "rigid", transform) if kind != "bspline" else None
-        if kind == "affine":
-            fitted = linear(run, _affine_of(fitted), "affine", transform)
-        base = transform if fitted is None else compose(transform, fitted)
-        return _bspline(run, base) if kind == "bspline" else base
-    rigid = linear(run, transform, "rigid")
+def fit_on_top(run: Run, given: sitk.Transform, kind: Kind) -> sitk.Transform:
+    """A transform that is given stays as it is; what is fitted comes on top of it."""
+    if kind == "bspline":
+        return _bspline(run, given)
+    fitted = linear(run, centred(run, "identity"), "rigid registration", given)
+    if kind == "affine":
+        fitted = linear(run, _affine_of(fitted), "affine registration", given)
+    return compose(given, fitted)
+
+
+def refined(run: Run, rigid: sitk.Transform, kind: Kind) -> sitk.Transform:
+    """A rigid fit, made a fit of another kind."""
     if kind == "rigid":
         return rigid
     if kind == "affine":
-        return linear(run, _affine_of(rigid), "affine")
+        return linear(run, _affine_of(rigid), "affine registration")
     return _bspline(run, rigid)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import SimpleITK as sitk
 
-from .images import coarser, extent, resolutions
-from .kinds import Kind
+from .images import extent, resolutions
 from .run import SAMPLES, Run
 
 _ITERATIONS = 120
@@ -13,22 +12,34 @@ _KEPT = 0.8  # of what a transform is worth
 
 
 def linear(
-    run: Run, transform: sitk.Transform, name: Kind, moving_initial: sitk.Transform | None = None
+    run: Run,
+    transform: sitk.Transform,
+    message: str,
+    moving_initial: sitk.Transform | None = None,
+    part: slice = slice(None),
 ) -> sitk.Transform:
-    """Fit a rigid or affine transform, coarse to fine; `moving_initial` is applied after it and stays."""
+    """Fit a rigid or affine transform, coarse to fine.
+
+    Args:
+        run: of the registration.
+        transform: start of the fit.
+        message: what is told to be done.
+        moving_initial: is applied after the transform, and stays.
+        part: of the resolutions, for a fit in two parts.
+    """
 
     def worth(ahead: sitk.Transform) -> float:
         return run.judge.score(compose(moving_initial, ahead) if moving_initial is not None else ahead)
 
     sizes = resolutions(run.fixed)
-    for level, voxel_mm in enumerate(sizes):
-        fixed, moving = coarser(run.fixed, voxel_mm), coarser(run.moving, voxel_mm)
+    for level, voxel_mm in list(enumerate(sizes))[part]:
+        fixed, moving = run.coarse(voxel_mm)
         method = run.method(fixed, SAMPLES[min(level, len(SAMPLES) - 1)], seed_offset=level)
         if moving_initial is not None:
             method.SetMovingInitialTransform(moving_initial)
         _descend(run, method, transform, voxel_mm, _ITERATIONS)
-        message = f"{name} registration, resolution {level + 1} of {len(sizes)}"
-        found = run.execute(method, (fixed, moving), message, _ITERATIONS)
+        stage = f"{message}, resolution {level + 1} of {len(sizes)}"
+        found = run.execute(method, (fixed, moving), stage, _ITERATIONS)
         # The metric may rise where the overlap gets lost.
         if worth(found) >= _KEPT * worth(transform):
             transform = found

@@ -13,13 +13,15 @@ from ..errors import GeometryError, InputError
 from ..placement import shared_share
 from ..progress import CancelToken, Progress, SilentProgress
 from ..volume import Volume
+from .contest import contest, winner
 from .doubts import doubt
-from .fit import fit, linear_part
+from .fit import fit_on_top, linear_part, refined
 from .images import prepared
 from .kinds import Kind, Start
+from .linear import linear
 from .resampled import resampled
 from .run import Run
-from .starts import start_of, survey
+from .starts import centred, survey
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,13 +91,19 @@ def register(
     run = Run(prepared(fixed, "fixed"), prepared(moving, "moving"), seed, threads, progress or SilentProgress(), cancel)
     if initial in (None, "auto", "identity"):
         _require_overlap(fixed, moving)
-    places = survey(run)
-    start, transform = start_of(run, initial, places)
     before = run.metric(sitk.Transform(3, sitk.sitkIdentity) if not isinstance(initial, sitk.Transform) else initial)
-    transform = fit(run, transform, kind, given=start == "given")
+    fitted = contest(run, survey(run))
+    if isinstance(initial, sitk.Transform):
+        start, transform = "given", fit_on_top(run, sitk.Transform(initial), kind)
+    elif initial in (None, "auto"):
+        best = winner(run, fitted)
+        start, transform = best.name, refined(run, best.transform, kind)
+    else:
+        rigid = linear(run, centred(run, initial), "rigid registration")
+        start, transform = initial, refined(run, rigid, kind)
     metric = run.metric(transform)
     _LOG.info("Registered (%s, start %s): mutual information %.4f, before %.4f.", kind, start, metric, before)
-    why = doubt(run, places, linear_part(transform))
+    why = doubt(run, fitted, linear_part(transform))
     if why is not None:
         _LOG.warning("%s", why)
     return Registration(

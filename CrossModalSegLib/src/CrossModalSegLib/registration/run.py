@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..progress import CancelToken, Progress
-from .images import Side
+from .images import Side, coarser
 from .judge import Judge, cell_mm, graded
 
 _LOG = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Run:
         self.seed, self.threads = seed, threads
         self.progress, self.cancel = progress, cancel
         self.iterations = 0
+        self._coarse: dict[float, tuple[sitk.Image, sitk.Image]] = {}
 
     def method(self, fixed: sitk.Image, samples: int, seed_offset: int = 0) -> sitk.ImageRegistrationMethod:
         """A registration method with the metric at about `samples` points of an image, and no optimiser yet."""
@@ -56,18 +57,24 @@ class Run:
         # ITK takes 0 to mean "seed from the clock".
         method.SetMetricSamplingPercentage(share, self.seed + seed_offset + 1)
         method.SetInterpolator(sitk.sitkLinear)
+        # The filters smooth by the largest voxel size in all directions, which leads astray in anisotropic images.
+        method.SetMetricUseFixedImageGradientFilter(False)
+        method.SetMetricUseMovingImageGradientFilter(False)
         if self.fixed_mask is not None:
             method.SetMetricFixedMask(self.fixed_mask)
         if self.moving_mask is not None:
             method.SetMetricMovingMask(self.moving_mask)
         return method
 
+    def coarse(self, voxel_mm: float) -> tuple[sitk.Image, sitk.Image]:
+        """Both images with voxels of about `voxel_mm`; they are made once."""
+        if voxel_mm not in self._coarse:
+            self._coarse[voxel_mm] = coarser(self.fixed, voxel_mm), coarser(self.moving, voxel_mm)
+        return self._coarse[voxel_mm]
+
     def metric(self, transform: sitk.Transform) -> float:
         """Mutual information under a transform; minus infinity where the images miss each other."""
         method = self.method(self.fixed, SAMPLES[0])
-        # A value needs no gradients, which take seconds for a large image.
-        method.SetMetricUseFixedImageGradientFilter(False)
-        method.SetMetricUseMovingImageGradientFilter(False)
         method.SetInitialTransform(sitk.Transform(transform))
         try:
             return -float(method.MetricEvaluate(self.fixed, self.moving))

@@ -9,21 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
 from .images import centre, extent
 from .judge import climb
-from .linear import linear
 from .run import Run
 from .search import Search, turns
 
 _LOG = logging.getLogger(__name__)
 
-_SEARCHED = 16
-_CLIMBS = 7
-_TRUST = 0.87
+_SEARCHED = 40
+_CLIMBS = 20
 _HOPELESS = 0.5  # share of the best worth from which climbing hardly leads as high
-_SIMPLE = ("identity", "geometry", "moments")
-_ENOUGH = 0.5  # share of the smaller image that overlaps
+SIMPLE = ("identity", "geometry", "moments")
 _ELSEWHERE = 0.1  # of the image's size
 
 
@@ -56,7 +52,7 @@ class Place:
 def survey(run: Run) -> list[Place]:
     """Places that the simple starts, and the best of a search over turns and shifts, lead to; most worth first."""
     judge = run.judge
-    starts = [(name, centred(run, name)) for name in _SIMPLE]
+    starts = [(name, centred(run, name)) for name in SIMPLE]
     searched = [("search", place) for place in _searched(run)]
     starts += sorted(searched, key=lambda start: -judge.score(start[1]))[:_CLIMBS]
     reached: list[Place] = []
@@ -71,46 +67,9 @@ def survey(run: Run) -> list[Place]:
     return sorted(reached, key=lambda place: -place.worth)
 
 
-def start_of(run: Run, initial: sitk.Transform | str | None, places: list[Place]) -> tuple[str, sitk.Transform]:
-    """Name and transform of the start that was asked for."""
-    if isinstance(initial, sitk.Transform):
-        return "given", sitk.Transform(initial)
-    if initial not in (None, "auto"):
-        return initial, centred(run, initial)
-    best = places[0]
-    # Bodies are alike one vertebra further; most often the files' positions are about right.
-    for place in places:
-        if place.name == "identity" and place.worth >= _TRUST * best.worth:
-            best = place
-    return _contest(run, best)
-
-
-def _contest(run: Run, best: Place) -> tuple[str, sitk.Transform]:
-    """The place, unless the best simple start, left as it is, leads to a better fit elsewhere.
-
-    Coarse images of a few grey levels can fit a little better in a wrong place, where little but a round outline tells
-    how a body is turned.
-    """
-    name, simple = max(((name, centred(run, name)) for name in _SIMPLE), key=lambda start: run.metric(start[1]))
-    rivals: list[tuple[str, sitk.Transform]] = [(best.name, best.transform), (name, simple)]
-    if not is_elsewhere(run, best.transform, simple):
-        return rivals[0]
-    fitted = []
-    for name, transform in rivals:
-        try:
-            fit = linear(run, transform, "rigid")
-        except InputError as error:
-            _LOG.debug("Start %s: %s", name, error)
-            continue
-        # Where the images lie well on each other, how much they overlap tells nothing.
-        enough = min(1.0, run.judge.share(fit) / _ENOUGH) ** 0.5
-        fitted.append((run.metric(fit) * enough, (name, fit)))
-    return max(fitted, key=lambda each: each[0])[1] if fitted else rivals[0]
-
-
-def is_elsewhere(run: Run, one: sitk.Transform, other: sitk.Transform) -> bool:
-    """Whether two transforms take the fixed image to different places."""
-    return distance(run.fixed, one, other) > _ELSEWHERE * float(extent(run.fixed).mean())
+def is_elsewhere(run: Run, one: sitk.Transform, other: sitk.Transform, share: float = _ELSEWHERE) -> bool:
+    """Whether two transforms take the fixed image to places that are further apart than a share of its size."""
+    return distance(run.fixed, one, other) > share * float(extent(run.fixed).mean())
 
 
 def _searched(run: Run) -> list[sitk.Transform]:
