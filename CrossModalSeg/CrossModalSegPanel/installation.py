@@ -37,6 +37,14 @@ found = [(each.metadata["Name"], each.version) for each in importlib.metadata.di
 # What an interrupted pip leaves has neither.
 print(json.dumps({name: version for name, version in found if name and version}))
 """
+# Which of two entries for one package pip goes by depends on their order in the folder.
+_CLEAR_LEFT_BEHIND = """
+import pathlib, shutil, sysconfig
+for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+    for each in pathlib.Path(folder).glob("*.dist-info"):
+        if not (each / "METADATA").exists():
+            shutil.rmtree(each, ignore_errors=True)
+"""
 
 
 class SetupError(Exception):
@@ -196,6 +204,7 @@ class Installation:
     def _install(self, folder: Path) -> None:
         if self._wheels is not None and not self._wheels.is_dir():  # pip would miss the first package of all
             raise SetupError(f"There is no folder '{self._wheels}' to install from; choose another one.")
+        self._clear_left_behind()
         before = self._installed()
         wanted = self._wanted(before)
         constraints = folder / "constraints.txt"
@@ -229,13 +238,18 @@ class Installation:
     def _place(self) -> list[str]:
         return [] if self._wheels is None else ["--no-index", "--find-links", str(self._wheels)]
 
+    def _clear_left_behind(self) -> None:
+        """Remove entries that an interrupted pip left without content: pip would take them for installed packages."""
+        self._ask(_CLEAR_LEFT_BEHIND)
+
     def _installed(self) -> dict[str, str]:
-        run = subprocess.run(
-            [self._python, "-c", _LIST_INSTALLED], capture_output=True, text=True, check=False, **no_window()
-        )
+        return json.loads(self._ask(_LIST_INSTALLED))
+
+    def _ask(self, script: str) -> str:
+        run = subprocess.run([self._python, "-c", script], capture_output=True, text=True, check=False, **no_window())
         if run.returncode != 0:
             raise SetupError(f"{self._python} does not work:\n{run.stderr[-2000:]}")
-        return json.loads(run.stdout)
+        return run.stdout
 
     def _pip(self, action: str, *arguments: str) -> None:
         command = [self._python, "-m", "pip", action, *_QUIET, *arguments]

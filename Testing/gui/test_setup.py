@@ -133,6 +133,9 @@ class FullDisk(setup.Installation):
         self.calls: list[tuple[str, ...]] = []
         self.constraints = ""
 
+    def _clear_left_behind(self) -> None:
+        """There is no environment."""
+
     def _installed(self) -> dict[str, str]:
         return dict(self.packages)
 
@@ -193,8 +196,10 @@ def test_what_cannot_be_removed_again_is_named_beside_the_first_failure(slicer_l
 def test_what_an_interrupted_pip_left_behind_is_no_package(slicer_like) -> None:
     python, source, wheels = slicer_like
     site = next(Path(python).parents[1].rglob("site-packages"))
-    (site / "torch-2.7.dist-info").mkdir()
+    left = site / "torch-2.7.dist-info"
+    left.mkdir()
     setup.Installation(source, wheels, python).run()
+    assert not left.exists(), "pip may take it for what is installed"
     assert installed(python) == {"numpy": "1.0", "torch": "2.8", "helper": "1.0", "CrossModalSegLib": "0.3.0"}
 
 
