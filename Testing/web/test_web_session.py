@@ -153,8 +153,10 @@ def test_there_is_always_a_reference(session: Session) -> None:
 def test_one_of_several_targets_is_shown_by_its_name(session: Session) -> None:
     pair(session).set_mode("refer")
     assert picture(session, Choices())["second_title"] == "Target"
+    assert picture(session, Choices())["alignment"] == "Reference and Target share a grid"
     session.add_image(mr(), "n")
     assert picture(session, Choices())["second_title"] == "c"
+    assert picture(session, Choices())["alignment"] == "Reference and c share a grid"
 
 
 def test_images_of_other_places_are_apart(session: Session) -> None:

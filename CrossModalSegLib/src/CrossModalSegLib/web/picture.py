@@ -133,12 +133,14 @@ def _alignment(session: Session) -> dict[str, Any]:
     found = session.placement()
     if found is None:
         return {"alignment": "", "alignment_ok": True, "alignment_exact": True}
-    labels = ROLES[session.mode]
-    roles = [labels[image.roles[session.mode]] for image in session.used[:2]]
+    labels, is_several = ROLES[session.mode], len(session.used) > 2
+    first, second = (labels[image.roles[session.mode]] for image in session.used[:2])
+    pair = f"{first} and {session.used[1].name if is_several else second}"
+    both = pair if is_several else "The images"
     texts = {
-        "same grid": f"{' and '.join(roles)} share a grid",
-        "same patient space": f"The images overlap by {found.overlap:.0%}",
-        "apart": f"The images are apart (overlap {found.overlap:.0%})",
+        "same grid": f"{pair} share a grid",
+        "same patient space": f"{both} overlap by {found.overlap:.0%}",
+        "apart": f"{both} are apart (overlap {found.overlap:.0%})",
     }
     return {
         "alignment": texts[found.state],

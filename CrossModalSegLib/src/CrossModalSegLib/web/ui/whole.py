@@ -121,9 +121,15 @@ def _welcome(do: Actions) -> None:
         v3.VIcon(icon="mdi-layers-triple-outline", size=44, color="primary")
         html.H2("Segment from a few scribbles")
         html.P(
-            "Load a CT and an MR of one patient, or a single image. Draw on a few slices, then let CmFNet do the "
-            "rest. NIfTI, NRRD, MHA and DICOM folders; drop files anywhere."
+            "Load a CT and an MR of one patient, or a single image. Draw on a few slices, then let CmFNet do the rest.",
+            v_if="mode === 'fit'",
         )
+        html.P(
+            "Load a reference and its targets, other images of the same organs. Draw on a few slices of the reference, "
+            "then let CrossMR segment them all.",
+            v_else=True,
+        )
+        html.P("NIfTI, NRRD, MHA and DICOM folders; drop files anywhere.")
         with html.Div(classes="buttons centred"):
             html.Button("Choose files", classes="button primary", raw_attrs=['data-open="cms-files"'])
             html.Button("DICOM folder", classes="button", raw_attrs=['data-open="cms-folder"'])
