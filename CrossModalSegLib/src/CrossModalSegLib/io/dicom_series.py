@@ -122,13 +122,13 @@ def _require_all(folder: Path, files: list[Path]) -> None:
 
 
 def _is_slice(path: Path, kind: str) -> bool:
-    """Whether a file says in its first element of meta information that it is of a kind, or was never filled."""
+    """Whether a file says in its meta information that it is of a kind, or ends before it says so."""
     with path.open("rb") as file:
         start = file.read(1024)
-    found = re.search(rb"\x02\x00\x02\x00UI..([0-9.]*)", start, re.DOTALL)
-    if start[128:132] == b"DICM" and found is not None:
-        return found[1].decode() == kind
-    return not start and path.suffix.lower() in (".dcm", ".ima")
+    if start[128:132] == b"DICM":
+        found = re.search(rb"\x02\x00\x02\x00UI..([0-9.]*)", start, re.DOTALL)
+        return found is None or found.end() == len(start) or found[1].decode() == kind
+    return len(start) < 132 and path.suffix.lower() in (".dcm", ".ima")
 
 
 @contextmanager
@@ -263,8 +263,8 @@ def _slice_order(place: Path, positions: np.ndarray, orientation: np.ndarray) ->
     typical = float(np.median(gaps))
     if gaps.min() <= 1e-3:
         raise GeometryError(
-            f"Several slices in '{place}' lie at the same place; the series seems to hold several phases or echoes. "
-            "Export one of them alone."
+            f"Several slices in '{place}' lie at the same place; the series seems to hold several phases or echoes, "
+            "or copies of its files. Keep one of each place."
         )
     expected = positions[order[0]] + np.arange(len(positions))[:, None] * step
     error = np.abs(positions[order] - expected).max()
