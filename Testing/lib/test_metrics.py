@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.metrics import evaluate_files, evaluate_folder, evaluate_segmentation
 from CrossModalSegLib.metrics.segmentation import DEFAULT_TOLERANCES_MM
 from CrossModalSegLib.progress import CancelToken
+from CrossModalSegLib.metrics.volumes import milliliters
 from CrossModalSegLib.volume import Volume
 
 ONE = LabelTable.from_names(["liver"])
@@ -159,6 +161,16 @@ def test_report_as_json_and_table() -> None:
     assert lines[-1].startswith("mean")
     with pytest.raises(LabelError, match="no label 'heart'"):
         report.by_name("heart")
+
+
+def test_volumes_of_large_labels_are_counted_in_little_memory() -> None:
+    labels = _volume(_cube((3, 3, 3), size=5, shape=(64, 128, 128)), (2.0, 1.0, 1.0))
+    tracemalloc.start()
+    found = milliliters(labels, TWO)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == {"liver": pytest.approx(0.25), "spleen": 0.0}
+    assert peak < labels.array.nbytes
 
 
 def test_other_grids_labels_and_tolerances_are_refused() -> None:

@@ -593,8 +593,9 @@ class Session:
             image = self.image(identity)
             table = classes_of_result(node)
             mask = read_mask(node, image.node, table)
+            counts = sum(np.bincount(part.ravel(), minlength=256) for part in mask.array)
             for label in table.labels:
-                milliliters = float(np.count_nonzero(mask.array == label.value)) * mask.voxel_ml
+                milliliters = float(counts[label.value]) * mask.voxel_ml
                 self.rows.append(Row(image.name, label.name, label.color, {"ml": milliliters}))
         self.evaluate()
 
