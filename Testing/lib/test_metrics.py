@@ -21,8 +21,8 @@ from CrossModalSegLib.io.segmentation_io import write_segmentation
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.metrics import evaluate_files, evaluate_folder, evaluate_segmentation
 from CrossModalSegLib.metrics.segmentation import DEFAULT_TOLERANCES_MM
-from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.metrics.volumes import milliliters
+from CrossModalSegLib.progress import CancelToken
 from CrossModalSegLib.volume import Volume
 
 ONE = LabelTable.from_names(["liver"])
