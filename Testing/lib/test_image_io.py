@@ -439,9 +439,23 @@ def test_names_that_are_no_text(tmp_path: Path):
 
 
 def test_unknown_suffix(tmp_path: Path):
-    for name in ("x.png", "x.mhd", "x"):
-        with pytest.raises(OutputError, match=r"should end in one of \.nii, \.nii\.gz, \.nrrd, \.mha"):
+    for name in ("x.png", "x.mhd", "x", "x.NII", "x.nii.GZ"):
+        with pytest.raises(OutputError, match=r"in one of \.nii, \.nii\.gz, \.nrrd, \.mha, in small letters"):
             write_volume(noise(), tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "is_read"), [(".NII", True), (".NII.GZ", True), (".NRRD", True), (".MHA", False), (".Nii.gz", False)]
+)
+def test_a_suffix_in_capitals_is_read_or_named(tmp_path: Path, suffix: str, is_read: bool):
+    """ITK reads some of them, and does not know others."""
+    write_volume(noise(), tmp_path / f"x{suffix.lower()}")
+    (tmp_path / f"x{suffix.lower()}").rename(tmp_path / f"X{suffix}")
+    if is_read:
+        assert np.array_equal(read_volume(tmp_path / f"X{suffix}").array, noise().array)
+    else:
+        with pytest.raises(InputError, match=rf"let it end in \{suffix.lower()}, in small letters"):
+            read_volume(tmp_path / f"X{suffix}")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -84,12 +84,10 @@ def check_format(path: Path, grid: Volume) -> None:
     Raises:
         OutputError: the suffix is unknown, or it is a NIfTI file and the grid is sheared.
     """
-    from CrossModalSegLib.io.image_io import WRITABLE, fits_nifti
+    from CrossModalSegLib.io.image_io import check_suffix, fits_nifti
 
-    name = path.name.lower()
-    if not name.endswith(WRITABLE):
-        raise OutputError(f"'{path}' should end in one of {', '.join(WRITABLE)}, by which the format is chosen.")
-    if name.endswith((".nii", ".nii.gz")) and not fits_nifti(grid):
+    check_suffix(path)
+    if path.name.endswith((".nii", ".nii.gz")) and not fits_nifti(grid):
         raise OutputError(
             f"'{path}' cannot hold this image: its axes are sheared, as of a tilted gantry. Name a .nrrd or .mha file."
         )

@@ -56,7 +56,7 @@ def write_volume(volume: Volume, path: str | Path, compress: bool = True) -> Non
         GeometryError: the image is sheared (a tilted gantry), which NIfTI readers cannot take.
     """
     path = Path(path)
-    _check_suffix(path)
+    check_suffix(path)
     strange = _count_strange(volume.array)
     if strange:
         raise OutputError(
@@ -173,9 +173,16 @@ def _check_is_file(path: Path) -> None:
         raise InputError(f"The file '{path}' may not be read; change its permissions.")
 
 
-def _check_suffix(path: Path) -> None:
-    if not path.name.lower().endswith(WRITABLE):
-        raise OutputError(f"'{path}' should end in one of {', '.join(WRITABLE)}, by which the format is chosen.")
+def check_suffix(path: Path) -> None:
+    """Check that the name of a file says in which format an image is written.
+
+    Raises:
+        OutputError: it has no suffix of these, or one with capitals, which ITK does not write.
+    """
+    if not path.name.endswith(WRITABLE):
+        raise OutputError(
+            f"'{path}' should end in one of {', '.join(WRITABLE)}, in small letters, by which the format is chosen."
+        )
 
 
 def _read_error(path: Path, message: str) -> InputError:
@@ -188,6 +195,9 @@ def _read_error(path: Path, message: str) -> InputError:
         return InputError(f"'{path}' is a NIfTI-2 file, which ITK does not read; save it as NIfTI-1 or .nrrd.")
     if "Error reading" in message or "cannot be read" in message:
         return InputError(f"'{path}' is truncated or corrupt; copy it again.")
+    suffix = split_suffix(path.name)[1]
+    if suffix != suffix.lower():
+        return InputError(f"'{path}' cannot be read under this name; let it end in {suffix.lower()}, in small letters.")
     return InputError(f"'{path}' cannot be read as an image; it is corrupt or not of the kind that its name says.")
 
 
