@@ -1,7 +1,7 @@
 """`fit` against Slicer's "Grow from seeds" on the same scribbles, in one run.
 
     python Testing/benchmarks/fit_vs_grow_from_seeds.py --data DATA [--cases sabs00 sabs07 chaos05 chaos13 tumours]
-        [--seconds 120] [--seed 0] [--method contour] [--json results.json] [--fit-alone]
+        [--every 3 6 12] [--seconds 120] [--seed 0] [--method contour] [--json results.json] [--fit-alone]
 
 Scribbles are simulated from the masks: on every 3rd, 6th and 12th axial slice of the CT cases, every 2nd, 4th and 8th
 of the MR cases (their slices are 2.5 times as thick), every 3rd of the simulated low-contrast tumours (CT and MR). On
@@ -180,7 +180,7 @@ def run(drawings: Iterable[tuple[TestCase, np.ndarray, int]], arguments: argpars
 def drawings_of(arguments: argparse.Namespace) -> Iterator[tuple[TestCase, np.ndarray, int]]:
     """The cases with simulated scribbles, at each density."""
     for case in test_cases(arguments.cases, arguments.data):
-        for every in DENSITIES[case.kind]:
+        for every in arguments.every or DENSITIES[case.kind]:
             drawn = simulate_scribbles(case.mask.array, case.mask.spacing, arguments.method, arguments.seed, every)
             yield case, drawn, every
 
@@ -189,6 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sabs_ct and chaos_mr")
     parser.add_argument("--cases", nargs="+", default=["sabs00", "sabs07", "chaos05", "chaos13", "tumours"])
+    parser.add_argument("--every", nargs="+", type=int, help="distance of scribbled slices, else as above")
     parser.add_argument("--method", default="contour", help="how scribbles are simulated")
     add_fit_options(parser)
     arguments = parser.parse_args()
