@@ -95,6 +95,19 @@ def test_an_image_that_the_model_does_not_use_is_told_once(tmp_path: Path, capsy
     assert result.err.count("does not use the images ct") == 1
 
 
+def test_images_without_an_option_come_in_a_cohort(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = to_dict(network_config("vnet", num_classes=3, modalities=2, base_channels=2))
+    card = ModelCard("two", "vnet", config, ("t1", "t2"), TABLE)
+    folder = save_model(tmp_path / "two", build_network("vnet", config), card)
+    paths = write_case(tmp_path)
+    cases = (Case("a", {"t1": paths["ct"], "t2": paths["mr"]}),)
+    write_cohort(Cohort(("t1", "t2"), TABLE, ScribbleConvention.INTERNAL, cases, tmp_path), tmp_path / "c.json")
+    words = ("segment", "--model", folder, "--out", tmp_path / "o", "--quiet", "--device", "cpu")
+    error = run(capsys, *words, "--ct", paths["ct"], "--mr", paths["mr"]).error
+    assert "t1, t2, for which there are no options: list them in a cohort file" in error
+    assert run(capsys, *words, "--cohort", tmp_path / "c.json").code == 0
+
+
 def test_where_a_gpu_is_too_small_the_cpu_segments(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def _segment_one(args: Arguments) -> None:
     images = named_images(args.ct, args.mr, args.image)
     model = _model(args)
     modalities = model.card.modalities
+    _check_can_be_named(model)
     if args.image is not None and len(modalities) == 1:
         images = {modalities[0]: args.image}
     images = {name: images[name] for name in sorted(images, key=lambda name: _position(name, modalities))}
@@ -108,6 +109,18 @@ def _segment_one(args: Arguments) -> None:
         write_on_grid(result.labels, folder, "segmentation")
         write_segmentation(result.labels, model.card.labels, folder / "segmentation.seg.nrrd")
         _write_extras(result, loaded, model, folder)
+
+
+def _check_can_be_named(model: LoadedModel) -> None:
+    """InputError where no options name the images of a model."""
+    from CrossModalSegLib.errors import InputError
+
+    modalities = model.card.modalities
+    if len(modalities) > 1 and not set(modalities) <= {"ct", "mr"}:
+        raise InputError(
+            f"The model {model.card.name} needs the images {', '.join(modalities)}, for which there are no options: "
+            "list them in a cohort file, and give it as --cohort."
+        )
 
 
 def _segment_cohort(args: Arguments) -> int:
