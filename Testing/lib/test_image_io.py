@@ -401,6 +401,16 @@ def test_a_file_that_tells_two_places_is_named(
     assert f"up to 30 mm apart: that of its {used} counts here, not that of its {other}" in caplog.text
 
 
+def test_a_single_slice_that_tells_two_places_is_refused_as_a_slice(tmp_path: Path):
+    sitk.WriteImage(sitk.Image([6, 5], sitk.sitkInt16), str(tmp_path / "x.nii"))
+    data = bytearray((tmp_path / "x.nii").read_bytes())
+    struct.pack_into("<2h", data, 252, 1, 2)
+    struct.pack_into("<f", data, 292, 77.0)
+    (tmp_path / "x.nii").write_bytes(data)
+    with pytest.raises(InputError, match="is 2D"):
+        read_volume(tmp_path / "x.nii")
+
+
 @pytest.mark.parametrize(("codes", "shift_mm"), [((1, 1), 0.0), ((1, 2), 0.01), ((0, 1), 30.0), ((1, 0), 30.0)])
 def test_one_place_is_no_news(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, codes: tuple[int, int], shift_mm: float

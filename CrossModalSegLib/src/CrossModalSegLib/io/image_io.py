@@ -103,7 +103,7 @@ def _as_nifti_says(image: sitk.Image, path: Path) -> sitk.Image:
 def _tell_of_two_places(image: sitk.Image, path: Path) -> None:
     """Warn where a NIfTI file contradicts itself: ITK takes the qform or the sform, other programs the other one."""
     found = sform_elsewhere(path)
-    if found is None:
+    if found is None or image.GetDimension() < 3:  # a single slice is refused anyway
         return
     sform, gap = found
     origin_ras = np.array(image.GetOrigin()[:3]) * (-1, -1, 1)
