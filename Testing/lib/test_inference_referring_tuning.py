@@ -244,6 +244,22 @@ def test_organs_that_are_not_found_under_their_strokes_are_learnt_boldly(below, 
     assert 0.5 * most < moved < 1.5 * most
 
 
+def test_a_known_organ_is_not_new_since_its_mask_has_a_gap_where_a_stretch_was_held_out(monkeypatch):
+    """Of the first organ the mask is right under all of its stroke but that stretch."""
+    kept, rng = session(), np.random.default_rng(0)
+    judge = split_strokes(canvas_strokes(), HELD_OUT, rng)
+
+    def agreements(_tuner: _Tuner, drawn: np.ndarray) -> dict[int, float]:
+        if drawn is judge.held_out:
+            return {1: 0.1, 2: 0.2}
+        np.testing.assert_array_equal(drawn, canvas_strokes())
+        return {1: 0.8, 2: 0.3}
+
+    monkeypatch.setattr(_Tuner, "_agreements", agreements)
+    tuner = _Tuner(tiny_model().network, partial(kept._store.get, kept._reference), judge, 2, nullcontext, rng)
+    assert tuner.new == (2,) and tuner.before == pytest.approx(0.15)
+
+
 def test_a_step_weighs_how_far_the_answers_of_known_organs_moved(monkeypatch):
     monkeypatch.setattr(tuning, "NEW_BELOW", 0.0)
     losses = []

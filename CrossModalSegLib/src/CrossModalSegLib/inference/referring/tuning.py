@@ -40,8 +40,9 @@ logger = logging.getLogger(__name__)
 TUNED_PARTS = ("sampler", "decoder")
 # Weight of staying with the first answers where nothing was drawn.
 KEPT_ANSWERS = 1.0
-# An organ is new to the network below this agreement of the first answer with its held-out strokes: of the model that
-# ships, organs it was trained on had 0.57 and more on real MR, the parts of a heart 0.43 and less.
+# An organ is new to the network below this agreement of the first answer with its held-out strokes, and with all of its
+# strokes: of the model that ships, organs it was trained on had 0.57 and more on real MR, the parts of a heart 0.43 and
+# less.
 NEW_BELOW = 0.5
 # Strokes are easy voxels, so that small differences in agreement say nothing: to be taken, tuned weights have to gain
 # this much.
@@ -208,9 +209,10 @@ class _Tuner:
         self._features = {index: features_of([index]) for index in slices}
         self._strokes = strokes(judge.shown)
         self._learnt = [index for index in slices if (judge.shown[index] != UNLABELLED).any()]
-        agreements = self._agreements()
+        agreements, of_all = self._agreements(judge.held_out), self._agreements(_all_strokes(judge))
         self.before = float(np.mean(list(agreements.values())))
-        self.new = tuple(value for value, score in agreements.items() if score < NEW_BELOW)
+        # A stretch of a single stroke may lie where a mask has a gap.
+        self.new = tuple(value for value, score in agreements.items() if max(score, of_all[value]) < NEW_BELOW)
         self._known = [index for index in range(organs) if index + 1 not in self.new]
         self._pace = BOLD if self.new else CAUTIOUS
         parameters = _tuned_parameters(self._tuned)
@@ -237,7 +239,7 @@ class _Tuner:
 
     def agreement(self) -> float:
         """Of the answering weights with the held-out strokes, a mean over the organs."""
-        return float(np.mean(list(self._agreements().values())))
+        return float(np.mean(list(self._agreements(self._judge.held_out).values())))
 
     def _answer(self, network: CrossMR, features: Features, prompts: np.ndarray) -> Prediction:
         # Entered anew each time: it remembers the weights as they were cast.
@@ -245,17 +247,17 @@ class _Tuner:
             return network.decode_last(features, self._tokens(network, prompts).expand(len(features.mask_features)))
 
     @torch.no_grad()
-    def _agreements(self) -> dict[int, float]:
-        held_out = np.flatnonzero((self._judge.held_out != UNLABELLED).any(axis=(1, 2)))
+    def _agreements(self, drawn: np.ndarray) -> dict[int, float]:
+        """Of the answers to the strokes that are shown with other ones (S, H, W), by organ."""
+        slices = np.flatnonzero((drawn != UNLABELLED).any(axis=(1, 2)))
         answers = []
         with self._autocast():
             tokens = self._tokens(self.answering, self._judge.shown)
-            predictions = [self.answering.decode_last(self._features[index], tokens) for index in held_out.tolist()]
+            predictions = [self.answering.decode_last(self._features[index], tokens) for index in slices.tolist()]
         for prediction in predictions:
             masks, _ = choose(prediction)
-            answers.append(_canvas_probabilities(masks, self._judge.held_out.shape[1:])[0].cpu().numpy())
-        judged = Judge(self._judge.shown[held_out], self._judge.held_out[held_out])
-        return judged.agreements(np.stack(answers, axis=1))
+            answers.append(_canvas_probabilities(masks, drawn.shape[1:])[0].cpu().numpy())
+        return Judge(self._judge.shown[slices], drawn[slices]).agreements(np.stack(answers, axis=1))
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Of the parts of the answering network that are tuned, to be kept while it goes on."""
@@ -389,6 +391,11 @@ def _copy(network: CrossMR) -> CrossMR:
     """A copy with its own sampler and decoder; what makes the features is shared."""
     shared = {id(module): module for module in (network.encoder, network.pixel_decoder)}
     return copy.deepcopy(network, shared)
+
+
+def _all_strokes(judge: Judge) -> np.ndarray:
+    """Those that are shown and those that are held out, (S, H, W)."""
+    return np.where(judge.shown != UNLABELLED, judge.shown, judge.held_out)
 
 
 def _some_slices(scribbles: np.ndarray) -> np.ndarray:
