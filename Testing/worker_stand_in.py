@@ -55,8 +55,8 @@ class FakeJob:
         self.state = "cancelled" if kind == "cancelled" else "failed"
         self._callbacks["on_error"](Error(kind, message))
 
-    def cancel(self) -> None:
-        self.asked.append("cancel")
+    def cancel(self, force: bool = True) -> None:
+        self.asked.append("cancel" if force else "cancel without force")
 
     def finish(self) -> None:
         self.asked.append("finish")

@@ -22,7 +22,7 @@ import worker_double
 from CrossModalSegLib.errors import InputError, WorkerError
 from CrossModalSegLib.volume import Volume
 from CrossModalSegLib.worker import connection, volume_files
-from CrossModalSegLib.worker.client import Job, WorkerClient
+from CrossModalSegLib.worker.client import CANCEL_SECONDS, Job, WorkerClient
 from CrossModalSegLib.worker.jobs_folder import make_jobs_folder
 from CrossModalSegLib.worker.messages import (
     PROTOCOL,
@@ -307,6 +307,14 @@ def test_a_job_that_does_not_listen_is_cancelled_with_its_process_and_others_go_
     assert waiting.state == "done"
     assert client.pid != pid
     assert is_gone(pid)
+
+
+def test_a_job_that_is_not_forced_stops_when_it_can_and_the_process_keeps_what_it_has(client):
+    job, pid = running(client, f"doze {CANCEL_SECONDS + 1.5}"), client.pid
+    waiting = ask(client, "loop 1")
+    job.cancel(force=False)
+    assert waiting.wait(PATIENCE) and (job.state, waiting.state) == ("cancelled", "done")
+    assert client.pid == pid
 
 
 def test_a_job_that_waits_is_cancelled_and_the_running_one_is_not(client):

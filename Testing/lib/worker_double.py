@@ -40,6 +40,9 @@ def behave(request: ModelInfoRequest, context: Context) -> ModelInfoResult:
     elif what == "hang":  # does not look at its token
         context.progress(0, 0, "hanging")
         time.sleep(FOREVER)
+    elif what == "doze":  # looks at its token only when it has slept
+        context.progress(0, 0, "dozing")
+        time.sleep(float(rest))
     elif what == "spawn":
         child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({FOREVER})"])
         context.progress(child.pid, 0, "started")

@@ -801,6 +801,22 @@ def test_evaluate_measures_the_classes_that_both_have(scene, workflow, client, c
         workflow.evaluate(foreign, other, ct, TABLE)
 
 
+def test_measuring_ends_at_once_and_does_not_take_the_worker_with_what_it_keeps_along(scene, workflow, client, ct):
+    result = write_segmentation(scene, read_grid(ct).with_array(random_labels(1)), TABLE, ct, "Result")
+    truth = write_segmentation(scene, read_grid(ct).with_array(random_labels(2)), TABLE, ct, "Truth")
+    task, said = workflow.evaluate(result, truth, ct, TABLE), []
+    task.on_error = said.append
+    task.cancel()
+    assert (task.state, said) == ("cancelled", ["The job was stopped."])
+    assert client.jobs[0].asked == ["cancel without force"]
+    client.jobs[0].done(EvaluateResult({"tolerances_mm": [], "labels": []}))
+    assert said == ["The job was stopped."] and not scene.GetNumberOfNodesByClass("vtkMRMLTableNode")
+    other = workflow.evaluate(result, truth, ct, TABLE)
+    scene.RemoveNode(truth)
+    client.jobs[1].tell()
+    assert other.state == "failed" and client.jobs[1].asked == ["cancel without force"]
+
+
 def test_evaluate_against_a_label_map_volume(scene, workflow, client, ct):
     array = random_labels(1)
     result = write_segmentation(scene, read_grid(ct).with_array(array), TABLE, ct, "Result")

@@ -615,7 +615,7 @@ def test_no_run_waits_for_the_measuring_of_the_result_before(
     client.jobs[-1].done(fit_result(mask))
     measuring = client.jobs[-1]
     (session.auto_background if run == "auto_background" else partial(session.fit, 0.0))()
-    assert measuring.asked == ["cancel"] and not session.is_measuring
+    assert measuring.asked == ["cancel without force"] and not session.is_measuring
     measuring.fail("cancelled", "The job was stopped.")
     if end == "fail":
         client.jobs[-1].fail("cancelled", "The job was stopped.")
@@ -663,7 +663,7 @@ def test_what_is_gone_is_not_measured_any_more(
     client.jobs[-1].done(fit_result(mask))
     measuring = client.jobs[-1]
     getattr(session, action)(*([session.primary.identity] if action == "remove_image" else []))
-    assert measuring.asked == ["cancel"]
+    assert measuring.asked == ["cancel without force"]
     measuring.done(MEASURED)
     assert said.errors == [] and session.rows == []
 

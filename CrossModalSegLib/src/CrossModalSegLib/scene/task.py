@@ -39,6 +39,8 @@ class Plan:
         release: called once the worker works for it no longer, however it ended.
         more: what to send after a result before the work is done, such as the next case; None where it was the last.
         again: a request to send instead after an error, or None where the error stays.
+        may_linger: whether the worker may go on for a while once it was cancelled: what takes long to stop, but leaves
+            nothing, is not worth the networks that end with the worker.
     """
 
     request: JobRequest | MakeRequest | None
@@ -51,6 +53,7 @@ class Plan:
     release: Callable[[], None] = _nothing
     more: Callable[[Any], JobRequest | MakeRequest | None] = lambda _: None
     again: Callable[[Error], JobRequest | MakeRequest | None] = lambda _: None
+    may_linger: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +126,9 @@ class Task:
     def cancel(self) -> None:
         """Stop and drop everything; the scene is as it was before."""
         self._is_cancelled = True
-        self.job.cancel()
+        self.job.cancel(force=not self._plan.may_linger)
+        if self._plan.may_linger and not self.has_ended:
+            self._fail("cancelled", "The job was stopped.")
 
     def finish(self) -> None:
         """Stop a fit as soon as it has an answer, and keep its best."""
@@ -272,7 +277,7 @@ class Task:
         return None
 
     def _stop(self, message: str) -> None:
-        self.job.cancel()
+        self.job.cancel(force=not self._plan.may_linger)
         self._fail("input", message)
 
     def _fail(self, kind: ErrorKind, message: str) -> None:

@@ -537,7 +537,7 @@ class Workflow:
             with self._step() if undoable else Change(self.scene, part_of=last) as change:
                 return write_agreement(self.scene, reference, result.report, change)
 
-        return self._start([segmentation, mask, reference], Plan(request, write))
+        return self._start([segmentation, mask, reference], Plan(request, write, may_linger=True))
 
     # --- parts ---
 

@@ -95,9 +95,13 @@ class Job:
         """Whether there is a result or an error."""
         return self.state in ("done", "failed", "cancelled")
 
-    def cancel(self) -> None:
-        """Stop it and drop what it has; within 2 s, if need be by ending the worker process."""
-        self._client._cancel(self)
+    def cancel(self, force: bool = True) -> None:
+        """Stop it and drop what it has.
+
+        Args:
+            force: within 2 s, if need be by ending the worker process with all that it keeps; else as soon as it can.
+        """
+        self._client._cancel(self, force)
 
     def finish(self) -> None:
         """Stop a fit as soon as it has an answer, and take its best."""
@@ -294,7 +298,7 @@ class WorkerClient:
         if not job.has_ended and job._connection is not None:
             job._connection.send(control, job.id)
 
-    def _cancel(self, job: Job) -> None:
+    def _cancel(self, job: Job, force: bool) -> None:
         connection = job._connection
         if job.has_ended or job._is_cancelled or connection is None:
             return
@@ -303,6 +307,8 @@ class WorkerClient:
             self._inbox.put(Arrival(connection, job.id, Error("cancelled", "The job was stopped before it began.")))
             return
         connection.send(Cancel(), job.id)
+        if not force:
+            return
         timer = threading.Timer(CANCEL_SECONDS, connection.force_cancel, (job.id, Error("cancelled", _FORCED)))
         timer.daemon = True
         timer.start()
