@@ -10,8 +10,9 @@ from .contest import Fitted, merit
 from .run import Run
 from .starts import distance, is_elsewhere
 
-_SMALL_SHARE = 0.5
-_RIVAL = 0.9
+_SMALL_SHARE = 0.35
+_RIVAL = 0.86
+_APART = 0.05  # of the image's size
 
 
 def doubt(run: Run, fitted: list[Fitted], transform: sitk.Transform) -> str | None:
@@ -37,7 +38,7 @@ def _reasons(run: Run, fitted: list[Fitted], transform: sitk.Transform) -> Itera
         yield f"only {share:.0%} of the smaller image lies on the other one"
     least = _RIVAL * merit(run, transform)
     for other in fitted:
-        if other.merit > least and is_elsewhere(run, other.transform, transform):
+        if other.merit > least and is_elsewhere(run, other.transform, transform, _APART):
             away = distance(run.fixed, other.transform, transform)
             yield f"the images fit about as well in another place, {away:.0f} mm away"
             return
