@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import xml.etree.ElementTree as ElementTree
 
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+
+if sys.version_info < (3, 12):
+    # PySide loses a reference to one of these with each signal, and Python 3.11, which counts them, ends with the last.
+    for _each in (None, True, False):
+        ctypes.c_ssize_t.from_address(id(_each)).value += 10**9
 
 application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(sys.argv[:1])
 _classes: dict[type, type] = {}
