@@ -420,6 +420,14 @@ def test_one_place_is_no_news(
     assert not caplog.text
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_sform_that_is_no_number_is_refused(tmp_path: Path, value: float):
+    """ITK would never come back."""
+    sform_only(tmp_path / "x.nii", (1.0, 1.0, value))
+    with pytest.raises(InputError, match="sform holds NaN or infinite numbers"):
+        read_volume(tmp_path / "x.nii")
+
+
 def test_an_sform_of_zeros_is_refused(tmp_path: Path):
     sform_only(tmp_path / "x.nii", (0, 0, 0))
     with pytest.raises(CrossModalSegError):

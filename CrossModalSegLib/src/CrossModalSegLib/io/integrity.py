@@ -207,6 +207,8 @@ def _nifti_header(path: Path, start: bytes) -> _NiftiHeader:
         raise InputError(f"'{path}' is not a NIfTI file, though its name says so; rename or convert it.")
     if not 1 <= dims[0] <= 7 or any(n < 1 for n in dims[1 : dims[0] + 1]) or bits < 1:
         raise InputError(f"'{path}' has a corrupt NIfTI header: its dimensions are {dims[1:]}.")
+    if forms[1] > 0 and not all(map(math.isfinite, rows)):  # ITK would look for its axes without end
+        raise InputError(f"'{path}' has a corrupt NIfTI header: its sform holds NaN or infinite numbers.")
     length = math.prod(dims[1 : dims[0] + 1]) * bits // 8
     float_type = _FLOAT_TYPES.get(code)
     return _NiftiHeader(
