@@ -15,7 +15,7 @@ from ..errors import InputError
 from .images import resolutions
 from .linear import linear
 from .run import Run
-from .starts import SIMPLE, Place, centred, is_elsewhere
+from .starts import SIMPLE, Place, centred, distance, is_elsewhere
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,14 +89,16 @@ def _fit(run: Run, name: str, transform: sitk.Transform, which: str, part: slice
 
 
 def winner(run: Run, fitted: list[Fitted]) -> Fitted:
-    """The best fit; one elsewhere from the files' positions where it is hardly worse.
+    """The best fit; one elsewhere from the files' positions where it is hardly worse, and ended nearer to them.
 
     Bodies are alike one vertebra further; most often the files' positions are about right.
     """
-    best = fitted[0]
+    best, files = fitted[0], sitk.Transform(3, sitk.sitkIdentity)
+    reach = distance(run.fixed, best.transform, files)
     for each in fitted:
         is_trusted = each.name == "identity" and each.merit >= _TRUST * best.merit
-        if is_trusted and is_elsewhere(run, each.transform, best.transform):
+        is_nearer = distance(run.fixed, each.transform, files) < reach
+        if is_trusted and is_nearer and is_elsewhere(run, each.transform, best.transform):
             return each
     return best
 
