@@ -211,7 +211,7 @@ def test_who_cancels_between_two_cases_gets_no_more_of_them(scene, workflow, tmp
     case(scene, "a"), case(scene, "b"), case(scene, "c")
     task = workflow.write_cases(tmp_path / "deep" / "cases")
     first = task.job
-    first.cancel = lambda: None  # its result is on the way already
+    first.cancel = lambda force: None  # its result is on the way already
     task.cancel()
     with pytest.raises(Cancelled):
         task.wait(60)
