@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from CrossModalSegLib.errors import InputError
+from CrossModalSegLib.losses.labelled_voxels import LabelledVoxels
 from CrossModalSegLib.losses.partial_cross_entropy import partial_cross_entropy
-from CrossModalSegLib.losses.partial_dice import partial_dice
+
+
+def partial_dice(logits, scribbles, **options):
+    return LabelledVoxels.of([logits], scribbles).dice(**options)[0]
 
 
 def two_voxels(*probabilities):

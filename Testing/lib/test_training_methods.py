@@ -13,8 +13,8 @@ from CrossModalSegLib.errors import InputError, ModelError
 from CrossModalSegLib.inference.predictor import predict
 from CrossModalSegLib.losses.entropy_minimization import entropy_loss
 from CrossModalSegLib.losses.hybrid import HybridConfig, hybrid_loss
+from CrossModalSegLib.losses.labelled_voxels import LabelledVoxels
 from CrossModalSegLib.losses.mumford_shah import mumford_shah
-from CrossModalSegLib.losses.partial_dice import partial_dice
 from CrossModalSegLib.losses.total_variation import total_variation
 from CrossModalSegLib.models.cmfnet import CmFNet, CmFNetConfig
 from CrossModalSegLib.models.dual_decoder_vnet import DualDecoderVNet, DualDecoderVNetConfig
@@ -190,7 +190,7 @@ def test_regularisers_have_their_weights_and_options(name, term, options, expect
 def test_the_dice_has_its_weight():
     data, logits = batch(), torch.randn(2, 3, *SHAPE)
     terms = supervise({"out": logits}, data.labels, 0.25, True)
-    torch.testing.assert_close(terms["dice"], 0.25 * partial_dice(logits, data.labels))
+    torch.testing.assert_close(terms["dice"], 0.25 * LabelledVoxels.of([logits], data.labels).dice()[0])
 
 
 class Fixed(nn.Module):

@@ -14,8 +14,7 @@ from CrossModalSegLib.errors import InputError
 from CrossModalSegLib.losses.consistency import inter_modal_consistency
 from CrossModalSegLib.losses.crf import CrfConfig, CrfKernel, Spacing, multi_view_crf
 from CrossModalSegLib.losses.inside import inside_count
-from CrossModalSegLib.losses.labelled_voxels import LabelledVoxels
-from CrossModalSegLib.losses.partial_cross_entropy import partial_cross_entropy
+from CrossModalSegLib.losses.labelled_voxels import scribble_losses
 
 BRANCHES = ("out", "ct", "mr")
 # Standard deviations between the intensity given to padding and that of every voxel: the kernel is 0 there.
@@ -198,12 +197,10 @@ def _crf_inside(
 
 def _scribble_terms(branches: Mapping[str, Tensor], scribbles: Tensor, dice_weight: float) -> dict[str, Tensor]:
     """Eq. 4, by branch and summed."""
-    if dice_weight <= 0:  # where all voxels are labelled, taking them out would take longer than this
-        terms = {f"pce_{name}": partial_cross_entropy(logits, scribbles) for name, logits in branches.items()}
-        return {**terms, "ssl": sum(terms.values())}
-    voxels = LabelledVoxels.of(list(branches.values()), scribbles)
-    pce, dice = voxels.cross_entropy(), voxels.dice()
+    pce, dice = scribble_losses(list(branches.values()), scribbles, with_dice=dice_weight > 0)
     terms = {f"pce_{name}": value for name, value in zip(branches, pce)}
+    if dice is None:
+        return {**terms, "ssl": pce.sum()}
     terms |= {f"dice_{name}": value for name, value in zip(branches, dice)}
     return {**terms, "ssl": pce.sum() + dice_weight * dice.sum()}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from CrossModalSegLib.labels import UNLABELLED
-from CrossModalSegLib.losses.partial_cross_entropy import check_targets
+from CrossModalSegLib.losses.partial_cross_entropy import check_targets, partial_cross_entropy
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,16 @@ class LabelledVoxels:
         return -own.sum((1, 2)) / max(1, len(self.labels))
 
     def dice(self, include_background: bool = False, smooth: float = 1e-5) -> Tensor:
-        """(B,): as `partial_dice`."""
+        """(B,): 1 - soft Dice over the labelled voxels, averaged over the classes scribbled there.
+
+        The partial Dice of ScribbleBench (Gotkowski et al., "Embarrassingly Simple Scribble Supervision for 3D Medical
+        Segmentation", 2024). Classes without a scribble in the batch are left out: with nothing but other classes
+        labelled their Dice would be 0 whatever the prediction. Zero with a graph when no class remains.
+
+        Args:
+            include_background: Whether class 0 counts.
+            smooth: Added to the denominator.
+        """
         probabilities = self.log_probabilities.exp()
         target = functional.one_hot(self.labels, probabilities.shape[-1]).to(probabilities.dtype)
         first = 0 if include_background else 1
@@ -66,3 +75,16 @@ class LabelledVoxels:
         is_present = target.sum(0)[first:] > 0
         loss = (1.0 - 2.0 * overlap / (size + smooth)) * is_present
         return loss.sum(1) / is_present.sum().clamp(min=1)
+
+
+def scribble_losses(predictions: Sequence[Tensor], scribbles: Tensor, with_dice: bool) -> tuple[Tensor, Tensor | None]:
+    """Partial cross-entropy and, where it is asked for, partial Dice of several predictions: (B,) each.
+
+    Args:
+        predictions, scribbles: As in `LabelledVoxels.of`.
+        with_dice: Without, there is None for it.
+    """
+    if not with_dice:  # where all voxels are labelled, taking them out would take longer than this
+        return torch.stack([partial_cross_entropy(logits, scribbles) for logits in predictions]), None
+    voxels = LabelledVoxels.of(predictions, scribbles)
+    return voxels.cross_entropy(), voxels.dice()

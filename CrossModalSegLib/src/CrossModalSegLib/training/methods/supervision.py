@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from CrossModalSegLib.losses.labelled_voxels import LabelledVoxels
-from CrossModalSegLib.losses.partial_cross_entropy import partial_cross_entropy
+from CrossModalSegLib.losses.labelled_voxels import scribble_losses
 
 BRANCHES = ("out", "ct", "mr")
 SIMILARITY = "similarity"
@@ -30,15 +29,11 @@ def supervise(
         deep_supervision: Supervise the single-modal branches and further predictions too, where there are some.
     """
     weights = _branch_weights(outputs) if deep_supervision else {"out": 1.0}
-    if dice_weight > 0:
-        voxels = LabelledVoxels.of([outputs[name] for name in weights], labels)
-        shares = voxels.log_probabilities.new_tensor(list(weights.values()))
-        terms = {
-            "pce": (shares * voxels.cross_entropy()).sum(),
-            "dice": dice_weight * (shares * voxels.dice()).sum(),
-        }
-    else:  # where all voxels are labelled, taking them out would take longer than this
-        terms = {"pce": sum(w * partial_cross_entropy(outputs[name], labels) for name, w in weights.items())}
+    pce, dice = scribble_losses([outputs[name] for name in weights], labels, with_dice=dice_weight > 0)
+    shares = pce.new_tensor(list(weights.values()))
+    terms = {"pce": (shares * pce).sum()}
+    if dice is not None:
+        terms["dice"] = dice_weight * (shares * dice).sum()
     if SIMILARITY in outputs:
         terms[SIMILARITY] = outputs[SIMILARITY]
     return terms
