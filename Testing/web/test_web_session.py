@@ -36,7 +36,7 @@ from CrossModalSegLib.worker.messages import (
     SegmentResult,
 )
 from grids import grid_affine
-from worker_stand_in import FakeClient
+from worker_stand_in import FakeClient, FakeJob
 
 SHAPE = (4, 6, 8)
 OBLIQUE = grid_affine((0.8, 1.1, 4.5), (0.3, -0.2, 0.5), (-31.5, 12.25, 840.0))
@@ -585,13 +585,19 @@ def test_nothing_is_no_download(session: Session) -> None:
         session.result_labels(session.primary.identity)
 
 
-def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_path: Path) -> None:
+def measured(session: Session, client: FakeClient, tmp_path: Path) -> tuple[np.ndarray, FakeJob]:
+    """A mask, and the job that measures a fit against it."""
     pair(session)
     scribble(session)
     mask = add_mask(session, tmp_path)
     session.fit(0.0)
     client.jobs[-1].done(fit_result(mask))
-    request = client.jobs[-1].request
+    return mask, client.jobs[-1]
+
+
+def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_path: Path) -> None:
+    mask, measuring = measured(session, client, tmp_path)
+    request = measuring.request
     assert isinstance(request, EvaluateRequest)
     np.testing.assert_array_equal(request.mask.array, mask)
     assert picture(session, Choices())["measuring"]
@@ -608,12 +614,7 @@ def test_a_mask_is_measured_against(session: Session, client: FakeClient, tmp_pa
 def test_no_run_waits_for_the_measuring_of_the_result_before(
     session: Session, client: FakeClient, said: Said, tmp_path: Path, run: str, end: str
 ) -> None:
-    pair(session)
-    scribble(session)
-    mask = add_mask(session, tmp_path)
-    session.fit(0.0)
-    client.jobs[-1].done(fit_result(mask))
-    measuring = client.jobs[-1]
+    mask, measuring = measured(session, client, tmp_path)
     (session.auto_background if run == "auto_background" else partial(session.fit, 0.0))()
     assert measuring.asked == ["cancel without force"] and not session.is_measuring
     measuring.fail("cancelled", "The job was stopped.")
@@ -656,12 +657,7 @@ def test_a_mask_of_other_classes_is_told_and_the_result_stays(
 def test_what_is_gone_is_not_measured_any_more(
     session: Session, client: FakeClient, said: Said, tmp_path: Path, action: str
 ) -> None:
-    pair(session)
-    scribble(session)
-    mask = add_mask(session, tmp_path)
-    session.fit(0.0)
-    client.jobs[-1].done(fit_result(mask))
-    measuring = client.jobs[-1]
+    _, measuring = measured(session, client, tmp_path)
     getattr(session, action)(*([session.primary.identity] if action == "remove_image" else []))
     assert measuring.asked == ["cancel without force"]
     measuring.done(MEASURED)
