@@ -21,9 +21,8 @@ from CrossModalSegLib.io.segmentation_io import write_segmentation
 from CrossModalSegLib.labels import LabelTable
 from CrossModalSegLib.metrics import evaluate_files, evaluate_folder, evaluate_segmentation
 from CrossModalSegLib.metrics.segmentation import DEFAULT_TOLERANCES_MM
-from CrossModalSegLib.metrics.volumes import milliliters
 from CrossModalSegLib.progress import CancelToken
-from CrossModalSegLib.volume import Volume
+from CrossModalSegLib.volume import Volume, milliliters
 
 ONE = LabelTable.from_names(["liver"])
 TWO = LabelTable.from_names(["liver", "spleen"])

@@ -81,7 +81,7 @@ def run(args: Arguments) -> None:
     from CrossModalSegLib.cli.outputs import check_new_folder, model_paths
     from CrossModalSegLib.cli.segmentation_files import SHEARED_NOTE
     from CrossModalSegLib.io.image_io import fits_nifti
-    from CrossModalSegLib.metrics.volumes import milliliters
+    from CrossModalSegLib.volume import milliliters
 
     _check_numbers(args)
     inputs = [args.ct, args.mr, args.image, args.scribbles, *model_paths(args.model)]

@@ -1,4 +1,4 @@
-"""Measures of segmentations: overlap, surface distances in mm, volumes."""
+"""Measures of segmentations: overlap, surface distances in mm."""
 
 from __future__ import annotations
 

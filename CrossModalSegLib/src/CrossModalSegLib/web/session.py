@@ -26,7 +26,7 @@ from CrossModalSegLib.scene.segments import BACKGROUND, BACKGROUND_STYLE
 from CrossModalSegLib.scene.task import Task
 from CrossModalSegLib.scene.volumes import add_volume, read_grid
 from CrossModalSegLib.scene.workflow import Workflow
-from CrossModalSegLib.volume import Volume, place_on_grid, same_geometry
+from CrossModalSegLib.volume import Volume, milliliters, place_on_grid, same_geometry
 from CrossModalSegLib.worker.client import WorkerClient
 from CrossModalSegLib.worker.messages import Error, Model, ModelInfoRequest, ModelsRequest, Pieces
 
@@ -556,10 +556,10 @@ class Session:
     def _segmented(self, result: Segmented) -> None:
         self.results |= result.segmentations
         table = getattr(result.answer, "table", self.table)
-        milliliters = result.answer.milliliters
+        volumes = result.answer.milliliters
         names = [self.image(identity).name for identity in result.segmentations]
-        is_several = bool(milliliters) and isinstance(next(iter(milliliters.values())), dict)
-        by_image = dict(zip(names, milliliters.values(), strict=True)) if is_several else {names[0]: milliliters}
+        is_several = bool(volumes) and isinstance(next(iter(volumes.values())), dict)
+        by_image = dict(zip(names, volumes.values(), strict=True)) if is_several else {names[0]: volumes}
         self.rows = [
             Row(image, label.name, label.color, {"ml": found[label.name]})
             for image, found in by_image.items()
@@ -593,10 +593,8 @@ class Session:
             image = self.image(identity)
             table = classes_of_result(node)
             mask = read_mask(node, image.node, table)
-            counts = sum(np.bincount(part.ravel(), minlength=256) for part in mask.array)
-            for label in table.labels:
-                milliliters = float(counts[label.value]) * mask.voxel_ml
-                self.rows.append(Row(image.name, label.name, label.color, {"ml": milliliters}))
+            found = milliliters(mask, table)
+            self.rows += [Row(image.name, label.name, label.color, {"ml": found[label.name]}) for label in table.labels]
         self.evaluate()
 
     @property

@@ -40,10 +40,9 @@ from CrossModalSegLib.inference.referring.results import (
 from CrossModalSegLib.inference.referring.tuning import TuningReport, tune
 from CrossModalSegLib.inference.referring.unseen import unseen_organs, warn_of_unseen
 from CrossModalSegLib.labels import UNLABELLED, LabelTable, check_scribbles
-from CrossModalSegLib.metrics.volumes import milliliters
 from CrossModalSegLib.models.crossmr import CrossMR, Features, choose
 from CrossModalSegLib.progress import CancelToken, Progress, SilentProgress
-from CrossModalSegLib.volume import Volume, describe, same_geometry
+from CrossModalSegLib.volume import Volume, describe, milliliters, same_geometry
 
 REFERENCE = "reference"
 SliceMatching = Literal["auto", "position", "order"]

@@ -13,8 +13,7 @@ from CrossModalSegLib.fitting.fit_case import DEFAULT_PRIOR, FitConfig, fit_case
 from CrossModalSegLib.fitting.fit_case import FitResult as Fitted
 from CrossModalSegLib.fitting.search import Stage
 from CrossModalSegLib.inference.model_folder import load_model, save_model
-from CrossModalSegLib.metrics.volumes import milliliters
-from CrossModalSegLib.volume import Volume
+from CrossModalSegLib.volume import Volume, milliliters
 from CrossModalSegLib.worker.context import Context
 from CrossModalSegLib.worker.jobs.case import by_class, case_of
 from CrossModalSegLib.worker.messages import Answer, FitRequest, FitResult, Preview

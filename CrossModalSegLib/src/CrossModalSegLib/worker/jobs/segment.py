@@ -13,8 +13,7 @@ from CrossModalSegLib.inference.memory import on_device_or_cpu
 from CrossModalSegLib.inference.model_card import ModelCard
 from CrossModalSegLib.inference.model_folder import CARD_FILE, WEIGHTS_FILE, LoadedModel, find_model, load_model
 from CrossModalSegLib.inference.segment import SegmentationResult, segment_case
-from CrossModalSegLib.metrics.volumes import milliliters
-from CrossModalSegLib.volume import Volume
+from CrossModalSegLib.volume import Volume, milliliters
 from CrossModalSegLib.worker.context import Context
 from CrossModalSegLib.worker.jobs.case import by_class, case_of
 from CrossModalSegLib.worker.messages import SegmentRequest, SegmentResult
